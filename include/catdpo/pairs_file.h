@@ -1,0 +1,12 @@
+/* Reading pairs.h5, which catdpo-analysis prepare writes. */
+#ifndef CATDPO_PAIRS_FILE_H
+#define CATDPO_PAIRS_FILE_H
+
+#include "catdpo/pairs.h"
+
+/* Read group ("train" or "heldout") of a pairs file; one rank of each node reads, all ranks of comm get the pairs.
+ * Everything in the file is checked; errors name file, dataset, index and remedy. Collective over comm; free with
+ * pairs_free. */
+bool pairs_load(Pairs *pairs, const char *path, const char *group, MPI_Comm comm, Error *err);
+
+#endif

@@ -1,0 +1,35 @@
+/* The frozen reference's log-probabilities of the pairs' completions, cached in a file under digests of all they
+ * depend on. */
+#ifndef CATDPO_REFERENCE_H
+#define CATDPO_REFERENCE_H
+
+#include "catdpo/error.h"
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What the values depend on; all text must be equal for a cache to be used. Strings are not owned. */
+typedef struct ReferenceKey {
+    const char *data_digest, *weights_digest, *tokenizer_digest;
+    const char *settings;     /* what else changes the values, e.g. "dtype=float32" */
+} ReferenceKey;
+
+typedef enum {
+    REFERENCE_ABSENT,         /* no file, or a file for this key that does not have the group yet */
+    REFERENCE_FOUND,
+    REFERENCE_REFUSED,        /* err says why: made for something else (the digest and both values), damaged, unreadable */
+} ReferenceStatus;
+
+/* Summed completion log-probabilities (nats) of `count` pairs of group ("train" or "heldout") into chosen and
+ * rejected [count], on every rank. Collective over comm: rank 0 reads, the result is the same everywhere. chosen and
+ * rejected keep their contents unless FOUND. */
+ReferenceStatus reference_cache_read(const char *path, const char *group, const ReferenceKey *key, int64_t count,
+                                     double *chosen, double *rejected, MPI_Comm comm, Error *err);
+
+/* Add or replace a group and keep the other one; a file made for another key is refused, never overwritten. The file is
+ * replaced as a whole, atomically. Collective over comm; rank 0's values count. */
+bool reference_cache_write(const char *path, const char *group, const ReferenceKey *key, int64_t count,
+                           const double *chosen, const double *rejected, MPI_Comm comm, Error *err);
+
+#endif

@@ -1,0 +1,19 @@
+/* log.jsonl: one JSON object a step, written as one line in one write, for tailing. Rank 0 only; nothing is
+ * collective. */
+#ifndef CATDPO_STEPLOG_H
+#define CATDPO_STEPLOG_H
+
+#include "catdpo/metrics.h"
+
+typedef struct StepLog StepLog;
+
+/* Open for appending after step `keep`: lines of later steps and a torn last line are removed; keep = 0 starts anew.
+ * Category names [K] are copied. NULL on failure. */
+StepLog *steplog_open(const char *path, int64_t keep, int category_count, const char (*category_name)[CATEGORY_NAME],
+                      Error *err);
+/* Numbers that are not finite become null. */
+bool steplog_write(StepLog *log, const StepMetrics *row, double tokens_per_second, int64_t total_steps, Error *err);
+/* NULL is harmless. */
+void steplog_close(StepLog *log);
+
+#endif
