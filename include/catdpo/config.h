@@ -1,8 +1,8 @@
 /* The run's settings: one plain struct, filled from libconfig files and --set overrides through one option table.
  *
- * The table in src/config/options.c (key, type, default, bounds, choices, help) is the only place where a key is named. From it
- * come parsing, checking, `--help-config`, the resolved copy in the run directory and the config reference in the README.
- * Precedence: --set, then the file, then the default.
+ * The table in src/config/options.c (key, type, default, bounds, choices, help) is the only place where a key is named.
+ * From it come parsing, checking, `--help-config`, the resolved copy in the run directory and the config reference in
+ * the README. Precedence: --set, then the file, then the default.
  */
 #ifndef CATDPO_CONFIG_H
 #define CATDPO_CONFIG_H
@@ -95,23 +95,29 @@ typedef struct Config {
     } metrics;
 } Config;
 
-/* Defaults, then the libconfig file `path` (NULL: none), then `sets` ("group.key=value", libconfig syntax for the value; a
- * bare word is taken as a string). Unknown keys, wrong types, values out of bounds and syntax errors are refused with file,
- * line and the nearest known key. Relative paths stay as written (relative to the working directory). Not collective: the same file
- * and sets give the same Config; see config_load_all for the collective form. */
+/* Defaults, then the libconfig file `path` (NULL: none), then `sets` ("group.key=value", libconfig syntax for the
+ * value; a bare word is taken as a string). Unknown keys, wrong types, values out of bounds and syntax errors are
+ * refused with file, line and the nearest known key. Relative paths stay as written (relative to the working
+ * directory). Not collective: the same file and sets give the same Config, byte for byte; see config_load_all for the
+ * collective form. An @include stands outside groups, is relative to the file that holds it, and what stands below it
+ * overrides it. Contradictory settings are refused by name, among them objective.type "dpo" with a margin.initial and
+ * "safedpo" without one. */
 bool config_load(Config *config, const char *path, int set_count, char *const sets[], Error *err);
 
 /* Collective over comm: rank 0 reads, the result or the error is the same on every rank. */
 bool config_load_all(Config *config, const char *path, int set_count, char *const sets[], MPI_Comm comm, Error *err);
 
-/* Required keys that a command needs (NULL-terminated list of "group.key"): refused by name when empty. Not collective. */
+/* Required keys that a command needs (NULL-terminated list of "group.key"): refused by name when empty. Not collective.
+ */
 bool config_require(const Config *config, const char *const keys[], Error *err);
 
-/* The resolved config in libconfig syntax, every key with its value; it parses back to the same Config. */
-void config_write(const Config *config, FILE *out);
+/* The resolved config in libconfig syntax, every key with its value; it parses back to the same Config. Not collective.
+ * (libconfig has the name config_write for itself.) */
+void config_print(const Config *config, FILE *out);
 
-/* The reference of all keys: plain text for a terminal, or a Markdown table. */
-typedef enum { CONFIG_HELP_TEXT, CONFIG_HELP_MARKDOWN } ConfigHelpForm;
+/* The reference of all keys: plain text for a terminal, Markdown tables, or a config file with every default
+ * (configs/default.cfg). Not collective. */
+typedef enum { CONFIG_HELP_TEXT, CONFIG_HELP_MARKDOWN, CONFIG_HELP_CFG } ConfigHelpForm;
 void config_help(FILE *out, ConfigHelpForm form);
 
 #endif

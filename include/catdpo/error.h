@@ -1,8 +1,8 @@
 /* Errors: one message, agreed by all ranks, said once.
  *
- * Two tiers. Faults of the user or the environment (a bad config, a missing file, a full disk) fill an Error and travel up
- * as `false`; only a command decides what to do with them. Our own bugs and failures of MPI itself end the job at once
- * through the CHECK macros below.
+ * Two tiers. Faults of the user or the environment (a bad config, a missing file, a full disk) fill an Error and travel
+ * up as `false`; only a command decides what to do with them. Our own bugs and failures of MPI itself end the job at
+ * once through the CHECK macros below.
  */
 #ifndef CATDPO_ERROR_H
 #define CATDPO_ERROR_H
@@ -28,16 +28,19 @@ typedef struct Error {
 bool error_usage(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool error_fault(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Collective over comm. Returns true on every rank if `ok` is true on every rank. Otherwise false on every rank, and every
- * rank's err holds the message of the lowest rank that failed. */
+/* Collective over comm. Returns true on every rank if `ok` is true on every rank. Otherwise false on every rank, and
+ * every rank's err holds the message of the lowest rank that failed. */
 bool error_agree(MPI_Comm comm, bool ok, Error *err);
 
 /* Our own bug or MPI's failure: print place, rank and text to stderr and MPI_Abort. Never returns. Not collective. */
 void fatal(const char *file, int line, const char *format, ...) __attribute__((format(printf, 3, 4), noreturn));
 
 /* MPI: every call returns MPI_SUCCESS or the job ends (communicators keep MPI_ERRORS_ARE_FATAL as well). */
-#define CHECK_MPI(call) \
-    do { int status_ = (call); if (status_ != MPI_SUCCESS) fatal(__FILE__, __LINE__, "%s returned %d", #call, status_); } while (0)
+#define CHECK_MPI(call)                                                                                                \
+    do {                                                                                                               \
+        int status_ = (call);                                                                                          \
+        if (status_ != MPI_SUCCESS) fatal(__FILE__, __LINE__, "%s returned %d", #call, status_);                       \
+    } while (0)
 
 /* A condition that only a bug can break; always on. */
 #define CHECK(condition) \

@@ -1,0 +1,241 @@
+/* Every setting of catdpo, once: key, type, place in Config, default, bounds, choices, help. */
+#include "options.h"
+
+#include "catdpo/nearest.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* In the order of the enums in config.h. */
+static const char *const objectives[] = {"catdpo", "safedpo", "dpo", NULL};
+static const char *const scopes[] = {"category", "global", "fixed", NULL};
+static const char *const aggregations[] = {"max", "mean", "sum", NULL};
+static const char *const signals[] = {"likelihood", "reward", "margin", NULL};
+static const char *const samplings[] = {"uniform", "balanced", "sequential", NULL};
+static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+static const char *const progress_modes[] = {"auto", "bar", "plain", "off", NULL};
+
+const OptionGroup option_groups[] = {
+    {"run", "the run directory and what the run shows"},
+    {"model", "the model to train or to evaluate"},
+    {"data", "preference pairs"},
+    {"reference", "the frozen reference model"},
+    {"objective",
+     "the loss: softplus(offset - beta h) of each pair, h = (policy - reference) log-ratio of chosen minus rejected"},
+    {"margin", "the safety margin of each harm category (objective.type = \"catdpo\")"},
+    {"batch", "which pairs make a step, and how a step is cut into passes"},
+    {"optimizer", "AdamW and gradient clipping"},
+    {"schedule", "length of the training and learning rate over it"},
+    {"parallel", "ranks = replicas x rows x columns of the process grid"},
+    {"engine", "memory against time"},
+    {"checkpoint", "what is kept of the trained model"},
+    {"metrics", "metrics.h5"},
+};
+const int option_group_count = (int)(sizeof option_groups / sizeof *option_groups);
+
+#define AT(field) offsetof(Config, field)
+
+const Option option_table[] = {
+    {"run.dir", OPTION_TEXT, AT(run.dir), "\"\"", NULL, NULL,
+     "Run directory; made if it does not exist. Required by train."},
+    {"run.seed", OPTION_INT, AT(run.seed), "42", "[0, inf)", NULL, "Seed of the order of the pairs."},
+    {"run.progress", OPTION_CHOICE, AT(run.progress), "\"auto\"", NULL, progress_modes,
+     "Progress on stderr: a bar, plain lines, or nothing; auto: a bar on a terminal, plain lines elsewhere."},
+
+    {"model.path", OPTION_TEXT, AT(model.path), "\"\"", NULL, NULL,
+     "Initial weights: an imported model (model.h5) or a checkpoint. Required by train and eval."},
+
+    {"data.path", OPTION_TEXT, AT(data.path), "\"\"", NULL, NULL,
+     "Prepared pairs (pairs.h5). Required by train and eval."},
+    {"data.heldout", OPTION_TEXT, AT(data.heldout), "\"heldout\"", NULL, NULL, "Group of data.path that eval reads."},
+
+    {"reference.model", OPTION_TEXT, AT(reference.model), "\"\"", NULL, NULL,
+     "Frozen reference model; empty: the model in model.path."},
+    {"reference.cache", OPTION_TEXT, AT(reference.cache), "\"\"", NULL, NULL,
+     "File of the reference's log-probabilities, made when absent; empty: reference.h5 in the run directory."},
+
+    {"objective.type", OPTION_CHOICE, AT(objective.type), "\"catdpo\"", NULL, objectives,
+     "catdpo: a margin for each harm category that follows its violation rate. safedpo: one margin, fixed at "
+     "margin.initial, which must be set (10 is usual). dpo: no margins; margin.initial must be 0."},
+    {"objective.beta", OPTION_FLOAT, AT(objective.beta), "0.1", "(0, inf)", NULL,
+     "Strength of the pull towards the reference, per nat."},
+
+    {"margin.scope", OPTION_CHOICE, AT(margin.scope), "\"category\"", NULL, scopes,
+     "One margin for each category, one for all of them together (global), or every margin fixed at margin.initial."},
+    {"margin.initial", OPTION_FLOAT, AT(margin.initial), "0.0", "[0, inf)", NULL,
+     "Margin before the first update, in units of beta h."},
+    {"margin.min", OPTION_FLOAT, AT(margin.min), "0.0", "[0, inf)", NULL, "Smallest margin that an update may reach."},
+    {"margin.max", OPTION_FLOAT, AT(margin.max), "10.0", "[0, inf)", NULL, "Largest margin that an update may reach."},
+    {"margin.eta", OPTION_FLOAT, AT(margin.eta), "0.1", "[0, inf)", NULL,
+     "Step of an update: margin += eta (violation rate - target), then clipped to min and max."},
+    {"margin.target", OPTION_FLOAT, AT(margin.target), "0.2", "[0, 1]", NULL,
+     "Violation rate that is accepted; above it the margin grows."},
+    {"margin.averaging", OPTION_FLOAT, AT(margin.averaging), "0.02", "(0, 1]", NULL,
+     "Weight of one pair in the running violation rate; n new pairs weigh 1 - (1 - averaging)^n."},
+    {"margin.initial_rate", OPTION_FLOAT, AT(margin.initial_rate), "0.5", "[0, 1]", NULL,
+     "Running violation rate before any pair was seen."},
+    {"margin.warmup_steps", OPTION_INT, AT(margin.warmup_steps), "0", "[0, inf)", NULL,
+     "Steps at the start that leave the margins alone; the running violation rate follows the pairs from the first "
+     "step."},
+    {"margin.interval", OPTION_INT, AT(margin.interval), "1", "[1, inf)", NULL,
+     "Steps between updates; what is counted between two updates enters the next."},
+    {"margin.aggregation", OPTION_CHOICE, AT(margin.aggregation), "\"max\"", NULL, aggregations,
+     "Margin of a pair with several categories: the largest, the mean or the sum of theirs."},
+    {"margin.signal", OPTION_CHOICE, AT(margin.signal), "\"likelihood\"", NULL, signals,
+     "When a pair violates. likelihood: the mean token log-probability of the unsafe response is at least that of the "
+     "safe one. reward: h <= 0. margin: beta h is at most the pair's margin."},
+    {"margin.soft", OPTION_BOOL, AT(margin.soft), "false", NULL, NULL,
+     "Count sigmoid(-signal / temperature) instead of 1 or 0 for a violation or none."},
+    {"margin.temperature", OPTION_FLOAT, AT(margin.temperature), "1.0", "(0, inf)", NULL,
+     "Temperature of the soft count, in the signal's unit (nats)."},
+    {"margin.tie", OPTION_FLOAT, AT(margin.tie), "1e-3", "[0, inf)", NULL,
+     "A signal closer to zero than this counts one half, in nats: at the start policy and reference agree up to "
+     "rounding."},
+
+    {"batch.pairs", OPTION_INT, AT(batch.pairs), "8", "[1, 16777216]", NULL, "Pairs in a step, over all ranks."},
+    {"batch.max_tokens", OPTION_INT, AT(batch.max_tokens), "4096", "[2, 16777216]", NULL,
+     "Tokens that one pass holds at most, for each process column; a step of more runs in several passes."},
+    {"batch.accumulation", OPTION_INT, AT(batch.accumulation), "1", "[1, 16777216]", NULL,
+     "Passes that a step is cut into at least."},
+    {"batch.sampling", OPTION_CHOICE, AT(batch.sampling), "\"uniform\"", NULL, samplings,
+     "uniform: each pair once an epoch, shuffled. balanced: categories equally often. sequential: in the order of the "
+     "file."},
+    {"batch.share_prompt", OPTION_BOOL, AT(batch.share_prompt), "true", NULL, NULL,
+     "Run the common prompt of a pair once for both responses."},
+
+    {"optimizer.learning_rate", OPTION_FLOAT, AT(optimizer.learning_rate), "1e-6", "[0, inf)", NULL,
+     "Peak learning rate."},
+    {"optimizer.beta1", OPTION_FLOAT, AT(optimizer.beta1), "0.9", "[0, 1)", NULL, "Decay of AdamW's first moment."},
+    {"optimizer.beta2", OPTION_FLOAT, AT(optimizer.beta2), "0.999", "[0, 1)", NULL, "Decay of AdamW's second moment."},
+    {"optimizer.epsilon", OPTION_FLOAT, AT(optimizer.epsilon), "1e-8", "(0, inf)", NULL,
+     "Added to the root of the second moment."},
+    {"optimizer.weight_decay", OPTION_FLOAT, AT(optimizer.weight_decay), "0.0", "[0, inf)", NULL,
+     "Decoupled weight decay; a step shrinks weights by learning rate x weight_decay."},
+    {"optimizer.max_grad_norm", OPTION_FLOAT, AT(optimizer.max_grad_norm), "1.0", "[0, inf)", NULL,
+     "Gradients of a larger global norm are scaled down to it; 0: never."},
+    {"optimizer.shard", OPTION_BOOL, AT(optimizer.shard), "false", NULL, NULL,
+     "Replicas share the optimiser's state out among them: less memory with more than one replica."},
+
+    {"schedule.type", OPTION_CHOICE, AT(schedule.type), "\"linear\"", NULL, schedules,
+     "Learning rate after the warm-up."},
+    {"schedule.steps", OPTION_INT, AT(schedule.steps), "0", "[0, inf)", NULL,
+     "Steps to train; 0: as many as schedule.epochs take."},
+    {"schedule.epochs", OPTION_FLOAT, AT(schedule.epochs), "1.0", "(0, inf)", NULL,
+     "Passes over the training pairs; used when schedule.steps is 0."},
+    {"schedule.warmup", OPTION_FLOAT, AT(schedule.warmup), "0.1", "[0, 1]", NULL,
+     "Part of the steps over which the learning rate rises from 0 to its peak."},
+    {"schedule.floor", OPTION_FLOAT, AT(schedule.floor), "0.0", "[0, 1]", NULL,
+     "Learning rate at the end as a part of the peak, for linear and cosine."},
+
+    {"parallel.grid", OPTION_GRID, AT(parallel.grid), "\"auto\"", "[1, 65536]", NULL,
+     "Rows and columns of the process grid: [P, 1] is tensor parallel, [1, P] fully sharded data parallel; \"auto\" "
+     "chooses and says why."},
+    {"parallel.replicas", OPTION_COUNT_OR_AUTO, AT(parallel.replicas), "\"auto\"", "[1, 65536]", NULL,
+     "Copies of the grid that split the batch; \"auto\": ranks / (rows x columns), or chosen with grid = \"auto\"."},
+    {"parallel.block", OPTION_INT, AT(parallel.block), "256", "[8, 65536]", NULL,
+     "Logical block of PBLAS, rows; 256 to 512 bring psgemm near sgemm's own speed."},
+    {"parallel.threads", OPTION_INT, AT(parallel.threads), "1", "[1, 1024]", NULL,
+     "BLAS threads of a rank; more than cores / ranks slows everything down."},
+
+    {"engine.recompute", OPTION_BOOL, AT(engine.recompute), "false", NULL, NULL,
+     "Keep only the input of each layer and run it again in the backward pass: less memory, about a third more time."},
+    {"engine.logits_mb", OPTION_FLOAT, AT(engine.logits_mb), "256.0", "(0, 1048576]", NULL,
+     "Largest block of logits on a rank, MB."},
+
+    {"checkpoint.final", OPTION_BOOL, AT(checkpoint.final), "true", NULL, NULL,
+     "Write checkpoints/final.h5 at the end."},
+
+    {"metrics.flush_steps", OPTION_INT, AT(metrics.flush_steps), "50", "[1, inf)", NULL,
+     "Steps between writes of metrics.h5."},
+};
+const int option_count = (int)(sizeof option_table / sizeof *option_table);
+
+int option_find(const char *key)
+{
+    for (int k = 0; k < option_count; k++)
+        if (strcmp(option_table[k].key, key) == 0) return k;
+    return -1;
+}
+
+static const char *name_in_group(const char *key)
+{
+    const char *point = strrchr(key, '.');
+    return point ? point + 1 : key;
+}
+
+int option_nearest(const char *key)
+{
+    enum { OTHER_GROUP = 2 }; /* edits that a wrong or missing group counts for */
+    int nearest = 0, smallest = 1000;
+    for (int k = 0; k < option_count; k++) {
+        int whole = edit_distance(key, option_table[k].key);
+        int name = OTHER_GROUP + edit_distance(name_in_group(key), name_in_group(option_table[k].key));
+        int distance = whole < name ? whole : name;
+        if (distance < smallest) nearest = k, smallest = distance;
+    }
+    return nearest;
+}
+
+int option_choices(const Option *option)
+{
+    int count = 0;
+    while (option->choices[count]) count++;
+    return count;
+}
+
+bool option_in_group(const Option *option, const OptionGroup *group)
+{
+    size_t length = strlen(group->name);
+    return strncmp(option->key, group->name, length) == 0 && option->key[length] == '.';
+}
+
+bool option_in_bounds(const char *bounds, double value)
+{
+    char *rest;
+    double low = strtod(bounds + 1, &rest);
+    double high = strtod(rest + 1, &rest); /* after the comma */
+    bool above = bounds[0] == '(' ? value > low : value >= low;
+    bool below = *rest == ')' ? value < high : value <= high;
+    return above && below;
+}
+
+bool options_agree(const Config *c, const char *keys[2], char *message, size_t size)
+{
+    bool adaptive = c->objective.type == OBJECTIVE_CATDPO && c->margin.scope != SCOPE_FIXED;
+    keys[0] = keys[1] = NULL;
+
+    if (c->objective.type == OBJECTIVE_DPO && c->margin.initial != 0) {
+        keys[0] = "margin.initial", keys[1] = "objective.type";
+        snprintf(message, size,
+                 "margin.initial = %g, but objective.type = \"dpo\" has no margins: set margin.initial to 0, or "
+                 "objective.type to \"safedpo\" or \"catdpo\"",
+                 c->margin.initial);
+    } else if (c->objective.type == OBJECTIVE_SAFEDPO && c->margin.initial == 0) {
+        keys[0] = "objective.type", keys[1] = "margin.initial";
+        snprintf(
+            message, size,
+            "objective.type = \"safedpo\" keeps the margin at margin.initial, which is 0: set it (10 is usual), or "
+            "objective.type to \"dpo\"");
+    } else if (adaptive && c->margin.min > c->margin.max) {
+        keys[0] = "margin.min", keys[1] = "margin.max";
+        snprintf(message, size, "margin.min = %g is above margin.max = %g", c->margin.min, c->margin.max);
+    } else if (adaptive && (c->margin.initial < c->margin.min || c->margin.initial > c->margin.max)) {
+        keys[0] = "margin.initial", keys[1] = c->margin.initial < c->margin.min ? "margin.min" : "margin.max";
+        snprintf(message, size, "margin.initial = %g is outside margin.min = %g to margin.max = %g",
+                 c->margin.initial, c->margin.min, c->margin.max);
+    } else if (c->batch.accumulation > c->batch.pairs) {
+        keys[0] = "batch.accumulation", keys[1] = "batch.pairs";
+        snprintf(message, size,
+                 "batch.accumulation = %lld cuts a step of batch.pairs = %lld into more passes than it has pairs",
+                 (long long)c->batch.accumulation, (long long)c->batch.pairs);
+    } else if (c->schedule.type == SCHEDULE_CONSTANT && c->schedule.floor != 0) {
+        keys[0] = "schedule.floor", keys[1] = "schedule.type";
+        snprintf(message, size,
+                 "schedule.floor = %g, but schedule.type = \"constant\" never falls: set schedule.floor to 0, or "
+                 "schedule.type to \"linear\" or \"cosine\"",
+                 c->schedule.floor);
+    }
+    return keys[0] == NULL;
+}
