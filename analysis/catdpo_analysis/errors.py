@@ -1,0 +1,11 @@
+"""Faults that the user can mend. The command prints such an error as one line and ends with status 2."""
+
+
+class UserError(Exception):
+    """Its text says what is wrong, where, and what to do about it."""
+
+
+def shorten(value, length=60):
+    """A value for a message: its JSON-like text on one line, cut to `length` characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,0 +1,95 @@
+"""Train and held-out parts by prompt: no prompt is in both, no category is missing from either."""
+
+import hashlib
+import random
+import unicodedata
+
+from catdpo_analysis.errors import UserError
+
+TURN = "\n\nAssistant:"  # HH-RLHF transcripts: what follows the last one is the reply's start, not the prompt
+
+
+def prompt_key(pair):
+    """The same for prompts that differ only in case, white space or Unicode form, whatever the format they came in."""
+    if pair.chat:
+        if len(pair.prompt) == 1 and pair.prompt[0].get("role") == "user":
+            text = pair.prompt[0].get("content") or ""
+        else:
+            text = "\n".join(f"{message.get('role')}: {message.get('content') or ''}" for message in pair.prompt)
+    else:
+        text = pair.prompt
+        if TURN in text:
+            text = text[: text.rindex(TURN)]
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def prompts_by_category(pairs, keys):
+    """category -> set of prompt keys."""
+    result = {}
+    for pair, key in zip(pairs, keys):
+        for name in pair.categories:
+            result.setdefault(name, set()).add(key)
+    return result
+
+
+def _strata(pairs, keys):
+    """As prompts_by_category, and apart for the pairs of a category to which the margin applies and the others, where both are there and
+    have two prompts: a category's violation rate is then known in both parts."""
+    strata = {(name, ""): prompts for name, prompts in prompts_by_category(pairs, keys).items()}
+    for kind, applies in (("margin", True), ("no margin", False)):
+        chosen = [i for i, pair in enumerate(pairs) if pair.margin_applies == applies]
+        part = prompts_by_category([pairs[i] for i in chosen], [keys[i] for i in chosen])
+        strata |= {(name, kind): prompts for name, prompts in part.items() if len(prompts) > 1 and prompts != strata[name, ""]}
+    return strata
+
+
+def split_prompts(pairs, keys, share, seed, train_only=()):
+    """The set of prompt keys that are held out: about `share` of each category's prompts, at least one and never all.
+
+    Smallest group first, each filled up to its share from the prompts that no smaller one has placed; then repaired, since a prompt may
+    belong to several categories. Categories in `train_only` stay whole in the train part; every other one must have two prompts or more.
+    The result depends on the seed and on the set of prompts, not on the order of the rows.
+    """
+    required = {name: prompts for name, prompts in prompts_by_category(pairs, keys).items() if name not in train_only}
+    pinned = {key for pair, key in zip(pairs, keys) if any(name in train_only for name in pair.categories)}
+    order = sorted(set(keys))
+    random.Random(seed).shuffle(order)
+    rank = {key: i for i, key in enumerate(order)}
+
+    held, train = set(), set(pinned)
+    groups = {group: prompts for group, prompts in _strata(pairs, keys).items() if group[0] not in train_only}
+    for group in sorted(groups, key=lambda group: (len(groups[group]), group)):
+        prompts = groups[group]
+        target = min(max(round(share * len(prompts)), 1), len(prompts) - 1)
+        free = sorted(prompts - held - train, key=rank.get)
+        take = max(target - len(prompts & held), 0)
+        held.update(free[:take])
+        train.update(free[take:])
+    _repair(required, held, train, pinned, rank)
+    return held
+
+
+def _repair(required, held, train, pinned, rank):
+    """Moves a prompt to the side that lacks a category, where that takes no category from the other side."""
+    names_of = {}
+    for name, prompts in required.items():
+        for key in prompts:
+            names_of.setdefault(key, []).append(name)
+    for _ in range(2 * len(required) + 1):
+        lacking = [(name, to, other) for name in sorted(required) for to, other in ((held, train), (train, held)) if not required[name] & to]
+        if not lacking:
+            return
+        moved = False
+        for name, to, other in lacking:
+            candidates = (key for key in sorted(required[name] & other - pinned, key=rank.get)
+                          if all(len(required[also] & other) > 1 for also in names_of[key]))
+            key = next(candidates, None)
+            if key is not None:
+                other.remove(key)
+                to.add(key)
+                moved = True
+        if not moved:
+            break
+    raise UserError(f'category "{lacking[0][0]}" shares its prompts with others so that no split by prompt has every category in both parts; '
+                    "leave it out with --categories, or hold nothing out with --heldout 0")
