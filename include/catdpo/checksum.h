@@ -15,8 +15,8 @@ enum { WEIGHTS_DIGEST = 17 }; /* 16 hexadecimal digits and a NUL */
 
 /* Sum over words[0..count) that are the tensor's words first, first + step, first + 2 * step, ... Not collective. */
 uint64_t checksum_words(const void *words, int64_t count, uint64_t first, uint64_t step);
-/* This rank's contribution for its part of a tensor with elements of 4 or 8 bytes. Not collective. */
-uint64_t checksum_part(const Part *part, DataType type, const void *values);
+/* This rank's contribution: its slab of a tensor with elements of 4 or 8 bytes. Not collective. */
+uint64_t checksum_slab(const Slab *slab, DataType type, const void *values);
 /* Replace each of count contributions by its sum over comm. Collective. */
 void checksum_sum(int count, uint64_t sums[], MPI_Comm comm);
 

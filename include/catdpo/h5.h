@@ -6,8 +6,8 @@
  * (the parts of large datasets that lie on different ranks) belongs to all ranks, which move it collectively with MPI-
  * IO.
  *
- * A file being written is laid out first (h5_create_*, h5_write_*) and then filled (h5_write_part); the first
- * h5_write_part ends the layout. Until h5_commit it is called "<path>.tmp".
+ * A file being written is laid out first (h5_create_*, h5_write_*) and then filled (h5_write_slab); the first
+ * h5_write_slab ends the layout. Until h5_commit it is called "<path>.tmp".
  *
  * Unless a comment says otherwise, every function is collective over the file's communicator, takes equal arguments on
  * all ranks and returns the same verdict, value and message on all ranks. A file opened with MPI_COMM_NULL belongs to
@@ -30,7 +30,7 @@
 #include <stdint.h>
 
 enum {
-    PART_AXES = 4,       /* most axes of a dataset */
+    SLAB_AXES = 4,       /* most axes of a dataset */
     FILE_PATH = 1024,    /* bytes of a path, with its NUL */
     BLOBS_MAX = 32,      /* most members of a group of byte datasets */
     BLOB_NAME = 128,     /* bytes of a member's name, with its NUL */
@@ -46,7 +46,7 @@ typedef struct H5File {
     MPI_Comm comm;          /* not owned; MPI_COMM_NULL: this process alone */
     int      rank;          /* in comm; 0 if alone */
     hid_t    meta;          /* rank 0, plain driver; -1 elsewhere, and on rank 0 of a file being filled */
-    hid_t    data;          /* every rank, MPI-IO; -1 until the first part is moved */
+    hid_t    data;          /* every rank, MPI-IO; -1 until the first slab is moved */
     bool     writing;       /* still "<path>.tmp" */
     int64_t  size;          /* bytes of the file when it was opened: no dataset in it can be larger */
     int64_t  call_bytes;    /* most bytes a rank moves in one collective call (64 MiB; never more than 2^31 - 1) */
@@ -114,6 +114,8 @@ bool h5_create_dataset(H5File *file, const char *name, DataType type, int axes, 
 /* Chunked; the first `growing` axes are unlimited; elements not written read as NaN (floating) or `fill` (integers). */
 bool h5_create_extendible(H5File *file, const char *name, DataType type, int axes, int growing, const int64_t dims[],
                           const int64_t chunk[], int64_t fill, Error *err);
+/* Remove a group or dataset. Its space in the file stays lost. */
+bool h5_delete(H5File *file, const char *object, Error *err);
 /* Set the extents of an extendible dataset; what shrinking cuts off is lost, also when it grows again. */
 bool h5_resize(H5File *file, const char *name, int axes, const int64_t dims[], Error *err);
 
@@ -144,36 +146,45 @@ bool h5_describe(H5File *file, const char *dataset, const char *units, const cha
 bool h5_make_scale(H5File *file, const char *dataset, const char *label, Error *err);
 bool h5_label_axis(H5File *file, const char *dataset, int axis, const char *label, const char *scale, Error *err);
 
-/* ---- parts: data that lies distributed over the ranks ----------------------------------------------------------- */
+/* ---- slabs: data that lies distributed over the ranks ----------------------------------------------------------- */
 
 /* The indices of one axis that a rank holds: blocks of `block` indices, `stride` apart, from `first` on, all below
  * `extent`. A range is one block; an axis dealt out in blocks of n over P processes has first = p * n, block = n,
  * stride = P * n. */
-typedef struct PartAxis {
+typedef struct SlabAxis {
     int64_t extent;                 /* of the whole dataset */
     int64_t first, block, stride;
-    int64_t step;                   /* elements in memory from one held index to the next */
-} PartAxis;
+    int64_t step, block_step;       /* elements in memory from one index to the next, and from one block to the next */
+} SlabAxis;
 
-typedef struct Part {
+typedef struct Slab {
     int      axes;                  /* 0: this rank holds nothing */
-    PartAxis axis[PART_AXES];
-} Part;
+    SlabAxis axis[SLAB_AXES];
+} Slab;
 
-Part part_none(void);
+Slab slab_none(void);
 /* Rows [first, first + count) of axis 0, the other axes whole; in memory row-major and dense. count = 0: none. */
-Part part_rows(int axes, const int64_t dims[], int64_t first, int64_t count);
-/* The local part of a block-cyclic matrix: dataset [rows, columns], memory column-major, `stride` floats a column. */
-Part part_matrix(const Axis *rows, const Axis *columns, int64_t stride);
-int64_t part_axis_count(const PartAxis *axis);   /* indices held */
-int64_t part_count(const Part *part);            /* elements held */
+Slab slab_rows(int axes, const int64_t dims[], int64_t first, int64_t count);
+/* The local part of a block-cyclic matrix: dataset [rows, columns], memory column-major, `stride` elements a column. */
+Slab slab_matrix(const Axis *rows, const Axis *columns, int64_t stride);
+int64_t slab_axis_count(const SlabAxis *axis);   /* indices held */
+int64_t slab_count(const Slab *slab);            /* elements held */
 
-/* Move this rank's part (parts and memory differ between ranks; together a write's parts cover the dataset without
+static inline int64_t slab_index(const SlabAxis *axis, int64_t held)   /* index in the dataset of the held-th index */
+{
+    return axis->first + held / axis->block * axis->stride + held % axis->block;
+}
+static inline int64_t slab_offset(const SlabAxis *axis, int64_t held)  /* and its place in memory, in elements */
+{
+    return held / axis->block * axis->block_step + held % axis->block * axis->step;
+}
+
+/* Move this rank's slab (slabs and memory differ between ranks; together a write's slabs cover the dataset without
  * overlap). All ranks take part in every call, those that hold nothing or less with an empty selection; more than
  * call_bytes a rank goes in several calls, the same number on all ranks. The dataset must be of this type and of the
- * parts' extents. */
-bool h5_read_part(H5File *file, const char *dataset, DataType type, const Part *part, void *values, Error *err);
-bool h5_write_part(H5File *file, const char *dataset, DataType type, const Part *part, const void *values, Error *err);
+ * slabs' extents. */
+bool h5_read_slab(H5File *file, const char *dataset, DataType type, const Slab *slab, void *values, Error *err);
+bool h5_write_slab(H5File *file, const char *dataset, DataType type, const Slab *slab, const void *values, Error *err);
 
 /* ---- groups of byte datasets (/tokenizer) ----------------------------------------------------------------------- */
 

@@ -22,7 +22,8 @@ enum { PAIR_CHOSEN, PAIR_REJECTED, PAIR_SIDES };
 
 typedef struct PairSide {
     int64_t *offsets;        /* [N + 1]; sequence i is tokens[offsets[i] .. offsets[i + 1]) */
-    int32_t *tokens;         /* [offsets[N]], in [0, vocab_size) */
+    int64_t token_count;     /* offsets[N] */
+    int32_t *tokens;         /* [token_count], in [0, vocab_size) */
     int32_t *prompt_length;  /* [N]; in [1, length - 1] */
 } PairSide;
 

@@ -1,0 +1,188 @@
+/* Preference pairs in memory: where the arrays lie, and what must hold of them. */
+#include "catdpo/pairs.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+/* The next `bytes` of the shared memory, on a cache line of its own; NULL while only the size is wanted. */
+static void *carve(char *base, int64_t *used, int64_t bytes)
+{
+    char *place = base ? base + *used : NULL;
+    *used += (bytes + 63) / 64 * 64;
+    return place;
+}
+
+/* Point every array of pairs into base; returns the bytes needed. */
+static int64_t place_arrays(Pairs *pairs, char *base)
+{
+    int64_t used = 0, n = pairs->count, k = pairs->category_count;
+    pairs->category_name = carve(base, &used, k * CATEGORY_NAME);
+    pairs->category_harm = carve(base, &used, k);
+    for (int i = 0; i < PAIR_SIDES; i++) {
+        PairSide *side = &pairs->side[i];
+        side->offsets = carve(base, &used, (n + 1) * (int64_t)sizeof *side->offsets);
+        side->tokens = carve(base, &used, side->token_count * (int64_t)sizeof *side->tokens);
+        side->prompt_length = carve(base, &used, n * (int64_t)sizeof *side->prompt_length);
+    }
+    pairs->category_mask = carve(base, &used, n * k);
+    pairs->margin_applies = carve(base, &used, n);
+    pairs->chosen_safe = carve(base, &used, n);
+    pairs->rejected_safe = carve(base, &used, n);
+    pairs->chosen_better = carve(base, &used, n);
+    return used;
+}
+
+bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64_t tokens[PAIR_SIDES], MPI_Comm comm,
+                    Error *err)
+{
+    CHECK(count >= 0 && category_count >= 1 && tokens[PAIR_CHOSEN] >= 0 && tokens[PAIR_REJECTED] >= 0);
+    *pairs = (Pairs){ .count = count, .category_count = category_count, .node = MPI_COMM_NULL, .window = MPI_WIN_NULL };
+    for (int i = 0; i < PAIR_SIDES; i++) pairs->side[i].token_count = tokens[i];
+    int64_t bytes = place_arrays(pairs, NULL);
+
+    CHECK_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &pairs->node));
+    CHECK_MPI(MPI_Comm_set_errhandler(pairs->node, MPI_ERRORS_RETURN));  /* a small /dev/shm is the user's to mend */
+    MPI_Aint size = 0;
+    int unit;
+    char *base = NULL;
+    bool writer = pairs_is_writer(pairs);
+    bool ok = MPI_Win_allocate_shared(writer ? (MPI_Aint)bytes : 0, 1, MPI_INFO_NULL, pairs->node, &base, &pairs->window) == MPI_SUCCESS;
+    if (!ok) {
+        pairs->window = MPI_WIN_NULL;
+        error_fault(err, "no %.1f MB of memory for the pairs that the ranks of a node share: enlarge /dev/shm, or name a larger "
+                    "folder with the Open MPI parameter osc_sm_backing_store", bytes / 1e6);
+    }
+    CHECK_MPI(MPI_Comm_set_errhandler(pairs->node, MPI_ERRORS_ARE_FATAL));
+    if (!error_agree(comm, ok, err)) {
+        pairs_free(pairs);
+        return false;
+    }
+    CHECK_MPI(MPI_Win_shared_query(pairs->window, 0, &size, &unit, &base));
+    CHECK_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, pairs->window));
+    place_arrays(pairs, base);
+    if (writer) memset(base, 0, bytes);
+    return true;
+}
+
+bool pairs_is_writer(const Pairs *pairs)
+{
+    int rank;
+    CHECK_MPI(MPI_Comm_rank(pairs->node, &rank));
+    return rank == 0;
+}
+
+void pairs_publish(Pairs *pairs)
+{
+    CHECK_MPI(MPI_Win_sync(pairs->window));
+    CHECK_MPI(MPI_Barrier(pairs->node));
+    CHECK_MPI(MPI_Win_sync(pairs->window));
+}
+
+void pairs_free(Pairs *pairs)
+{
+    if (pairs->category_count == 0) return;  /* zeroed: not even the handles are MPI's */
+    free(pairs->settings);
+    if (pairs->window != MPI_WIN_NULL) {
+        CHECK_MPI(MPI_Win_unlock_all(pairs->window));
+        CHECK_MPI(MPI_Win_free(&pairs->window));
+    }
+    if (pairs->node != MPI_COMM_NULL) CHECK_MPI(MPI_Comm_free(&pairs->node));
+    *pairs = (Pairs){ 0 };
+}
+
+/* ---- promises ---------------------------------------------------------------------------------------------------- */
+
+#define REMEDY "; prepare it again with catdpo-analysis prepare"
+
+static bool check_categories(const Pairs *pairs, const char *where, Error *err)
+{
+    for (int k = 0; k < pairs->category_count; k++) {
+        const char *name = pairs->category_name[k];
+        size_t length = strnlen(name, CATEGORY_NAME);
+        bool plain = length > 0 && length < CATEGORY_NAME;
+        for (size_t i = 0; i < length; i++) plain = plain && (unsigned char)name[i] >= ' ' && name[i] != 127;
+        if (!plain) return error_usage(err, "%s: category %d has no name, or one with control characters" REMEDY, where, k);
+        for (int j = 0; j < k; j++)
+            if (strcmp(name, pairs->category_name[j]) == 0)
+                return error_usage(err, "%s: categories %d and %d are both called \"%s\"" REMEDY, where, j, k, name);
+        if (pairs->category_harm[k] > 1)
+            return error_usage(err, "%s: the harm flag of category %d is %d, not 0 or 1" REMEDY, where, k, pairs->category_harm[k]);
+    }
+    return true;
+}
+
+static bool check_side(const Pairs *pairs, int which, int64_t *longest, const char *where, Error *err)
+{
+    const PairSide *side = &pairs->side[which];
+    const char *name = which == PAIR_CHOSEN ? "chosen" : "rejected";
+    if (side->offsets[0] != 0 || side->offsets[pairs->count] != side->token_count) {
+        return error_usage(err, "%s/%s/offsets: goes from %" PRId64 " to %" PRId64 ", but there are %" PRId64 " tokens" REMEDY, where,
+                           name, side->offsets[0], side->offsets[pairs->count], side->token_count);
+    }
+    for (int64_t i = 0; i < pairs->count; i++) {
+        int64_t begin = side->offsets[i], end = side->offsets[i + 1];
+        if (end < begin || end > side->token_count) {
+            return error_usage(err, "%s/%s/offsets: entry %" PRId64 " is %" PRId64 ", after %" PRId64 " and of %" PRId64 " tokens" REMEDY,
+                               where, name, i + 1, end, begin, side->token_count);
+        }
+        if (end - begin < 2 || end - begin > INT32_MAX) {
+            return error_usage(err, "%s/%s/offsets: sequence %" PRId64 " has %" PRId64 " tokens; prompt and completion need one each"
+                               REMEDY, where, name, i, end - begin);
+        }
+        if (side->prompt_length[i] < 1 || side->prompt_length[i] >= end - begin) {
+            return error_usage(err, "%s/%s/prompt_length: entry %" PRId64 " is %d, outside [1, %" PRId64 "]" REMEDY, where, name, i,
+                               side->prompt_length[i], end - begin - 1);
+        }
+        if (end - begin > *longest) *longest = end - begin;
+    }
+    for (int64_t i = 0; i < side->token_count; i++) {
+        if (side->tokens[i] < 0 || side->tokens[i] >= pairs->vocab_size) {
+            return error_usage(err, "%s/%s/tokens: entry %" PRId64 " is %d, outside the vocabulary of %" PRId64 " tokens" REMEDY,
+                               where, name, i, side->tokens[i], pairs->vocab_size);
+        }
+    }
+    return true;
+}
+
+static bool check_flags(const Pairs *pairs, const char *where, Error *err)
+{
+    for (int64_t i = 0; i < pairs->count; i++) {
+        const uint8_t *row = pairs_categories(pairs, i);
+        int categories = 0;
+        for (int k = 0; k < pairs->category_count; k++) {
+            if (row[k] > 1) {
+                return error_usage(err, "%s/category_mask: entry [%" PRId64 ", %d] is %d, not 0 or 1" REMEDY, where, i, k, row[k]);
+            }
+            categories += row[k];
+        }
+        if (categories == 0) return error_usage(err, "%s/category_mask: pair %" PRId64 " has no category" REMEDY, where, i);
+
+        const uint8_t flags[2] = { pairs->chosen_safe[i], pairs->rejected_safe[i] };
+        for (int side = 0; side < 2; side++) {
+            if (flags[side] > 1 && flags[side] != 255) {
+                return error_usage(err, "%s/%s_safe: entry %" PRId64 " is %d, not 0, 1 or 255" REMEDY, where,
+                                   side == PAIR_CHOSEN ? "chosen" : "rejected", i, flags[side]);
+            }
+        }
+        if (pairs->chosen_better[i] < -1 || pairs->chosen_better[i] > 1) {
+            return error_usage(err, "%s/chosen_better: entry %" PRId64 " is %d, not -1, 0 or 1" REMEDY, where, i, pairs->chosen_better[i]);
+        }
+    }
+    return true;
+}
+
+bool pairs_check(Pairs *pairs, const char *where, Error *err)
+{
+    int64_t longest = 0;
+    if (!check_categories(pairs, where, err)) return false;
+    for (int side = 0; side < PAIR_SIDES; side++)
+        if (!check_side(pairs, side, &longest, where, err)) return false;
+    if (!check_flags(pairs, where, err)) return false;
+    pairs->longest = longest;
+    for (int64_t i = 0; i < pairs->count; i++)
+        pairs->margin_applies[i] = pairs->chosen_safe[i] == 1 && pairs->rejected_safe[i] == 0;
+    return true;
+}

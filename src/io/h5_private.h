@@ -1,0 +1,32 @@
+/* What the h5_*.c files share. The public side is catdpo/h5.h. */
+#ifndef CATDPO_H5_PRIVATE_H
+#define CATDPO_H5_PRIVATE_H
+
+#include "catdpo/h5.h"
+
+/* The type in files (little-endian) and in memory. */
+hid_t h5_file_type(DataType type);
+hid_t h5_memory_type(DataType type);
+/* Is a type that was found exactly this one, in either byte order? */
+bool h5_is_type(hid_t found, DataType type);
+/* Fixed-length UTF-8, padded with NULs; close with H5Tclose. */
+hid_t h5_text_type(size_t width);
+
+/* h5_agree, then rank 0's bytes to every rank. */
+bool h5_share(const H5File *file, bool ok, void *bytes, int64_t size, Error *err);
+
+/* Open all ranks' side of the file, if that has not happened yet. Collective. */
+bool h5_open_data(H5File *file, Error *err);
+
+/* Not collective, on rank 0: open an object that only hard links lead to; negative on failure. Close with H5Oclose. */
+hid_t h5_open_object(const H5File *file, const char *object, Error *err);
+hid_t h5_open_dataset(const H5File *file, const char *name, Error *err);
+
+/* Not collective: h5_expect on an open dataset. `type` < 0: any fixed-length text, whose bytes an element go to *width. */
+bool h5_check_dataset(const H5File *file, hid_t set, const char *name, int type, int axes, int64_t dims[], size_t *width,
+                      Error *err);
+
+/* Not collective: valid UTF-8 without control characters other than line ends and tabs? */
+bool text_is_valid(const char *text);
+
+#endif
