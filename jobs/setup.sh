@@ -1,0 +1,115 @@
+# Set-up that jobs/quickstart.sh and tests/run.sh share; to be sourced by bash, from anywhere. Every step is skipped when its
+# result is there.
+#
+#   setup_packages     system packages: installed with apt as root, otherwise named in one line
+#   setup_python       .venv with the `analysis` package and what its tests need
+#   setup_build DIR [MESON OPTION...]
+#   stage TITLE, stage_done, skipped TEXT, fail TEXT
+#
+# CATDPO_MESON_OPTIONS is passed on to meson, e.g. "-Dscalapack=-L/opt/lib,-lscalapack" for a site's own ScaLAPACK.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+stage_title= stage_start=0 stage_number=0
+
+stage() {
+    stage_number=$((stage_number + 1)) stage_title=$1 stage_start=$SECONDS
+    printf '\n== %d. %s\n' "$stage_number" "$1"
+}
+
+stage_done() { printf '   done in %d s\n' $((SECONDS - stage_start)); }
+skipped() { printf '   up to date: %s\n' "$1"; }
+
+fail() {
+    printf '\nfailed%s: %s\n' "${stage_title:+ in stage $stage_number ($stage_title)}" "$1" >&2
+    exit 1
+}
+
+# Open MPI as root, with more ranks than cores, and one BLAS thread a rank.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export OMPI_MCA_btl_base_warn_component_unused=0
+export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export LC_ALL=C.UTF-8
+
+has() { command -v "$1" >/dev/null 2>&1; }
+has_library() { local name; for name in "$@"; do pkg-config --exists "$name" 2>/dev/null && return 0; done; return 1; }
+names_option() { case " ${CATDPO_MESON_OPTIONS:-} " in *" -D$1="*) return 0 ;; esac; return 1; }
+
+# Debian packages of what is missing, judged by what works and not by what is installed, so that modules serve as well.
+missing_packages() {
+    has cc || echo gcc libc6-dev
+    has pkg-config || echo pkg-config
+    has meson || echo meson
+    has ninja || echo ninja-build
+    has mpicc || echo libopenmpi-dev
+    has mpirun || echo openmpi-bin
+    has_library libconfig || echo libconfig-dev
+    has_library cmocka || echo libcmocka-dev
+    has_library hdf5-openmpi hdf5 || echo libhdf5-openmpi-dev
+    names_option scalapack || has_library scalapack-openmpi scalapack || echo libscalapack-openmpi-dev
+    if ! names_option blas; then
+        has_library blas openblas || echo libblas-dev
+        # Debian's reference BLAS is a hundred times slower than OpenBLAS
+        [ ! -e /etc/debian_version ] || ls /usr/lib/*/openblas*/libblas.so.3 >/dev/null 2>&1 || echo libopenblas0-pthread
+    fi
+    has python3 || echo python3
+    python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || echo python3-venv
+}
+
+setup_packages() {
+    stage "System packages"
+    local missing
+    missing=$(missing_packages | tr '\n' ' ')
+    if [ -z "$missing" ]; then
+        skipped "compiler, MPI, ScaLAPACK, BLAS, parallel HDF5, libconfig, cmocka, Meson, Python"
+        return
+    fi
+    if ! has apt-get; then
+        fail "missing (by Debian's names): $missing
+Load your site's modules for them, for example: module load gcc openmpi scalapack openblas hdf5-parallel python
+Name a ScaLAPACK without a .pc file in CATDPO_MESON_OPTIONS. libconfig, cmocka and Meson come from most package managers."
+    elif [ "$(id -u)" -ne 0 ]; then
+        fail "missing packages, and installing them needs root. Run this line, then start again:
+    sudo apt-get update && sudo apt-get install -y --no-install-recommends $missing"
+    fi
+    echo "   installing: $missing"
+    local log
+    log=$(mktemp)
+    # shellcheck disable=SC2086
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1 ||
+        { tail -n 20 "$log" >&2; rm -f "$log"; fail "apt-get could not install: $missing"; }
+    rm -f "$log"
+    missing=$(missing_packages | tr '\n' ' ')
+    [ -z "$missing" ] || fail "still missing after apt-get: $missing"
+    stage_done
+}
+
+setup_python() {
+    stage "Python environment for analysis/ (.venv)"
+    local stamp="$root/.venv/.analysis" wanted
+    wanted=$(python3 --version; cksum <"$root/analysis/pyproject.toml"; echo "$root")
+    if [ -x "$root/.venv/bin/catdpo-analysis" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+        skipped ".venv"
+        return
+    fi
+    local log="$root/.venv/setup.log"
+    python3 -m venv --clear "$root/.venv" || fail "python3 -m venv does not work: install python3-venv, or load a Python module"
+    "$root/.venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e "$root/analysis[test]" >"$log" 2>&1 ||
+        { tail -n 15 "$log" >&2; fail "pip could not install analysis/ and its libraries. If this machine has no network, see $log for what is wanted"; }
+    printf '%s' "$wanted" >"$stamp"
+    stage_done
+}
+
+setup_build() {
+    local dir=$1
+    shift
+    stage "Build (${dir#"$root"/})"
+    if [ ! -e "$dir/build.ninja" ]; then
+        # shellcheck disable=SC2086
+        meson setup "$dir" "$root" "$@" ${CATDPO_MESON_OPTIONS:-} >"$dir.log" 2>&1 ||
+            { cat "$dir.log" >&2; fail "Meson could not configure the build; the last lines say what is missing"; }
+        rm -f "$dir.log"
+    fi
+    local output
+    output=$(ninja -C "$dir" 2>&1) || { printf '%s\n' "$output" | tail -n 40 >&2; fail "the program does not compile"; }
+    stage_done
+}

@@ -1,0 +1,35 @@
+"""count.py MESON_TESTLOG PYTEST_XML: add up both suites; the last line is the total, the exit status 0 only if all is well."""
+import glob
+import json
+import os
+import sys
+import xml.etree.ElementTree as ElementTree
+
+PASSED, SKIPPED = ("OK", "EXPECTEDFAIL"), ("SKIP", "IGNORED")
+
+
+def count_meson(path):
+    results = [json.loads(line) for line in open(path)] if os.path.exists(path) else []
+    bad = [r["name"] for r in results if r["result"] not in PASSED + SKIPPED]
+    return sum(r["result"] in PASSED for r in results), bad, sum(r["result"] in SKIPPED for r in results)
+
+
+def count_pytest(path):
+    if not os.path.exists(path):
+        here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "python")
+        return 0, ["pytest (it left no report)"] if glob.glob(os.path.join(here, "**", "test_*.py"), recursive=True) else [], 0
+    cases = list(ElementTree.parse(path).iter("testcase"))
+    has = lambda case, *tags: any(case.find(tag) is not None for tag in tags)
+    bad = [f"{c.get('classname')}.{c.get('name')}" for c in cases if has(c, "failure", "error")]
+    skipped = sum(has(c, "skipped") and not has(c, "failure", "error") for c in cases)
+    return len(cases) - len(bad) - skipped, bad, skipped
+
+
+meson, python = count_meson(sys.argv[1]), count_pytest(sys.argv[2])
+passed, failed, skipped = meson[0] + python[0], meson[1] + python[1], meson[2] + python[2]
+if meson[0] == 0:
+    failed.append("the Meson suite (nothing of it ran)")
+if failed:
+    print("failed: " + ", ".join(failed))
+print(f"{passed} passed, {len(failed)} failed" + (f", {skipped} skipped" if skipped else ""))
+sys.exit(1 if failed else 0)

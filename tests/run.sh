@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Install what the tests need, build, and run all of them: bash tests/run.sh [--sanitize]
+set -u
+. "$(dirname "${BASH_SOURCE[0]}")/../jobs/setup.sh"
+
+usage() {
+    cat <<'EOF'
+usage: bash tests/run.sh [--sanitize] [-h]
+
+Installs missing system packages (apt, as root; otherwise says which), makes .venv, builds, and runs the unit and MPI tests
+(Meson) and those of analysis/ and of the whole program (pytest). The last line is "N passed, N failed"; the exit status is 0
+only if nothing failed and something ran.
+
+  --sanitize   build in build-sanitize with AddressSanitizer and UBSan and run the same tests on that
+EOF
+}
+
+build=$root/build
+options=()
+for argument; do
+    case $argument in
+        --sanitize)
+            build=$root/build-sanitize
+            options=(-Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false)
+            # what MPI, BLAS and HDF5 keep until the end is not ours
+            export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+            export LSAN_OPTIONS=suppressions=$root/tests/lsan.supp:print_suppressions=0
+            ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+done
+
+setup_packages
+setup_python
+setup_build "$build" "${options[@]}"
+export CATDPO_BINARY=$build/catdpo
+
+stage "Unit and MPI tests (Meson)"
+rm -f "$build/meson-logs/testlog.json"
+meson test -C "$build" --no-rebuild --print-errorlogs --timeout-multiplier 3
+stage_done
+
+stage "Tests in Python (pytest)"
+report=$build/pytest.xml
+rm -f "$report"
+if [ -n "$(find "$root/tests/python" -name 'test_*.py' 2>/dev/null | head -n 1)" ]; then
+    (cd "$root" && .venv/bin/python -m pytest -q -ra -p no:cacheprovider --junitxml "$report" tests/python)
+else
+    echo "   there are none"
+fi
+stage_done
+
+echo
+exec "$root/.venv/bin/python" "$root/tests/count.py" "$build/meson-logs/testlog.json" "$report"
