@@ -1,0 +1,88 @@
+/* A stack of phases; whenever its top changes, the time since the last change goes to the phase that was on top. */
+#include "catdpo/timer.h"
+
+#include "catdpo/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { DEPTH = 16 }; /* phases open at once */
+
+struct Timer {
+    int                count;
+    const char *const *names;
+    double             mark;  /* when the running phase was last started, resumed or read */
+    int                depth; /* phases open; the innermost runs */
+    int                stack[DEPTH];
+    double             seconds[]; /* [count], without the part of the running phase since `mark` */
+};
+
+double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+Timer *timer_new(int count, const char *const names[])
+{
+    CHECK(count >= 1);
+    Timer *timer = calloc(1, sizeof *timer + sizeof *timer->seconds * (size_t)count);
+    CHECK(timer != NULL);
+    timer->count = count;
+    timer->names = names;
+    timer_reset(timer);
+    return timer;
+}
+
+void timer_free(Timer *timer) { free(timer); }
+
+int timer_count(const Timer *timer) { return timer->count; }
+const char *const *timer_names(const Timer *timer) { return timer->names; }
+
+static void settle(Timer *timer)
+{
+    double now = seconds_now();
+    int running = timer->depth > 0 ? timer->stack[timer->depth - 1] : timer->count - 1;
+    timer->seconds[running] += now - timer->mark;
+    timer->mark = now;
+}
+
+void timer_reset(Timer *timer)
+{
+    memset(timer->seconds, 0, sizeof *timer->seconds * (size_t)timer->count);
+    timer->mark = seconds_now();
+}
+
+void timer_start(Timer *timer, int phase)
+{
+    if (!timer) return;
+    CHECK(timer->depth < DEPTH && phase >= 0 && phase < timer->count);
+    settle(timer);
+    timer->stack[timer->depth++] = phase;
+}
+
+void timer_stop(Timer *timer)
+{
+    if (!timer) return;
+    CHECK(timer->depth > 0);
+    settle(timer);
+    timer->depth--;
+}
+
+double timer_read(Timer *timer, double seconds[])
+{
+    settle(timer);
+    double sum = 0;
+    for (int p = 0; p < timer->count; p++) sum += seconds[p] = timer->seconds[p];
+    return sum;
+}
+
+double timer_reduce(Timer *timer, double seconds[], MPI_Comm comm)
+{
+    double mine = timer_read(timer, seconds), sum;
+    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, seconds, timer->count, MPI_DOUBLE, MPI_MAX, comm));
+    CHECK_MPI(MPI_Allreduce(&mine, &sum, 1, MPI_DOUBLE, MPI_MAX, comm));
+    return sum;
+}
