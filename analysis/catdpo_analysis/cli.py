@@ -83,12 +83,12 @@ def main(argv=None):
             if name in argv[:1]:  # each command loads only the libraries it needs
                 loaded = importlib.import_module(f"catdpo_analysis.{module}")
                 loaded.add_arguments(command)
-                command.set_defaults(run=loaded.run)
+                command.set_defaults(execute=loaded.run)
         args = parser.parse_args(argv)
         if args.command is None:
             parser.print_help()
             return 2
-        args.run(args)
+        args.execute(args)
         return 0
     except UserError as error:
         print(f"catdpo-analysis: error: {error}", file=sys.stderr)

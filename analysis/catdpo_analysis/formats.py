@@ -9,6 +9,7 @@ import dataclasses
 from catdpo_analysis.errors import UserError, shorten
 
 UNKNOWN = 255
+NAME_BYTES = 63  # longest category name that the trainer takes, in UTF-8
 RULES = ("unsafe response", "prompt_category", "category", "benign", "uncategorised")  # where a pair's categories come from
 BENIGN, UNCATEGORISED = "benign", "uncategorised"
 
@@ -126,7 +127,16 @@ def _names(value, name, place):
         value = [key for key, on in value.items() if on]
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise UserError(f"{place}: {name} must be a category name, a list of names or an object of name to true or false")
-    return list(dict.fromkeys(_checked(entry.strip(), name, place) for entry in value if entry.strip()))
+    names = list(dict.fromkeys(_checked(entry.strip(), name, place) for entry in value if entry.strip()))
+    for entry in names:
+        check_category(entry, f"{place}: {name}")
+    return names
+
+
+def check_category(name, place):
+    """The trainer's rule for a category's name: one line of at most 63 bytes."""
+    if len(name.encode("utf-8")) > NAME_BYTES or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        raise UserError(f"{place}: {shorten(repr(name), 90)} is no category name; it must be one line of at most {NAME_BYTES} bytes")
 
 
 def _column_categories(row, place):

@@ -9,7 +9,7 @@ from catdpo_analysis import CREATOR, h5io
 from catdpo_analysis.chat import ChatTokenizer
 from catdpo_analysis.encode import encode_pairs, is_empty
 from catdpo_analysis.errors import UserError, shorten
-from catdpo_analysis.formats import BENIGN, RULES, Dropped, Options, read_pair
+from catdpo_analysis.formats import BENIGN, RULES, Dropped, Options, check_category, read_pair
 from catdpo_analysis.jsonl import describe, read_rows
 from catdpo_analysis.ledger import Ledger
 from catdpo_analysis.pairs_file import write_pairs
@@ -61,6 +61,7 @@ def check_arguments(args):
         raise UserError("--max-length 1 leaves no room for a completion")
     if not args.benign_name.strip():
         raise UserError("--benign-name is empty")
+    check_category(args.benign_name, "--benign-name")
 
 
 def load_tokenizer(args):
