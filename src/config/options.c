@@ -85,11 +85,11 @@ const Option option_table[] = {
      "Margin of a pair with several categories: the largest, the mean or the sum of theirs."},
     {"margin.signal", OPTION_CHOICE, AT(margin.signal), "\"likelihood\"", NULL, signals,
      "When a pair violates. likelihood: the mean token log-probability of the unsafe response is at least that of the "
-     "safe one. reward: h <= 0. margin: beta h is at most the pair's margin."},
+     "safe one. reward: h <= 0. margin: beta h is below the pair's margin."},
     {"margin.soft", OPTION_BOOL, AT(margin.soft), "false", NULL, NULL,
-     "Count sigmoid(-signal / temperature) instead of 1 or 0 for a violation or none."},
+     "Count a number between 0 and 1, a sigmoid of the signal, instead of whether a pair violates or not."},
     {"margin.temperature", OPTION_FLOAT, AT(margin.temperature), "1.0", "(0, inf)", NULL,
-     "Temperature of the soft count, in the signal's unit (nats)."},
+     "Temperature T of the soft count: sigmoid(-difference / T) for likelihood, sigmoid(-beta h / T) for reward."},
     {"margin.tie", OPTION_FLOAT, AT(margin.tie), "1e-3", "[0, inf)", NULL,
      "A signal closer to zero than this counts one half, in nats: at the start policy and reference agree up to "
      "rounding."},

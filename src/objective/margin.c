@@ -1,0 +1,163 @@
+/* Margins: offsets of pairs, counting of violations, and the update. Sums across pairs are integers, so that they are
+ * exact and every rank arrives at the same bits. */
+#include "catdpo/margin.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HARD_UNITS = 2 };                          /* units of one violation */
+static const int64_t SOFT_UNITS = INT64_C(1) << 32;
+
+bool margin_create(MarginState *state, const Config *config, int category_count, Error *err)
+{
+    size_t k = (size_t)category_count;
+    bool fixed = config->objective.type != OBJECTIVE_CATDPO;
+    *state = (MarginState){
+        .category_count = category_count,
+        .scope = fixed ? SCOPE_FIXED : (MarginScope)config->margin.scope,
+        .aggregation = (MarginAggregation)config->margin.aggregation,
+        .signal = (ViolationSignal)config->margin.signal,
+        .soft = config->margin.soft,
+        .beta = config->objective.beta,
+        .min = config->margin.min,
+        .max = config->margin.max,
+        .eta = config->margin.eta,
+        .target = config->margin.target,
+        .averaging = config->margin.averaging,
+        .tie = config->margin.tie,
+        .temperature = config->margin.temperature,
+        .warmup_steps = config->margin.warmup_steps,
+        .interval = config->margin.interval,
+        .pooled_rate = config->margin.initial_rate,
+    };
+    CHECK(category_count >= 1);
+    state->margin = calloc(k, 2 * sizeof(double) + 4 * sizeof(int64_t));
+    if (!state->margin) return error_fault(err, "no memory left for the margins of %d categories", category_count);
+    state->violation_rate = state->margin + k;
+    state->n = (int64_t *)(void *)(state->violation_rate + k);
+    state->violations = state->n + k;
+    state->pending = state->violations + k;
+    for (size_t c = 0; c < k; c++) {
+        state->margin[c] = config->objective.type == OBJECTIVE_DPO ? 0 : config->margin.initial;
+        state->violation_rate[c] = config->margin.initial_rate;
+    }
+    return true;
+}
+
+void margin_free(MarginState *state)
+{
+    free(state->margin);
+    *state = (MarginState){0};
+}
+
+double margin_offset(const MarginState *state, const uint8_t *category_mask, bool applies)
+{
+    if (!applies) return 0;
+    double largest = 0, sum = 0;
+    int count = 0;
+    for (int k = 0; k < state->category_count; k++) {
+        if (!category_mask[k]) continue;
+        if (count == 0 || state->margin[k] > largest) largest = state->margin[k];
+        sum += state->margin[k];
+        count++;
+    }
+    switch (state->aggregation) {
+    case AGGREGATE_MAX: return largest;
+    case AGGREGATE_MEAN: return count > 0 ? sum / count : 0;
+    case AGGREGATE_SUM: return sum;
+    }
+    return 0;
+}
+
+double violation_signal(const MarginState *state, const PairLogProbs *pair, double h, double offset)
+{
+    switch (state->signal) {
+    case SIGNAL_LIKELIHOOD: return pair->chosen / pair->chosen_tokens - pair->rejected / pair->rejected_tokens;
+    case SIGNAL_REWARD: return h;
+    case SIGNAL_MARGIN: return h - offset / state->beta;
+    }
+    return 0;
+}
+
+int64_t violation_score(const MarginState *state, double signal)
+{
+    if (isnan(signal)) return state->soft ? SOFT_UNITS : HARD_UNITS;
+    if (!state->soft) return fabs(signal) < state->tie ? HARD_UNITS / 2 : signal <= 0 ? HARD_UNITS : 0;
+    double scale = state->signal == SIGNAL_LIKELIHOOD ? 1 : state->beta;
+    return llrint(sigmoid(-scale * signal / state->temperature) * (double)SOFT_UNITS);
+}
+
+double margin_unit(const MarginState *state) { return state->soft ? 1 / (double)SOFT_UNITS : 1.0 / HARD_UNITS; }
+
+void margin_count(const MarginState *state, const uint8_t *category_mask, bool applies, int64_t score, int64_t *counts)
+{
+    if (!applies) return;
+    for (int k = 0; k < state->category_count; k++) {
+        if (!category_mask[k]) continue;
+        counts[k]++;
+        counts[state->category_count + k] += score;
+    }
+}
+
+/* base^n by squaring: the same bits on every rank, where pow may take another path on another kind of processor. */
+static double power(double base, int64_t n)
+{
+    double result = 1;
+    for (; n > 0; n >>= 1, base *= base)
+        if (n & 1) result *= base;
+    return result;
+}
+
+/* The running rate after n more pairs with these violations. */
+static double averaged(const MarginState *state, double rate, int64_t n, int64_t violations)
+{
+    if (n == 0) return rate; /* absent is not the same as without violation */
+    double weight = 1 - power(1 - state->averaging, n);
+    double fresh = (double)violations * margin_unit(state) / (double)n;
+    return rate + weight * (fresh - rate);
+}
+
+static double moved(const MarginState *state, double margin, double rate)
+{
+    return fmin(fmax(margin + state->eta * (rate - state->target), state->min), state->max);
+}
+
+void margin_update(MarginState *state, const int64_t *counts, int64_t step)
+{
+    int count = state->category_count;
+    for (int k = 0; k < count; k++) {
+        state->n[k] += counts[k];
+        state->violations[k] += counts[count + k];
+    }
+    for (int k = 0; k < 2 * count; k++) state->pending[k] += counts[k];
+    if (step % state->interval != 0) return;
+
+    bool move = state->scope != SCOPE_FIXED && step > state->warmup_steps;
+    int64_t all_n = 0, all_violations = 0;
+    for (int k = 0; k < count; k++) {
+        int64_t n = state->pending[k], violations = state->pending[count + k];
+        all_n += n, all_violations += violations;
+        state->violation_rate[k] = averaged(state, state->violation_rate[k], n, violations);
+        if (move && state->scope == SCOPE_CATEGORY && n > 0)
+            state->margin[k] = moved(state, state->margin[k], state->violation_rate[k]);
+    }
+    state->pooled_rate = averaged(state, state->pooled_rate, all_n, all_violations);
+    if (move && state->scope == SCOPE_GLOBAL && all_n > 0) {
+        double margin = moved(state, state->margin[0], state->pooled_rate);
+        for (int k = 0; k < count; k++) state->margin[k] = margin;
+    }
+    memset(state->pending, 0, 2 * (size_t)count * sizeof *state->pending);
+    if (move) {
+        state->updates++;
+        state->last_update = step;
+    }
+}
+
+int margin_worst(const MarginState *state)
+{
+    int worst = -1;
+    for (int k = 0; k < state->category_count; k++)
+        if (state->n[k] > 0 && (worst < 0 || state->violation_rate[k] > state->violation_rate[worst])) worst = k;
+    return worst;
+}
