@@ -45,8 +45,9 @@ const char *data_name(DataType type);      /* "int32", ... */
 typedef struct H5File {
     MPI_Comm comm;          /* not owned; MPI_COMM_NULL: this process alone */
     int      rank;          /* in comm; 0 if alone */
-    hid_t    meta;          /* rank 0, plain driver; -1 elsewhere, and on rank 0 of a file being filled */
+    hid_t    meta;          /* rank 0, plain driver; -1 elsewhere, and of a file that is being filled */
     hid_t    data;          /* every rank, MPI-IO; -1 until the first slab is moved */
+    int      memory, disk;  /* descriptors on rank 0 while laying out: the file in memory, and "<path>.tmp" */
     bool     writing;       /* still "<path>.tmp" */
     int64_t  size;          /* bytes of the file when it was opened: no dataset in it can be larger */
     int64_t  call_bytes;    /* most bytes a rank moves in one collective call (64 MiB; never more than 2^31 - 1) */
@@ -68,8 +69,8 @@ bool h5_agree(const H5File *file, bool ok, Error *err);
 bool h5_open(H5File *file, const char *path, MPI_Comm comm, Error *err);
 /* Create "<path>.tmp", replacing an earlier one. */
 bool h5_create(H5File *file, const char *path, MPI_Comm comm, Error *err);
-/* Copy the complete file `path` to "<path>.tmp" and open that for writing: what h5_commit replaces stays complete
- * till then. */
+/* Write a changed copy of the file `path`, which stays complete until h5_commit replaces it. Rank 0 holds the copy in
+ * memory until the layout ends. */
 bool h5_modify(H5File *file, const char *path, MPI_Comm comm, Error *err);
 /* Make the written file the one called `path`: flush, close, fsync, rename, fsync of the directory. On failure the
  * .tmp is removed and the earlier file, if any, is as it was. The file is closed either way. */

@@ -1,0 +1,12 @@
+/* SwiGLU: act = silu(gate) * up. Gate and up lie in one matrix whose row blocks are [gate; up] (parameters.h), so it is local. */
+#ifndef CATDPO_MLP_H
+#define CATDPO_MLP_H
+
+#include "catdpo/matrix.h"
+
+/* act[m x n] from gate_up[2m x n]; `mlp` is the axis of act's rows. Local. */
+void swiglu_forward(const Axis *mlp, int n, const float *gate_up, float *act);
+/* gate_up becomes its own gradient, given dact[m x n]. Local. */
+void swiglu_backward(const Axis *mlp, int n, float *gate_up, const float *dact);
+
+#endif

@@ -1,0 +1,286 @@
+#include "catdpo/model_file.h"
+
+#include "catdpo/simd.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- architecture ----------------------------------------------------------------------------------------------- */
+
+static bool read_size(H5File *file, const char *name, int *value, Error *err)
+{
+    int64_t wide = 0;
+    bool ok = h5_read_int64(file, "/model", name, 0, 1 << 30, &wide, err);
+    *value = (int)wide;
+    return ok;
+}
+
+static bool read_flag(H5File *file, const char *name, bool *value, Error *err)
+{
+    int64_t wide = 0;
+    bool ok = h5_read_int64(file, "/model", name, 0, 1, &wide, err);
+    *value = wide != 0;
+    return ok;
+}
+
+static bool read_rope(H5File *file, Architecture *a, Error *err)
+{
+    static const char *const names[] = { [ROPE_DEFAULT] = "default", [ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3" };
+    char type[32];
+    if (!h5_read_string(file, "/model", "rope_type", type, sizeof type, err) ||
+        !h5_read_double(file, "/model", "rope_theta", 1e-6, 1e30, &a->rope.theta, err) ||
+        !h5_read_double(file, "/model", "rope_factor", 1e-6, 1e9, &a->rope.factor, err) ||
+        !h5_read_double(file, "/model", "rope_low_freq_factor", 1e-6, 1e9, &a->rope.low_frequency_factor, err) ||
+        !h5_read_double(file, "/model", "rope_high_freq_factor", 1e-6, 1e9, &a->rope.high_frequency_factor, err) ||
+        !read_size(file, "rope_original_max_position", &a->rope.original_max_positions, err))
+        return false;
+    for (int i = 0; i < 3; i++)
+        if (strcmp(type, names[i]) == 0) {
+            a->rope.type = (RopeType)i;
+            return true;
+        }
+    return error_usage(err, "%s: rope_type \"%s\" is not supported (default, linear, llama3): import the model again", file->path, type);
+}
+
+static bool read_architecture(H5File *file, Architecture *a, Error *err)
+{
+    static const char *const known[] = { "llama", "mistral", "qwen2", "qwen3" };
+    bool ok = h5_read_string(file, "/model", "architecture", a->name, sizeof a->name, err) &&
+              read_size(file, "hidden_size", &a->hidden, err) && read_size(file, "intermediate_size", &a->mlp, err) &&
+              read_size(file, "num_hidden_layers", &a->layers, err) && read_size(file, "num_attention_heads", &a->heads, err) &&
+              read_size(file, "num_key_value_heads", &a->groups, err) && read_size(file, "head_dim", &a->head_dim, err) &&
+              read_size(file, "vocab_size", &a->vocab, err) && read_size(file, "max_position_embeddings", &a->max_positions, err) &&
+              h5_read_double(file, "/model", "rms_norm_eps", 1e-30, 1, &a->norm_epsilon, err) &&
+              read_flag(file, "tie_word_embeddings", &a->tied, err) && read_flag(file, "attention_bias", &a->attention_bias, err) &&
+              read_flag(file, "qk_norm", &a->qk_norm, err) && read_rope(file, a, err);
+    if (!ok || !architecture_check(a, file->path, err))
+        return false;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(a->name, known[i]) == 0)
+            return true;
+    return error_usage(err, "%s: architecture \"%s\" is not supported (llama, mistral, qwen2, qwen3)", file->path, a->name);
+}
+
+bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm comm, Error *err)
+{
+    *info = (ModelInfo){ .step = -1 };
+    if (!h5_open(file, path, comm, err))
+        return false;
+    char format[64];
+    bool ok = h5_read_string(file, "/", "format", format, sizeof format, err);
+    bool checkpoint = ok && strcmp(format, CHECKPOINT_FORMAT) == 0;
+    ok = ok && h5_check_format(file, checkpoint ? CHECKPOINT_FORMAT : MODEL_FORMAT, 1, err) &&
+         (!checkpoint || h5_read_int64(file, "/", "step", 0, INT64_MAX, &info->step, err)) &&
+         read_architecture(file, &info->architecture, err) &&
+         h5_read_string(file, "/model", "tokenizer_digest", info->tokenizer_digest, sizeof info->tokenizer_digest, err) &&
+         h5_read_string(file, "/model", "weights_digest", info->weights_digest, sizeof info->weights_digest, err);
+    if (!ok)
+        h5_close(file);
+    return ok;
+}
+
+/* ---- tensors and their parts ------------------------------------------------------------------------------------ */
+
+enum { DATASET = 192 };
+
+/* "/model" + "/layers/0/mlp/up_proj/weight" */
+static void name_dataset(char dataset[DATASET], const char *group, const char *part)
+{
+    int at = snprintf(dataset, DATASET, "%s/%s", group, part);
+    for (int i = at - (int)strlen(part); i < at; i++)
+        if (dataset[i] == '.')
+            dataset[i] = '/';
+}
+
+/* Where part `index` of a fused tensor begins in the local rows. */
+static int rows_before(const Tensor *t, int index)
+{
+    int before = 0, block = t->rows.local < t->rows.block ? t->rows.local : t->rows.block;
+    CHECK(t->part_count == 1 || t->rows.length % t->rows.block == 0 || t->rows.local <= t->rows.block);
+    for (int i = 0; i < index; i++)
+        before += t->part[i].block;
+    return (int)((int64_t)before * block / t->rows.block); /* a last, short block holds every part shortened alike */
+}
+
+/* Local columns [from, to) of part `index` of a tensor, as they lie in the local matrix. `writer`: nothing, unless a repeated tensor is
+ * written by this rank. */
+static Slab slab_of(const Tensor *t, const Grid *grid, int index, int from, int to, bool writer)
+{
+    const TensorPart *p = &t->part[index];
+    Axis rows = axis_make(p->rows, p->block, t->rows.parts, t->rows.mine);
+    bool repeated = t->vector && (grid->column > 0 || (t->everywhere && grid->row > 0));
+    if (rows.local == 0 || from >= to || (writer && repeated))
+        return slab_none();
+    SlabAxis row_axis = { .extent = p->rows, .first = (int64_t)rows.mine * rows.block, .block = rows.block,
+                          .stride = (int64_t)rows.parts * rows.block, .step = 1, .block_step = t->rows.block };
+    if (t->vector)
+        return (Slab){ .axes = 1, .axis = { row_axis } };
+    CHECK(t->columns.local <= t->columns.block); /* one block a process: columns are a range */
+    SlabAxis column_axis = { .extent = t->columns.length, .first = (int64_t)t->columns.mine * t->columns.block + from, .block = to - from,
+                             .stride = t->columns.length, .step = t->rows.local, .block_step = (int64_t)t->rows.local * (to - from) };
+    return (Slab){ .axes = 2, .axis = { row_axis, column_axis } };
+}
+
+int parts_count(const Parameters *p)
+{
+    int count = 0;
+    for (int i = 0; i < p->count; i++)
+        count += p->tensor[i].part_count;
+    return count;
+}
+
+bool parts_digest(const Parameters *p, const uint64_t *checksums, char digest[WEIGHTS_DIGEST], Error *err)
+{
+    int count = parts_count(p), at = 0;
+    char (*full)[DATASET] = malloc((size_t)count * sizeof *full);
+    const char **names = malloc((size_t)count * sizeof *names);
+    bool ok = full && names;
+    for (int i = 0; ok && i < p->count; i++)
+        for (int j = 0; j < p->tensor[i].part_count; j++, at++) {
+            const char *name = p->tensor[i].part[j].name;
+            snprintf(full[at], DATASET, "%s%s", strncmp(name, "lm_head", 7) == 0 ? "" : "model.", name);
+            names[at] = full[at];
+        }
+    if (ok)
+        weights_digest(count, names, checksums, digest);
+    free(full);
+    free(names);
+    return ok || error_fault(err, "out of memory for the names of %d tensors", count);
+}
+
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
+
+static bool all_finite(const float *x, int64_t n)
+{
+    return isfinite(simd_square_sum(x, n)) || (isfinite(simd_sum(x, n)) && isfinite(simd_max(x, (int)n)));
+}
+
+/* One part from the file to its place in a flat array. With checksum != NULL it must be the one that the file gives. Collective. */
+static bool read_part(H5File *file, const Transformer *t, const char *group, const Tensor *tensor, int index, float *flat, uint64_t *checksum,
+                      Error *err)
+{
+    const Grid *grid = t->grid;
+    char dataset[DATASET];
+    name_dataset(dataset, group, tensor->part[index].name);
+    int64_t dims[2] = { tensor->part[index].rows, tensor->columns.length };
+    uint64_t stored = 0;
+    if (!h5_expect(file, dataset, DATA_FLOAT32, tensor->vector ? 1 : 2, dims, err) ||
+        (checksum && !h5_read_uint64(file, dataset, "checksum", &stored, err)))
+        return false;
+    float *values = flat + tensor->offset + rows_before(tensor, index);
+    Slab slab = slab_of(tensor, grid, index, 0, tensor->columns.local, false);
+    if (!h5_read_slab(file, dataset, DATA_FLOAT32, &slab, values, err))
+        return false;
+    if (!checksum)
+        return true;
+    slab = slab_of(tensor, grid, index, 0, tensor->columns.local, true);
+    *checksum = grid->replica == 0 ? checksum_slab(&slab, DATA_FLOAT32, values) : 0;
+    checksum_sum(1, checksum, grid->world);
+    return *checksum == stored ||
+           error_usage(err, "%s: %s is damaged: its checksum is %016llx, the file says %016llx. Copy or import it again", file->path,
+                       dataset, (unsigned long long)*checksum, (unsigned long long)stored);
+}
+
+bool tensors_read(H5File *file, const Transformer *t, const char *group, float *flat, uint64_t *checksums, Error *err)
+{
+    const Parameters *p = &t->parameters;
+    for (int i = 0, at = 0; i < p->count; i++) {
+        const Tensor *tensor = &p->tensor[i];
+        for (int j = 0; j < tensor->part_count; j++, at++)
+            if (!read_part(file, t, group, tensor, j, flat, checksums ? &checksums[at] : NULL, err))
+                return false;
+        bool finite = all_finite(flat + tensor->offset, tensor->local) ||
+                      error_usage(err, "%s: %s/%s or what goes with it holds NaN or infinite numbers: start from a file that is whole", file->path,
+                                  group, tensor->part[0].name);
+        if (!error_agree(t->grid->world, finite, err))
+            return false;
+    }
+    return true;
+}
+
+bool model_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error *err)
+{
+    const Parameters *p = &t->parameters;
+    uint64_t *checksums = calloc((size_t)parts_count(p), sizeof *checksums);
+    bool ok = error_agree(t->grid->world, checksums || error_fault(err, "out of memory for reading %s", file->path), err) &&
+              tensors_read(file, t, "/model", t->weights, checksums, err) &&
+              error_agree(t->grid->world, parts_digest(p, checksums, digest, err), err);
+    free(checksums);
+    return ok;
+}
+
+/* ---- writing ---------------------------------------------------------------------------------------------------- */
+
+/* Local columns of a tensor that lie in [first, end) of the flat array. Shares are cut at whole columns. */
+static void columns_within(const Tensor *t, const ShardedArray *array, int *from, int *to)
+{
+    int64_t first = array->first > t->offset ? array->first : t->offset;
+    int64_t end = array->end < t->offset + t->local ? array->end : t->offset + t->local;
+    *from = *to = 0;
+    if (first < end) {
+        *from = (int)((first - t->offset) / t->rows.local);
+        *to = (int)((end - t->offset) / t->rows.local);
+    }
+}
+
+/* Each part of each tensor in turn, on the columns of `array` that this rank owns. */
+typedef struct OwnedPart {
+    const Tensor *tensor;
+    int index;            /* of the part */
+    Slab slab;
+    const float *values;  /* NULL where the slab is empty */
+} OwnedPart;
+
+static OwnedPart owned_part(const Transformer *t, const ShardedArray *array, int tensor, int index)
+{
+    OwnedPart owned = { .tensor = &t->parameters.tensor[tensor], .index = index };
+    int from, to;
+    columns_within(owned.tensor, array, &from, &to);
+    owned.slab = slab_of(owned.tensor, t->grid, index, from, to, true);
+    if (owned.slab.axes > 0)
+        owned.values = array->flat + (owned.tensor->offset - array->first + (int64_t)from * owned.tensor->rows.local +
+                                      rows_before(owned.tensor, index));
+    return owned;
+}
+
+void tensors_checksums(const Transformer *t, const ShardedArray *array, uint64_t *checksums)
+{
+    int at = 0;
+    for (int i = 0; i < t->parameters.count; i++)
+        for (int j = 0; j < t->parameters.tensor[i].part_count; j++) {
+            OwnedPart owned = owned_part(t, array, i, j);
+            checksums[at++] = checksum_slab(&owned.slab, DATA_FLOAT32, owned.values);
+        }
+    checksum_sum(at, checksums, t->grid->world);
+}
+
+bool tensors_create(H5File *file, const Transformer *t, const char *group, const uint64_t *checksums, Error *err)
+{
+    int at = 0;
+    for (int i = 0; i < t->parameters.count; i++)
+        for (int j = 0; j < t->parameters.tensor[i].part_count; j++, at++) {
+            const Tensor *tensor = &t->parameters.tensor[i];
+            char dataset[DATASET];
+            name_dataset(dataset, group, tensor->part[j].name);
+            int64_t dims[2] = { tensor->part[j].rows, tensor->columns.length };
+            if (!h5_create_dataset(file, dataset, DATA_FLOAT32, tensor->vector ? 1 : 2, dims, err) ||
+                !h5_write_uint64(file, dataset, "checksum", checksums[at], err))
+                return false;
+        }
+    return true;
+}
+
+bool tensors_write(H5File *file, const Transformer *t, const char *group, const ShardedArray *array, Error *err)
+{
+    for (int i = 0; i < t->parameters.count; i++)
+        for (int j = 0; j < t->parameters.tensor[i].part_count; j++) {
+            OwnedPart owned = owned_part(t, array, i, j);
+            char dataset[DATASET];
+            name_dataset(dataset, group, owned.tensor->part[j].name);
+            if (!h5_write_slab(file, dataset, DATA_FLOAT32, &owned.slab, owned.values, err))
+                return false;
+        }
+    return true;
+}

@@ -1,0 +1,211 @@
+#include "catdpo/transformer.h"
+
+#include "catdpo/gemm.h"
+#include "catdpo/mlp.h"
+#include "catdpo/phase.h"
+#include "catdpo/rmsnorm.h"
+
+#include <string.h>
+
+/* ---- views ------------------------------------------------------------------------------------------------------ */
+
+static Matrix weight(const Transformer *t, int index) { return tensor_matrix(&t->parameters.tensor[index], t->grid, t->weights); }
+static Matrix gradient(const Transformer *t, int index) { return tensor_matrix(&t->parameters.tensor[index], t->grid, t->gradients); }
+static float *vector(const Transformer *t, float *flat, int index)
+{
+    return index < 0 || !flat ? NULL : flat + t->parameters.tensor[index].offset;
+}
+
+/* [rows x w] on every process column */
+static Matrix activation(const Transformer *t, const Axis *rows, int width, float *data)
+{
+    Axis columns = axis_make(t->grid->columns * width, width, t->grid->columns, t->grid->column);
+    return matrix_make(t->grid, rows, &columns, rows->local, data);
+}
+
+static NormShape norm_shape(const Transformer *t, const Batch *batch)
+{
+    return (NormShape){ t->grid, t->architecture.hidden, t->hidden.local, batch->width, t->architecture.norm_epsilon };
+}
+
+/* ---- a product and its gradients -------------------------------------------------------------------------------- */
+
+/* y[out x w] = W x[in x w] + beta y */
+static void product_forward(Transformer *t, const Batch *batch, int index, const Axis *in, float *x, const Axis *out, float beta, float *y)
+{
+    timer_start(t->timer, PHASE_MATMUL);
+    Matrix w = weight(t, index), xm = activation(t, in, batch->width, x), ym = activation(t, out, batch->width, y);
+    gemm(t->grid, PLAIN, &w, PLAIN, &xm, beta, &ym);
+    timer_stop(t->timer);
+}
+
+/* dx[in x w] = W' dy[out x w];  dW = dy x' (+ dW if accumulate) */
+static void product_backward(Transformer *t, const Batch *batch, int index, const Axis *in, float *x, const Axis *out, float *dy, float *dx,
+                             bool accumulate)
+{
+    timer_start(t->timer, PHASE_MATMUL);
+    Matrix w = weight(t, index), dw = gradient(t, index);
+    Matrix xm = activation(t, in, batch->width, x), dym = activation(t, out, batch->width, dy), dxm = activation(t, in, batch->width, dx);
+    gemm(t->grid, TRANSPOSED, &w, PLAIN, &dym, 0, &dxm);
+    gemm(t->grid, PLAIN, &dym, TRANSPOSED, &xm, accumulate, &dw);
+    timer_stop(t->timer);
+}
+
+/* ---- norm ------------------------------------------------------------------------------------------------------- */
+
+/* t->normed = norm(x); fills rstd first unless it is known. */
+static void norm_forward(Transformer *t, const Batch *batch, int index, const float *x, float *rstd, bool known)
+{
+    timer_start(t->timer, PHASE_NORM);
+    NormShape shape = norm_shape(t, batch);
+    if (!known)
+        rmsnorm_statistics(&shape, x, rstd, t->sums);
+    rmsnorm_apply(&shape, x, rstd, vector(t, t->weights, index), t->normed);
+    timer_stop(t->timer);
+}
+
+/* dx += gradient through norm(x), given dy */
+static void norm_backward(Transformer *t, const Batch *batch, int index, const float *x, const float *rstd, const float *dy, float *dx)
+{
+    timer_start(t->timer, PHASE_NORM);
+    NormShape shape = norm_shape(t, batch);
+    rmsnorm_backward(&shape, x, rstd, vector(t, t->weights, index), dy, dx, vector(t, t->gradients, index), t->sums);
+    timer_stop(t->timer);
+}
+
+/* ---- attention block -------------------------------------------------------------------------------------------- */
+
+/* middle = x + Wo attention(Wqkv norm(x)) */
+static void attention_block_forward(Transformer *t, const Batch *batch, int l)
+{
+    const LayerTensors *w = &t->parameters.layer[l];
+    LayerActivations *a = &t->layer[l];
+    norm_forward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, false);
+    product_forward(t, batch, w->qkv, &t->hidden, t->normed, &t->qkv, 0, a->qkv);
+
+    timer_start(t->timer, PHASE_ATTENTION);
+    attention_prepare(&t->attention, batch, &t->rotary, vector(t, t->weights, w->qkv_bias), vector(t, t->weights, w->q_norm),
+                      vector(t, t->weights, w->k_norm), a->qkv, a->raw);
+    attention_forward(&t->attention, batch, a->qkv, a->attention, a->lse, t->scratch);
+    timer_stop(t->timer);
+
+    memcpy(a->middle, t->input[l], sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
+    product_forward(t, batch, w->attention_out, &t->query, a->attention, &t->hidden, 1, a->middle);
+}
+
+/* t->dx: gradient of middle, becomes the gradient of x */
+static void attention_block_backward(Transformer *t, const Batch *batch, int l, bool accumulate)
+{
+    const LayerTensors *w = &t->parameters.layer[l];
+    LayerActivations *a = &t->layer[l];
+    product_backward(t, batch, w->attention_out, &t->query, a->attention, &t->hidden, t->dx, t->dattention, accumulate);
+
+    timer_start(t->timer, PHASE_ATTENTION);
+    attention_backward(&t->attention, batch, a->qkv, a->attention, a->lse, t->dattention, t->dqkv, t->scratch);
+    attention_prepare_backward(&t->attention, batch, &t->rotary, vector(t, t->weights, w->q_norm), vector(t, t->weights, w->k_norm), a->raw,
+                               t->dqkv, vector(t, t->gradients, w->qkv_bias), vector(t, t->gradients, w->q_norm),
+                               vector(t, t->gradients, w->k_norm));
+    timer_stop(t->timer);
+
+    norm_forward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, true);
+    product_backward(t, batch, w->qkv, &t->hidden, t->normed, &t->qkv, t->dqkv, t->dnormed, accumulate);
+    norm_backward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, t->dnormed, t->dx);
+}
+
+/* ---- MLP block -------------------------------------------------------------------------------------------------- */
+
+/* next = middle + Wdown swiglu(Wgate_up norm(middle)) */
+static void mlp_block_forward(Transformer *t, const Batch *batch, int l, float *next)
+{
+    const LayerTensors *w = &t->parameters.layer[l];
+    LayerActivations *a = &t->layer[l];
+    const Axis *gate_up = &t->parameters.tensor[w->gate_up].rows;
+    norm_forward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, false);
+    product_forward(t, batch, w->gate_up, &t->hidden, t->normed, gate_up, 0, a->gate_up);
+    if (!next) /* running a layer again for its backward pass ends here */
+        return;
+    timer_start(t->timer, PHASE_MLP);
+    swiglu_forward(&t->mlp, batch->width, a->gate_up, t->act);
+    timer_stop(t->timer);
+    memcpy(next, a->middle, sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
+    product_forward(t, batch, w->mlp_down, &t->mlp, t->act, &t->hidden, 1, next);
+}
+
+/* t->dx: gradient of next, becomes the gradient of middle */
+static void mlp_block_backward(Transformer *t, const Batch *batch, int l, bool accumulate)
+{
+    const LayerTensors *w = &t->parameters.layer[l];
+    LayerActivations *a = &t->layer[l];
+    timer_start(t->timer, PHASE_MLP);
+    swiglu_forward(&t->mlp, batch->width, a->gate_up, t->act);
+    timer_stop(t->timer);
+    product_backward(t, batch, w->mlp_down, &t->mlp, t->act, &t->hidden, t->dx, t->dact, accumulate);
+    timer_start(t->timer, PHASE_MLP);
+    swiglu_backward(&t->mlp, batch->width, a->gate_up, t->dact);
+    timer_stop(t->timer);
+
+    norm_forward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, true);
+    product_backward(t, batch, w->gate_up, &t->hidden, t->normed, &t->parameters.tensor[w->gate_up].rows, a->gate_up, t->dnormed,
+                     accumulate);
+    norm_backward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, t->dnormed, t->dx);
+}
+
+/* ---- all layers ------------------------------------------------------------------------------------------------- */
+
+static void forward(Transformer *t, const Batch *batch)
+{
+    const Parameters *p = &t->parameters;
+    int layers = t->architecture.layers;
+    timer_start(t->timer, PHASE_EMBEDDING);
+    embedding_forward(&t->embedding, batch, t->weights + p->tensor[p->embedding].offset, t->input[0]);
+    timer_stop(t->timer);
+    for (int l = 0; l < layers; l++) {
+        attention_block_forward(t, batch, l);
+        mlp_block_forward(t, batch, l, t->input[l + 1]);
+    }
+    norm_forward(t, batch, p->final_norm, t->input[layers], t->rstd, false);
+}
+
+/* From t->dnormed, the gradient of the final norm's output. */
+static void backward(Transformer *t, const Batch *batch, bool accumulate)
+{
+    const Parameters *p = &t->parameters;
+    int layers = t->architecture.layers;
+    memset(t->dx, 0, sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
+    norm_backward(t, batch, p->final_norm, t->input[layers], t->rstd, t->dnormed, t->dx);
+    for (int l = layers - 1; l >= 0; l--) {
+        if (t->limits.recompute) {
+            attention_block_forward(t, batch, l);
+            mlp_block_forward(t, batch, l, NULL);
+        }
+        mlp_block_backward(t, batch, l, accumulate);
+        attention_block_backward(t, batch, l, accumulate);
+    }
+    timer_start(t->timer, PHASE_EMBEDDING);
+    embedding_backward(&t->embedding, batch, t->dx, t->gradients + p->tensor[p->embedding].offset);
+    timer_stop(t->timer);
+}
+
+/* The products of a first pass overwrite the matrices' gradients; what is only added to has to start from zero. */
+static void clear_added_gradients(Transformer *t)
+{
+    const Parameters *p = &t->parameters;
+    if (!t->architecture.tied)
+        memset(t->gradients + p->tensor[p->embedding].offset, 0, sizeof(float) * (size_t)p->tensor[p->embedding].local);
+    memset(t->gradients + p->matrix_floats, 0, sizeof(float) * (size_t)(p->local_floats - p->matrix_floats));
+}
+
+void transformer_pass(Transformer *t, const Batch *batch, PairGradient *pair_gradient, void *context, bool accumulate)
+{
+    const Parameters *p = &t->parameters;
+    CHECK(batch->width <= t->limits.max_width && batch->pair_count <= t->limits.max_pairs);
+    if (pair_gradient && !accumulate)
+        clear_added_gradients(t);
+    forward(t, batch);
+    timer_start(t->timer, PHASE_HEAD);
+    head_run(&t->head, batch, t->normed, t->weights + p->tensor[p->head].offset, t->result, pair_gradient, context, t->dnormed,
+             pair_gradient ? t->gradients + p->tensor[p->head].offset : NULL, accumulate);
+    timer_stop(t->timer);
+    if (pair_gradient)
+        backward(t, batch, accumulate);
+}

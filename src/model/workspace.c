@@ -1,0 +1,145 @@
+/* Creation of a Transformer: the layout of its weights, gradients and activations in one allocation each. */
+#include "catdpo/memory.h"
+#include "catdpo/transformer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static LayerActivations carve_layer(const Transformer *t, Arena *arena)
+{
+    int64_t w = t->limits.max_width;
+    return (LayerActivations){
+        .qkv = arena_floats(arena, w * t->qkv.local),
+        .raw = t->architecture.qk_norm ? arena_floats(arena, w * t->qkv.local) : NULL,
+        .attention = arena_floats(arena, w * t->query.local),
+        .lse = arena_floats(arena, w * t->attention.groups * t->attention.per_group),
+        .middle = arena_floats(arena, w * t->hidden.local),
+        .gate_up = arena_floats(arena, w * 2 * t->mlp.local),
+        .attention_rstd = arena_floats(arena, w),
+        .mlp_rstd = arena_floats(arena, w),
+    };
+}
+
+static void carve_layers(Transformer *t, Arena *arena)
+{
+    int layers = t->architecture.layers;
+    bool keep_inputs = t->limits.backward, keep_all = t->limits.backward && !t->limits.recompute;
+    for (int l = 0; l <= layers; l++) /* without a backward pass two buffers take turns */
+        t->input[l] = keep_inputs || l < 2 ? arena_floats(arena, (int64_t)t->limits.max_width * t->hidden.local) : t->input[l - 2];
+    for (int l = 0; l < layers; l++)
+        t->layer[l] = keep_all || l == 0 ? carve_layer(t, arena) : t->layer[0];
+}
+
+static void carve_head(Transformer *t, Arena *arena)
+{
+    int64_t width = t->limits.max_chunk;
+    t->head = (Head){
+        .grid = t->grid, .vocab = t->embedding.vocab, .features = t->embedding.features, .hidden = t->hidden,
+        .max_chunk = t->limits.max_chunk,
+        .hidden_part = arena_floats(arena, width * t->hidden.local),
+        .dhidden_part = arena_floats(arena, t->limits.backward ? width * t->hidden.local : 0),
+        .logits = arena_floats(arena, width * t->embedding.vocab.local),
+        .top = arena_floats(arena, width),
+        .shift = arena_floats(arena, width),
+        .sums = arena_take(arena, width * 4, sizeof(double)),
+        .coefficient = arena_floats(arena, 2 * t->limits.max_pairs),
+    };
+    t->result = arena_take(arena, 2 * t->limits.max_pairs, sizeof(SequenceResult));
+}
+
+static void carve(Transformer *t, Arena *arena)
+{
+    int64_t w = t->limits.max_width, backward = t->limits.backward ? w : 0;
+    carve_layers(t, arena);
+    t->rstd = arena_floats(arena, w);
+    t->normed = arena_floats(arena, w * t->hidden.local);
+    t->act = arena_floats(arena, w * t->mlp.local);
+    t->dact = arena_floats(arena, backward * t->mlp.local);
+    t->dqkv = arena_floats(arena, backward * t->qkv.local);
+    t->dattention = arena_floats(arena, backward * t->query.local);
+    t->dx = arena_floats(arena, backward * t->hidden.local);
+    t->dnormed = arena_floats(arena, backward * t->hidden.local);
+    t->sums = arena_take(arena, w, sizeof(double));
+    t->scratch = arena_floats(arena, attention_scratch(&t->attention, t->limits.longest));
+    t->embedding.send = arena_floats(arena, embedding_send_floats(&t->embedding, t->limits.max_width));
+    t->embedding.receive = arena_floats(arena, embedding_receive_floats(&t->embedding, t->limits.max_width));
+    carve_head(t, arena);
+}
+
+/* All sizes and small tables; no large memory. Not collective. */
+static bool lay_out(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits, Timer *timer, Error *err)
+{
+    int dim = a->head_dim, per_group = a->heads / a->groups, mlp_block = (a->mlp + grid->rows - 1) / grid->rows;
+    *t = (Transformer){ .architecture = *a, .limits = *limits, .grid = grid, .timer = timer };
+    t->hidden = axis_even(a->hidden, grid->rows, grid->row);
+    t->mlp = axis_make(a->mlp, mlp_block, grid->rows, grid->row);
+    t->query = axis_make(a->heads * dim, per_group * dim, grid->rows, grid->row);
+    t->qkv = axis_make((a->heads + 2 * a->groups) * dim, (per_group + 2) * dim, grid->rows, grid->row);
+    t->attention = (AttentionShape){ t->query.local / (per_group * dim), per_group, dim, a->norm_epsilon };
+    t->input = calloc((size_t)a->layers + 1, sizeof *t->input);
+    t->layer = calloc((size_t)a->layers, sizeof *t->layer);
+    if (!t->input || !t->layer)
+        return error_fault(err, "out of memory for the table of %d layers", a->layers);
+    return parameters_layout(&t->parameters, a, grid, err) &&
+           embedding_create(&t->embedding, grid, a->vocab, a->hidden, limits->max_width, err);
+}
+
+static bool allocate(Transformer *t, Error *err)
+{
+    Arena count = { 0 };
+    carve(t, &count);
+    t->activation_bytes = count.used;
+    t->weight_bytes = t->parameters.local_floats * (int64_t)sizeof(float);
+    t->gradient_bytes = t->limits.backward ? t->weight_bytes : 0;
+    t->weights = memory_allocate(t->weight_bytes, "weights", err);
+    t->gradients = t->weights && t->limits.backward ? memory_allocate(t->gradient_bytes, "gradients", err) : NULL;
+    if (!t->weights || (t->limits.backward && !t->gradients))
+        return false;
+    t->memory = memory_allocate(t->activation_bytes, "activations (lower batch.max_tokens or engine.logits_mb, or set engine.recompute)", err);
+    if (!t->memory)
+        return false;
+    carve(t, &(Arena){ .base = t->memory });
+    return true;
+}
+
+bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits, Timer *timer, Error *err)
+{
+    bool ok = lay_out(t, a, grid, limits, timer, err) && rotary_create(&t->rotary, a, limits->longest + 1, err) && allocate(t, err);
+    if (!error_agree(grid->world, ok, err)) {
+        transformer_free(t);
+        return false;
+    }
+    return true;
+}
+
+void transformer_free(Transformer *t)
+{
+    memory_free(t->memory);
+    memory_free(t->gradients);
+    memory_free(t->weights);
+    embedding_free(&t->embedding);
+    rotary_free(&t->rotary);
+    parameters_free(&t->parameters);
+    free(t->layer);
+    free(t->input);
+    *t = (Transformer){ 0 };
+}
+
+TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimits *limits, int replicas, int rows, int columns,
+                                   bool sharded_moments)
+{
+    Grid grid = { .replicas = replicas, .rows = rows, .columns = columns }; /* the rank at (0, 0) has the largest share */
+    Transformer t;
+    Error ignored = { 0 };
+    TransformerBytes bytes = { 0 };
+    if (lay_out(&t, a, &grid, limits, NULL, &ignored)) {
+        Arena count = { 0 };
+        carve(&t, &count);
+        bytes.weights = t.parameters.local_floats * (int64_t)sizeof(float);
+        bytes.gradients = limits->backward ? bytes.weights : 0;
+        bytes.moments = limits->backward ? 2 * bytes.weights / (sharded_moments ? replicas : 1) : 0;
+        bytes.activations = count.used;
+    }
+    transformer_free(&t);
+    return bytes;
+}

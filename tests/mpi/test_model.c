@@ -1,0 +1,264 @@
+/* Promise: on every grid the model computes what transformers computes: logits, log-probs and the gradient of every tensor within 1e-4
+ * relative, from the fixtures of tests/reference (made by transformers and autograd). Likewise with recomputation of
+ * activations, without shared prompts, with accumulation and with logits a pair at a time. */
+#include "catdpo/memory.h"
+#include "catdpo/model_file.h"
+#include "catdpo/optimizer.h"
+#include "catdpo/phase.h"
+#include "catdpo/replica.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const char *const fixtures[] = { "tiny_llama", "tiny_llama_linear", "tiny_llama3_tied", "tiny_qwen2", "tiny_qwen2_tied", "tiny_qwen3" };
+enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
+static const double TOLERANCE = 1e-4;
+
+typedef struct Oracle {
+    Pairs   pairs;
+    double  *logps[PAIR_SIDES], *reference[PAIR_SIDES], *offset;
+    double  beta, loss;
+    int64_t logit_pair;
+    int64_t logit_tokens;
+    float   *logits;          /* [logit_tokens, V] of the chosen response of logit_pair */
+    double  loss_here;        /* what the pair gradient below computed */
+} Oracle;
+
+static void must(bool ok, const Error *err)
+{
+    if (!ok)
+        print_error("%s\n", err->message);
+    assert_true(ok);
+}
+
+static void read_side(H5File *file, Pairs *pairs, int side, const char *name, const int64_t *tokens, Error *err)
+{
+    char path[96];
+    snprintf(path, sizeof path, "/oracle/pairs/%s/tokens", name);
+    must(h5_read_array(file, path, DATA_INT32, 1, &tokens[side], pairs->side[side].tokens, err), err);
+    snprintf(path, sizeof path, "/oracle/pairs/%s/offsets", name);
+    must(h5_read_array(file, path, DATA_INT64, 1, (int64_t[]){ pairs->count + 1 }, pairs->side[side].offsets, err), err);
+    snprintf(path, sizeof path, "/oracle/pairs/%s/prompt_length", name);
+    must(h5_read_array(file, path, DATA_INT32, 1, &pairs->count, pairs->side[side].prompt_length, err), err);
+}
+
+static double *read_doubles(H5File *file, const char *name, int64_t count, Error *err)
+{
+    double *values = malloc(sizeof *values * (size_t)count);
+    assert_non_null(values);
+    must(h5_read_array(file, name, DATA_FLOAT64, 1, &count, values, err), err);
+    return values;
+}
+
+static Oracle read_oracle(H5File *file, int vocab, Error *err)
+{
+    Oracle o = { 0 };
+    int64_t tokens[PAIR_SIDES] = { -1, -1 }, pairs = -1, categories = -1;
+    must(h5_expect(file, "/oracle/pairs/chosen/tokens", DATA_INT32, 1, &tokens[PAIR_CHOSEN], err), err);
+    must(h5_expect(file, "/oracle/pairs/rejected/tokens", DATA_INT32, 1, &tokens[PAIR_REJECTED], err), err);
+    int64_t dims[2] = { -1, -1 };
+    must(h5_expect(file, "/oracle/pairs/category_mask", DATA_UINT8, 2, dims, err), err);
+    pairs = dims[0];
+    categories = dims[1];
+    must(pairs_allocate(&o.pairs, pairs, (int)categories, tokens, file->comm, err), err);
+    read_side(file, &o.pairs, PAIR_CHOSEN, "chosen", tokens, err);
+    read_side(file, &o.pairs, PAIR_REJECTED, "rejected", tokens, err);
+    o.pairs.vocab_size = vocab;
+    pairs_publish(&o.pairs);
+
+    o.logps[PAIR_CHOSEN] = read_doubles(file, "/oracle/logps/chosen", pairs, err);
+    o.logps[PAIR_REJECTED] = read_doubles(file, "/oracle/logps/rejected", pairs, err);
+    o.reference[PAIR_CHOSEN] = read_doubles(file, "/oracle/reference/chosen", pairs, err);
+    o.reference[PAIR_REJECTED] = read_doubles(file, "/oracle/reference/rejected", pairs, err);
+    o.offset = read_doubles(file, "/oracle/offset", pairs, err);
+    must(h5_read_double(file, "/oracle", "beta", 0, 100, &o.beta, err), err);
+    must(h5_read_double(file, "/oracle", "loss", -1e9, 1e9, &o.loss, err), err);
+    must(h5_read_int64(file, "/oracle/logits/chosen", "pair", 0, pairs - 1, &o.logit_pair, err), err);
+    int64_t shape[2] = { -1, vocab };
+    must(h5_expect(file, "/oracle/logits/chosen", DATA_FLOAT32, 2, shape, err), err);
+    o.logit_tokens = shape[0];
+    o.logits = malloc(sizeof(float) * (size_t)(shape[0] * shape[1]));
+    must(h5_read_array(file, "/oracle/logits/chosen", DATA_FLOAT32, 2, shape, o.logits, err), err);
+    return o;
+}
+
+static void free_oracle(Oracle *o)
+{
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        free(o->logps[side]);
+        free(o->reference[side]);
+    }
+    free(o->offset);
+    free(o->logits);
+    pairs_free(&o->pairs);
+}
+
+/* loss = mean softplus(offset - beta h), written here independently of src/objective */
+static void pair_gradient(void *context, const Batch *batch, int first, int count, const SequenceResult *result, float *coefficient)
+{
+    Oracle *o = context;
+    for (int i = first; i < first + count; i++) {
+        int64_t p = batch->pair[i];
+        double h = (result[2 * i].logp - o->reference[0][p]) - (result[2 * i + 1].logp - o->reference[1][p]);
+        double u = o->offset[p] - o->beta * h, n = (double)o->pairs.count;
+        o->loss_here += log1p(exp(u)) / n;
+        coefficient[2 * i] = (float)(-o->beta / n / (1 + exp(-u)));
+        coefficient[2 * i + 1] = -coefficient[2 * i];
+        for (int side = 0; side < PAIR_SIDES; side++)
+            assert_true(fabs(result[2 * i + side].logp - o->logps[side][p]) < TOLERANCE * fabs(o->logps[side][p]));
+    }
+}
+
+/* The chosen response's logits of one pair against the fixture's. */
+static void check_logits(Transformer *t, const Batcher *b, const Batch *batch, const Oracle *o)
+{
+    int v = t->head.vocab.local, seen = 0;
+    double worst = 0, scale = 0, sums[3];
+    for (int i = 0; i < batch->pair_count; i++)
+        for (int j = 0; batch->pair[i] == o->logit_pair && j < batch->target_count; j++)
+            if (batch->target[j].sequence == 2 * i + PAIR_CHOSEN) {
+                for (int r = 0; r < v; r++) {
+                    double expected = o->logits[(int64_t)seen * t->architecture.vocab + axis_global(&t->head.vocab, r)];
+                    worst = fmax(worst, fabs(t->head.logits[(int64_t)j * v + r] - expected));
+                    scale = fmax(scale, fabs(expected));
+                }
+                seen++;
+            }
+    MPI_Allreduce((double[]){ worst, scale, (double)seen }, sums, 3, MPI_DOUBLE, MPI_MAX, b->grid->world);
+    assert_int_equal((int)sums[2], (int)o->logit_tokens);
+    assert_true(sums[0] <= TOLERANCE * sums[1]);
+}
+
+/* Which part a local row of a fused matrix belongs to. */
+static int part_of_row(const Tensor *t, int row)
+{
+    int total = 0, block = row / t->rows.block * t->rows.block, length = t->rows.local - block;
+    for (int i = 0; i < t->part_count; i++)
+        total += t->part[i].block;
+    length = length < t->rows.block ? length : t->rows.block;
+    int within = (int)((int64_t)(row - block) * total / length);
+    for (int i = 0; i < t->part_count; i++)
+        if ((within -= t->part[i].block) < 0)
+            return i;
+    return t->part_count - 1;
+}
+
+static void check_gradients(const Transformer *t, const float *expected, const char *where)
+{
+    for (int i = 0; i < t->parameters.count; i++) {
+        const Tensor *tensor = &t->parameters.tensor[i];
+        double difference[MAX_PARTS] = { 0 }, largest[MAX_PARTS] = { 0 };
+        for (int64_t j = 0; j < tensor->local; j++) {
+            int part = part_of_row(tensor, (int)(j % tensor->rows.local));
+            double want = expected[tensor->offset + j], have = t->gradients[tensor->offset + j];
+            difference[part] = fmax(difference[part], isfinite(have) ? fabs(have - want) : INFINITY);
+            largest[part] = fmax(largest[part], fabs(want));
+        }
+        MPI_Allreduce(MPI_IN_PLACE, difference, MAX_PARTS, MPI_DOUBLE, MPI_MAX, t->grid->world);
+        MPI_Allreduce(MPI_IN_PLACE, largest, MAX_PARTS, MPI_DOUBLE, MPI_MAX, t->grid->world);
+        for (int part = 0; part < tensor->part_count; part++) {
+            if (!(difference[part] <= TOLERANCE * largest[part]) && t->grid->row == 0 && t->grid->column == 0)
+                print_error("%s: gradient of %s is off by %g of %g\n", where, tensor->part[part].name, difference[part], largest[part]);
+            assert_true(largest[part] > 0 && difference[part] <= TOLERANCE * largest[part]);
+        }
+    }
+}
+
+typedef struct Variant {
+    const char *name;
+    bool share_prompt, recompute;
+    int  accumulation, logit_columns;
+} Variant;
+
+static const Variant variants[] = {
+    { "plain", true, false, 1, 1 << 20 },
+    { "prompts not shared", false, false, 1, 1 << 20 },
+    { "recompute, 2 passes, small chunks", true, true, 2, 1 },
+};
+
+static void check_variant(const char *fixture, const Variant *variant, int replicas, int rows, int columns)
+{
+    Error err = { 0 };
+    char path[256], where[512];
+    snprintf(path, sizeof path, "%s/%s.h5", REFERENCE_DIR, fixture);
+    snprintf(where, sizeof where, "%s, %s, %dx%dx%d", fixture, variant->name, replicas, rows, columns);
+    Grid grid;
+    must(grid_create(&grid, MPI_COMM_WORLD, replicas, rows, columns, &err), &err);
+    H5File file;
+    ModelInfo info;
+    must(model_file_open(&file, path, &info, MPI_COMM_WORLD, &err), &err);
+    Oracle o = read_oracle(&file, info.architecture.vocab, &err);
+
+    Batcher b;
+    BatchLimits limits = { columns, (int)o.pairs.count, 1 << 20, variant->accumulation, variant->logit_columns, variant->share_prompt };
+    must(batcher_create(&b, &o.pairs, &grid, &limits, &err), &err);
+    Timer *timer = timer_new(PHASES, phase_name);
+    Transformer t;
+    TransformerLimits model_limits = { b.max_width, b.max_chunk, limits.pairs, 64, true, variant->recompute };
+    must(transformer_create(&t, &info.architecture, &grid, &model_limits, timer, &err), &err);
+    char digest[WEIGHTS_DIGEST];
+    must(model_load(&file, &t, digest, &err), &err);
+    assert_string_equal(digest, info.weights_digest);
+    Optimizer optimizer;
+    OptimizerSettings settings = { .beta1 = .9, .beta2 = .999, .epsilon = 1e-8, .shard = true };
+    must(optimizer_create(&optimizer, &t.parameters, &grid, &settings, &err), &err);
+    float *expected = calloc((size_t)t.parameters.local_floats, sizeof(float));
+    must(tensors_read(&file, &t, "/oracle/gradient", expected, NULL, &err), &err);
+
+    int64_t all[64];
+    for (int64_t i = 0; i < o.pairs.count; i++)
+        all[i] = i;
+    batcher_plan(&b, all, (int)o.pairs.count);
+    memset(t.gradients, 0, sizeof(float) * (size_t)t.parameters.local_floats);
+    for (int pass = 0; pass < b.passes; pass++)
+        transformer_pass(&t, batcher_pass(&b, pass), pair_gradient, &o, pass > 0);
+    optimizer_reduce(&optimizer, t.gradients);
+    replica_allgather(&grid, t.gradients, optimizer.bounds);
+    MPI_Allreduce(MPI_IN_PLACE, &o.loss_here, 1, MPI_DOUBLE, MPI_SUM, grid.replica_comm);
+    assert_true(fabs(o.loss_here - o.loss) < TOLERANCE * o.loss);
+    check_gradients(&t, expected, where);
+
+    if (replicas == 1 && variant->accumulation == 1) { /* forward only: the chunk's logits are left behind */
+        const Batch *batch = batcher_pass(&b, 0);
+        transformer_pass(&t, batch, NULL, NULL, false);
+        check_logits(&t, &b, batch, &o);
+    }
+    free(expected);
+    optimizer_free(&optimizer);
+    transformer_free(&t);
+    timer_free(timer);
+    batcher_free(&b);
+    free_oracle(&o);
+    h5_close(&file);
+    grid_free(&grid);
+}
+
+static void test_against_transformers(void **state)
+{
+    (void)state;
+    int ranks;
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    int every = ranks > 2 ? 2 : 1; /* many ranks on few cores are slow: every other combination */
+    for (int f = 0; f < FIXTURES; f++)
+        for (int v = f % every; v < (int)(sizeof variants / sizeof *variants); v += every)
+            for (int rows = 1; rows <= 3 && rows <= ranks; rows++)
+                for (int columns = 1; rows * columns <= ranks; columns++)
+                    if (ranks % (rows * columns) == 0)
+                        check_variant(fixtures[f], &variants[v], ranks / (rows * columns), rows, columns);
+}
+
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_against_transformers) };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    MPI_Finalize();
+    return failed;
+}
