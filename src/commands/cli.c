@@ -1,0 +1,256 @@
+/* Parsing of the command line and its help, driven by the tables of commands and options. */
+#include "catdpo/commands.h"
+
+#include "catdpo/nearest.h"
+#include "version.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MOST_NAMES = 32 };
+
+static const CommandOption no_options[] = {{0}};
+
+static const char *const help_forms[] = {"text", "markdown", "cfg", NULL}; /* in the order of ConfigHelpForm */
+
+/* Options that every command and catdpo itself know. --set is among them only behind a command. */
+static const char *const common_names[] = {"--set", "--help", "--help-config", "--version", NULL};
+
+const char *command_option(const CommandLine *line, const char *name)
+{
+    const CommandOption *options = line->command->options;
+    int k = 0;
+    while (options && options[k].name && strcmp(options[k].name, name) != 0) k++;
+    CHECK(options && options[k].name);
+    return line->values[k];
+}
+
+int cli_launch_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK",   "PMI_RANK",
+                                        "MV2_COMM_WORLD_RANK",  "PALS_RANKID", "SLURM_PROCID"};
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+        const char *value = getenv(names[k]);
+        if (value && *value) return atoi(value);
+    }
+    return 0;
+}
+
+/* ---- parsing ---- */
+
+/* "; did you mean 'x'?" if a name is near, else `otherwise`. */
+static const char *suggestion(const char *given, const char *const names[], int count, const char *otherwise,
+                              char text[128])
+{
+    int nearest = nearest_name(given, names, count);
+    if (nearest >= 0 && is_likely_meant(given, names[nearest]))
+        snprintf(text, 128, "; did you mean '%s'?", names[nearest]);
+    else snprintf(text, 128, "; %s", otherwise);
+    return text;
+}
+
+/* True if `argument` is --name or --name=value; *value is NULL for the first. */
+static bool is_option(const char *argument, const char *name, const char **value)
+{
+    size_t length = strlen(name);
+    if (strncmp(argument, name, length) != 0 || (argument[length] && argument[length] != '=')) return false;
+    *value = argument[length] ? argument + length + 1 : NULL;
+    return true;
+}
+
+/* The value behind an option: after its '=' or the next argument. */
+static bool take_value(const char *name, const char *what, const char *given, int argc, char *const argv[], int *at,
+                       const char **value, Error *err)
+{
+    *value = given ? given : *at + 1 < argc ? argv[++*at] : NULL;
+    return *value || error_usage(err, "%s needs a value: %s %s", name, name, what);
+}
+
+static bool check_choice(const char *name, const char *value, const char *const choices[], int *index, Error *err)
+{
+    char list[256] = "";
+    for (int k = 0; choices[k]; k++) {
+        if (strcmp(value, choices[k]) == 0) {
+            if (index) *index = k;
+            return true;
+        }
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", k == 0 ? "" : choices[k + 1] ? ", " : " or ", choices[k]);
+    }
+    return error_usage(err, "%s must be %s, not '%.60s'", name, list, value);
+}
+
+/* --help and the like, which end the parsing wherever they stand. Returns true if the argument was one of them. */
+static bool take_question(Cli *cli, const char *argument, Error *err)
+{
+    const char *value;
+    if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0)
+        cli->action = cli->line.command ? CLI_COMMAND_HELP : CLI_HELP;
+    else if (strcmp(argument, "--version") == 0) cli->action = CLI_VERSION;
+    else if (is_option(argument, "--help-config", &value)) {
+        int form = CONFIG_HELP_TEXT;
+        if (!value || check_choice("--help-config", value, help_forms, &form, err)) cli->action = CLI_CONFIG_HELP;
+        cli->form = (ConfigHelpForm)form;
+    } else return false;
+    return true;
+}
+
+static bool refuse_option(const Command *command, const char *argument, Error *err)
+{
+    const char *names[MOST_NAMES];
+    int count = 0;
+    if (command)
+        for (const CommandOption *o = command->options ? command->options : no_options; o->name; o++)
+            names[count++] = o->name;
+    for (int k = command ? 0 : 1; common_names[k]; k++) names[count++] = common_names[k];
+
+    char name[64], hint[128], otherwise[64];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(argument, "="), argument);
+    snprintf(otherwise, sizeof otherwise, "see catdpo %s%s--help", command ? command->name : "", command ? " " : "");
+    return error_usage(err, "unknown option '%s'%s", name, suggestion(name, names, count, otherwise, hint));
+}
+
+static bool refuse_command(const char *argument, const Command commands[], Error *err)
+{
+    const char *names[MOST_NAMES];
+    char list[128] = "the commands are", hint[128];
+    int count = 0;
+    for (; commands[count].name; count++) {
+        names[count] = commands[count].name;
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s %s", count == 0 ? "" : ",", names[count]);
+    }
+    if (count > 0 && access(argument, F_OK) == 0)
+        return error_usage(err, "no command before '%.200s'; did you mean 'catdpo %s %.200s'?", argument, names[0],
+                           argument);
+    return error_usage(err, "unknown command '%.60s'%s", argument, suggestion(argument, names, count, list, hint));
+}
+
+/* One argument behind the command. */
+static bool take_argument(CommandLine *line, int argc, char *const argv[], int *at, bool *options_end, Error *err)
+{
+    const char *argument = argv[*at], *given, *value;
+    if (*options_end || argument[0] != '-' || !argument[1]) {
+        if (line->config)
+            return error_usage(err, "catdpo %s takes one config file; '%.100s' is one too many", line->command->name,
+                               argument);
+        line->config = argument;
+        return true;
+    }
+    if (strcmp(argument, "--") == 0) {
+        *options_end = true;
+        return true;
+    }
+    if (is_option(argument, "--set", &given)) {
+        if (!take_value("--set", "GROUP.KEY=VALUE", given, argc, argv, at, &value, err)) return false;
+        line->sets[line->set_count++] = (char *)value;
+        return true;
+    }
+    const CommandOption *options = line->command->options ? line->command->options : no_options;
+    for (int k = 0; options[k].name; k++) {
+        CHECK(k < COMMAND_OPTIONS);
+        if (!is_option(argument, options[k].name, &given)) continue;
+        if (line->values[k]) return error_usage(err, "%s is given twice", options[k].name);
+        if (!options[k].argument) {
+            line->values[k] = "";
+            return !given || error_usage(err, "%s takes no value", options[k].name);
+        }
+        if (!take_value(options[k].name, options[k].argument, given, argc, argv, at, &line->values[k], err))
+            return false;
+        return !options[k].choices || check_choice(options[k].name, line->values[k], options[k].choices, NULL, err);
+    }
+    return refuse_option(line->command, argument, err);
+}
+
+bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[], Error *err)
+{
+    *cli = (Cli){.action = CLI_RUN};
+    if (argc < 2) return error_usage(err, "no command; catdpo --help lists them");
+    if (take_question(cli, argv[1], err)) return err->exit_status == EXIT_DONE;
+    if (argv[1][0] == '-') return refuse_option(NULL, argv[1], err);
+
+    const Command *command = commands;
+    while (command->name && strcmp(command->name, argv[1]) != 0) command++;
+    if (!command->name) return refuse_command(argv[1], commands, err);
+    cli->line.command = command;
+    cli->line.sets = calloc((size_t)argc, sizeof *cli->line.sets);
+    if (!cli->line.sets) return error_fault(err, "no memory left for the command line");
+
+    bool options_end = false;
+    for (int at = 2; at < argc; at++) {
+        if (!options_end && take_question(cli, argv[at], err)) return err->exit_status == EXIT_DONE;
+        if (!take_argument(&cli->line, argc, argv, &at, &options_end, err)) return false;
+    }
+    if (!cli->line.config)
+        return error_usage(err, "catdpo %s needs a config file: catdpo %s CONFIG (catdpo %s --help)", command->name,
+                           command->name, command->name);
+    return true;
+}
+
+void cli_free(Cli *cli)
+{
+    free(cli->line.sets);
+    *cli = (Cli){0};
+}
+
+/* ---- help ---- */
+
+static const char common_help[] =
+    "  --set GROUP.KEY=VALUE  goes before the setting in CONFIG; may be given several times\n"
+    "  --help-config[=FORM]   all settings with types, defaults and bounds; FORM: text, markdown or cfg\n"
+    "  --help, -h             this text\n"
+    "  --version              version of catdpo\n";
+
+static const char exit_help[] =
+    "exit status, the same on every rank:\n"
+    "  0  done\n"
+    "  1  something failed while running: files, numbers or memory; the message says what\n"
+    "  2  command line, config or input files are wrong; mend them before trying again\n";
+
+static void help(FILE *out, const Command commands[])
+{
+    fputs("catdpo trains language models to be safe with Cat-DPO: preference optimisation with a safety margin for\n"
+          "each harm category that grows while the model still prefers unsafe responses there. It runs under MPI on\n"
+          "any number of ranks; all its products are ScaLAPACK's on a process grid.\n"
+          "\nusage: catdpo COMMAND CONFIG [--set GROUP.KEY=VALUE]... [option]...\n\ncommands:\n", out);
+    for (const Command *c = commands; c->name; c++) fprintf(out, "  %-8s %s\n", c->name, c->summary);
+    fprintf(out, "\n  catdpo COMMAND --help explains one of them\n\noptions:\n%s\nexamples:\n", common_help);
+    for (const Command *c = commands; c->name; c++) fputs(c->examples, out);
+    fprintf(out, "\n%s", exit_help);
+}
+
+static void command_help(FILE *out, const Command *command)
+{
+    const CommandOption *options = command->options ? command->options : no_options;
+    fprintf(out, "usage: catdpo %s CONFIG [--set GROUP.KEY=VALUE]...", command->name);
+    for (const CommandOption *o = options; o->name; o++) {
+        fprintf(out, " [%s", o->name);
+        if (o->argument) fprintf(out, " %s", o->argument);
+        fputc(']', out);
+    }
+    fprintf(out, "\n\n%s\noptions:\n", command->help);
+    for (const CommandOption *o = options; o->name; o++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s %s", o->name, o->argument ? o->argument : "");
+        fprintf(out, "  %-22s %s", left, o->help);
+        for (int k = 0; o->choices && o->choices[k]; k++)
+            fprintf(out, "%s%s", k == 0 ? ": " : o->choices[k + 1] ? ", " : " or ", o->choices[k]);
+        fputc('\n', out);
+    }
+    fprintf(out, "%s\nexamples:\n%s\n%s", common_help, command->examples, exit_help);
+}
+
+bool cli_answer(const Cli *cli, const Command commands[], FILE *out, Error *err)
+{
+    switch (cli->action) {
+    case CLI_RUN: return true;
+    case CLI_HELP: help(out, commands); break;
+    case CLI_COMMAND_HELP: command_help(out, cli->line.command); break;
+    case CLI_CONFIG_HELP: config_help(out, cli->form); break;
+    case CLI_VERSION: fprintf(out, "catdpo %s\n", CATDPO_VERSION); break;
+    }
+    if (fflush(out) != 0 || ferror(out)) return error_fault(err, "cannot write the answer: %s", strerror(errno));
+    return true;
+}

@@ -1,0 +1,205 @@
+/* Promise: the command line says what to run; whatever is wrong with it gives one line with the nearest known name and
+ * exit status 2; help names every command and option. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "catdpo/commands.h"
+
+static int nothing(const CommandLine *line, MPI_Comm comm)
+{
+    (void)line;
+    (void)comm;
+    return 0;
+}
+
+static const char *const splits[] = {"heldout", "train", NULL};
+static const CommandOption options[] = {{"--model", "FILE", NULL, "the model"},
+                                        {"--split", "NAME", splits, "the pairs"},
+                                        {"--quick", NULL, NULL, "a flag"},
+                                        {0}};
+static const Command commands[] = {
+    {"train", "trains", "Trains a model.\n", "  catdpo train run.cfg\n", NULL, nothing},
+    {"eval", "evaluates", "Evaluates a model.\n", "  catdpo eval run.cfg\n", options, nothing},
+    {0},
+};
+
+/* argv of a line with words between single blanks. */
+static int split(char *line, char *argv[32])
+{
+    int argc = 0;
+    for (char *word = strtok(line, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
+    argv[argc] = NULL;
+    return argc;
+}
+
+static bool parse(Cli *cli, const char *text, Error *err)
+{
+    static char line[512];
+    static char *argv[32];
+    strcpy(line, text);
+    int argc = split(line, argv);
+    *err = (Error){0};
+    return cli_parse(cli, argc, argv, commands, err);
+}
+
+static Cli accept(const char *text)
+{
+    Cli cli;
+    Error err;
+    if (!parse(&cli, text, &err)) fail_msg("'%s' is refused: %s", text, err.message);
+    return cli;
+}
+
+static void lines_are_understood(void **state)
+{
+    (void)state;
+    Cli cli = accept("catdpo train run.cfg");
+    assert_int_equal(cli.action, CLI_RUN);
+    assert_string_equal(cli.line.command->name, "train");
+    assert_string_equal(cli.line.config, "run.cfg");
+    assert_int_equal(cli.line.set_count, 0);
+    cli_free(&cli);
+
+    cli = accept("catdpo eval --set a.b=1 --model=m.h5 --set=c.d=x=y run.cfg --split train --quick");
+    assert_string_equal(cli.line.config, "run.cfg");
+    assert_int_equal(cli.line.set_count, 2);
+    assert_string_equal(cli.line.sets[0], "a.b=1");
+    assert_string_equal(cli.line.sets[1], "c.d=x=y");
+    assert_string_equal(command_option(&cli.line, "--model"), "m.h5");
+    assert_string_equal(command_option(&cli.line, "--split"), "train");
+    assert_non_null(command_option(&cli.line, "--quick"));
+    cli_free(&cli);
+
+    cli = accept("catdpo eval -- --odd.cfg");
+    assert_string_equal(cli.line.config, "--odd.cfg");
+    assert_null(command_option(&cli.line, "--model"));
+    cli_free(&cli);
+}
+
+static void questions_are_answered_anywhere(void **state)
+{
+    (void)state;
+    static const struct { const char *line; CliAction action; ConfigHelpForm form;
+    } cases[] = {
+        {"catdpo --help", CLI_HELP, 0},
+        {"catdpo -h", CLI_HELP, 0},
+        {"catdpo --version", CLI_VERSION, 0},
+        {"catdpo train --help", CLI_COMMAND_HELP, 0},
+        {"catdpo train run.cfg --set a.b=1 -h", CLI_COMMAND_HELP, 0},
+        {"catdpo --help-config", CLI_CONFIG_HELP, CONFIG_HELP_TEXT},
+        {"catdpo --help-config=cfg", CLI_CONFIG_HELP, CONFIG_HELP_CFG},
+        {"catdpo eval --help-config=markdown", CLI_CONFIG_HELP, CONFIG_HELP_MARKDOWN},
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        Cli cli = accept(cases[k].line);
+        assert_int_equal(cli.action, cases[k].action);
+        assert_int_equal(cli.form, cases[k].form);
+        cli_free(&cli);
+    }
+}
+
+static void wrong_lines_are_refused_in_one_line(void **state)
+{
+    (void)state;
+    static const struct { const char *line, *words; } cases[] = {
+        {"catdpo", "catdpo --help"},
+        {"catdpo tarin run.cfg", "unknown command 'tarin'; did you mean 'train'?"},
+        {"catdpo something run.cfg", "the commands are train, eval"},
+        {"catdpo " SOURCE_ROOT "/configs/default.cfg", "did you mean 'catdpo train "},
+        {"catdpo --hepl", "unknown option '--hepl'; did you mean '--help'?"},
+        {"catdpo --set a.b=1", "unknown option '--set'"},
+        {"catdpo --help-config=html", "--help-config must be text, markdown or cfg, not 'html'"},
+        {"catdpo train", "needs a config file: catdpo train CONFIG"},
+        {"catdpo train --set a.b=1", "needs a config file"},
+        {"catdpo train a.cfg b.cfg", "'b.cfg' is one too many"},
+        {"catdpo train a.cfg --set", "--set needs a value: --set GROUP.KEY=VALUE"},
+        {"catdpo train a.cfg --model x", "unknown option '--model'; see catdpo train --help"},
+        {"catdpo eval a.cfg --modle=x", "unknown option '--modle'; did you mean '--model'?"},
+        {"catdpo eval a.cfg --st a.b=1", "did you mean '--set'?"},
+        {"catdpo eval a.cfg -m x", "unknown option '-m'"},
+        {"catdpo eval a.cfg --model", "--model needs a value: --model FILE"},
+        {"catdpo eval a.cfg --model x --model y", "--model is given twice"},
+        {"catdpo eval a.cfg --split test", "--split must be heldout or train, not 'test'"},
+        {"catdpo eval a.cfg --quick=1", "--quick takes no value"},
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        Cli cli;
+        Error err;
+        if (parse(&cli, cases[k].line, &err)) fail_msg("'%s' is accepted", cases[k].line);
+        assert_int_equal(err.exit_status, EXIT_USAGE);
+        if (!strstr(err.message, cases[k].words)) fail_msg("'%s' gives '%s'", cases[k].line, err.message);
+        cli_free(&cli);
+    }
+}
+
+static void help_names_everything(void **state)
+{
+    (void)state;
+    static const struct { const char *line; const char *words[8];
+    } cases[] = {
+        {"catdpo --help",
+         {"train    trains", "eval     evaluates", "catdpo train run.cfg", "catdpo eval run.cfg", "--set",
+          "exit status"}},
+        {"catdpo eval --help",
+         {"usage: catdpo eval CONFIG", "Evaluates a model.", "--model FILE", "the pairs: heldout or train", "--quick",
+          "--set", "exit status"}},
+        {"catdpo --help-config", {"margin.eta"}},
+        {"catdpo --version", {"catdpo "}},
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        Cli cli = accept(cases[k].line);
+        char *text;
+        size_t size;
+        Error err = {0};
+        FILE *out = open_memstream(&text, &size);
+        assert_true(cli_answer(&cli, commands, out, &err));
+        fclose(out);
+        for (int w = 0; cases[k].words[w]; w++)
+            if (!strstr(text, cases[k].words[w])) fail_msg("'%s' does not say '%s'", cases[k].line, cases[k].words[w]);
+        free(text);
+        cli_free(&cli);
+    }
+}
+
+static void answer_that_cannot_be_written_is_an_error(void **state)
+{
+    (void)state;
+    FILE *full = fopen("/dev/full", "w");
+    if (!full) skip();
+    Cli cli = accept("catdpo --help");
+    Error err = {0};
+    assert_false(cli_answer(&cli, commands, full, &err));
+    assert_int_equal(err.exit_status, EXIT_FAULT);
+    cli_free(&cli);
+    fclose(full);
+}
+
+static void launcher_tells_the_rank(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK",   "PMI_RANK",
+                                        "MV2_COMM_WORLD_RANK",  "PALS_RANKID", "SLURM_PROCID"};
+    for (int k = 0; k < 6; k++) unsetenv(names[k]);
+    assert_int_equal(cli_launch_rank(), 0);
+    setenv("SLURM_PROCID", "0", 1); /* mpirun in a batch script: its own variable counts */
+    setenv("OMPI_COMM_WORLD_RANK", "3", 1);
+    assert_int_equal(cli_launch_rank(), 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lines_are_understood),
+        cmocka_unit_test(questions_are_answered_anywhere),
+        cmocka_unit_test(wrong_lines_are_refused_in_one_line),
+        cmocka_unit_test(help_names_everything),
+        cmocka_unit_test(answer_that_cannot_be_written_is_an_error),
+        cmocka_unit_test(launcher_tells_the_rank),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
