@@ -1,1 +1,71 @@
-int main(void) { return 0; }
+/* catdpo: the table of commands, and what happens before and after one runs. */
+#include "catdpo/blas_check.h"
+#include "catdpo/commands.h"
+
+#if __has_include("eval.c")
+static const char *const splits[] = {"heldout", "train", NULL};
+
+static const CommandOption eval_options[] = {
+    {"--model", "FILE", NULL, "model or checkpoint to evaluate instead of model.path"},
+    {"--split", "NAME", splits, "pairs to evaluate on, instead of data.heldout"},
+    {"--out", "FILE", NULL, "file for the results (default: eval.h5 in the run directory)"},
+    {0},
+};
+#endif
+
+static const Command commands[] = {
+#if __has_include("train.c")
+    {
+        .name = "train",
+        .summary = "align a model on preference pairs (objectives catdpo, safedpo and dpo)",
+        .help =
+            "Trains the model in model.path on the pairs in data.path and writes to the run directory run.dir:\n"
+            "config.cfg (the settings as resolved), metrics.h5, log.jsonl, reference.h5 (the reference model's\n"
+            "log-probabilities, made once and reused while data and model stay the same) and checkpoints/final.h5,\n"
+            "which is itself a model.\n"
+            "The number of ranks is replicas x rows x columns of the process grid: see parallel.* in --help-config.\n",
+        .examples = "  mpirun -n 2 catdpo train run.cfg\n"
+                    "  mpirun -n 4 catdpo train run.cfg --set 'parallel.grid=[2,2]' --set run.dir=runs/second\n"
+                    "  mpirun -n 2 catdpo train run.cfg --set objective.type=dpo --set run.dir=runs/baseline\n",
+        .run = command_train,
+    },
+#endif
+#if __has_include("eval.c")
+    {
+        .name = "eval",
+        .summary = "accuracy, violation rate and reward margin of a model for each harm category",
+        .help =
+            "Runs a model over pairs it was not trained on and reports, for each category and over all of them,\n"
+            "accuracy (how often the chosen response gained more than the rejected one), violation rate (as\n"
+            "margin.signal defines it) and mean reward margin, with counts and 95 % confidence intervals, the worst\n"
+            "category and the gap between best and worst: as a table on stdout and in an HDF5 file.\n",
+        .examples = "  mpirun -n 2 catdpo eval run.cfg\n"
+                    "  mpirun -n 2 catdpo eval run.cfg --model runs/first/checkpoints/final.h5 --out "
+                    "runs/first/eval-after.h5\n",
+        .options = eval_options,
+        .run = command_eval,
+    },
+#endif
+    {0},
+};
+
+int main(int argc, char *argv[])
+{
+    Cli cli;
+    Error err = {0};
+    if (!cli_parse(&cli, argc, argv, commands, &err) || cli.action != CLI_RUN) { /* no MPI needed for this */
+        bool speaks = cli_launch_rank() == 0;
+        if (err.exit_status == EXIT_DONE && speaks) cli_answer(&cli, commands, stdout, &err);
+        if (err.exit_status != EXIT_DONE && speaks) fprintf(stderr, "catdpo: %s\n", err.message);
+        cli_free(&cli);
+        return err.exit_status;
+    }
+
+    blas_repair(argv); /* may start the program again */
+    int provided;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+    int exit_status = cli.line.command->run(&cli.line, MPI_COMM_WORLD);
+    cli_free(&cli);
+    MPI_Finalize();
+    return exit_status;
+}
