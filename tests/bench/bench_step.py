@@ -39,7 +39,8 @@ parser.add_argument("--trl-script", default=os.path.join(runner.ROOT, "..", "sha
 parser.add_argument("--python", default=sys.executable, help="Python that has torch and trl")
 parser.add_argument("--hf", help="the same model as a Hugging Face directory")
 parser.add_argument("--data", help="JSONL in PKU-SafeRLHF's schema")
-parser.add_argument("--batches", metavar="FILE", help="output of an earlier --trl-script --out: run without TRL, on its batches")
+parser.add_argument("--trl-results", nargs="+", metavar="FILE",
+                    help="do not run TRL: what an earlier run of --trl-script left with --out, by default and (second file) at its best")
 parser.add_argument("--repetitions", type=int, default=3)
 parser.add_argument("--trl-repetitions", type=int, default=2)
 parser.add_argument("--steps", type=int, default=6)
@@ -78,7 +79,10 @@ def run_trl(a, name, folder):
                "--pairs-per-step", str(a.pairs_per_step), "--rows", str(a.steps * a.pairs_per_step), "--max-length", str(a.max_length),
                "--out", out, *options]
     peak = measured(command, environment)
-    result = json.load(open(out))
+    return trl_result(json.load(open(out)), peak)
+
+
+def trl_result(result, peak):
     beside = (result["train_s"] - sum(result["step_s"])) / len(result["step_s"])   # optimiser, clipping, logging
     return dict(seconds=[s + beside for s in result["step_s"]], inner=result["step_s"], tokens=result["tokens"], peak=peak,
                 loss=result["loss"], batches=result["batches"])
@@ -151,19 +155,20 @@ def main():
     runner.need_program(a.binary)
     runner.need(a.model, "The imported model", "Make it with `catdpo-analysis import`.")
     layouts = a.only or list(LAYOUTS)
-    foreign = [] if a.batches else list(FOREIGN)
+    earlier = [json.load(open(path)) for path in a.trl_results or []]
+    foreign = [] if earlier else list(FOREIGN)
     if foreign:
-        runner.need(a.trl_script, "TRL's script", "Name it with --trl-script, or give --batches FILE to run without TRL.")
-        runner.need(a.hf, "The Hugging Face directory", "Name it with --hf, or give --batches FILE to run without TRL.")
-        runner.need(a.data, "The data", "Name it with --data, or give --batches FILE to run without TRL.")
+        runner.need(a.trl_script, "TRL's script", "Name it with --trl-script, or give --trl-results FILE to run without TRL.")
+        runner.need(a.hf, "The Hugging Face directory", "Name it with --hf, or give --trl-results FILE to run without TRL.")
+        runner.need(a.data, "The data", "Name it with --data, or give --trl-results FILE to run without TRL.")
         if subprocess.run([a.python, "-c", "import torch, trl"], capture_output=True).returncode != 0:
-            sys.exit(f"{a.python} cannot import torch and trl: name one that can with --python, or give --batches FILE to run without TRL.")
+            sys.exit(f"{a.python} cannot import torch and trl: name one that can with --python, or give --trl-results FILE to run without TRL.")
     busy = others_at_work()
     if busy > 0.1:
         print(f"warning: {100 * busy:.0f} % of the processors were busy before the start; the figures will not be worth much", flush=True)
 
     runs = {name: [] for name in foreign + layouts}
-    batches = json.load(open(a.batches))["batches"] if a.batches else None
+    batches = earlier[0]["batches"] if earlier else None
     with tempfile.TemporaryDirectory() as folder:
         data = os.path.join(folder, "pairs.h5")
         for repetition in range(max(a.repetitions, a.trl_repetitions if foreign else 0)):
@@ -179,9 +184,13 @@ def main():
                     runs[name].append(run_catdpo(a, name, data, folder))
                 print(f"repetition {repetition + 1}: {name:16} {sum(runs[name][-1]['seconds'][1:]):7.2f} s in {a.steps - 1} steps", flush=True)
     tokens = [sum(map(sum, b["attention_mask"])) for b in batches[: a.steps]]
-    rows = {name: summary(done, tokens) for name, done in runs.items()}
+    for name, result in zip(FOREIGN, earlier):
+        runs = {name: [trl_result(result, result["peak_GB"] * 1.024)], **runs}
+    rows = {name: summary(runs[name], tokens) for name in [*FOREIGN, *layouts] if name in runs}
     print_table(rows)
-    for name in foreign:
+    if earlier:
+        print("TRL's figures are from an earlier run, so the ratios are not side by side")
+    for name in (n for n in FOREIGN if n in rows):
         inner = sum(tokens[1:]) / sum(step_medians(runs[name], "inner"))
         print(f"{name} without its optimiser step: {inner:.1f} tokens/s")
     print("losses: " + "; ".join(f"{n} {', '.join(f'{v:.4f}' for v in r['loss'])}" for n, r in rows.items()))
