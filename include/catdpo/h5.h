@@ -106,6 +106,9 @@ bool h5_write_uint64(H5File *file, const char *object, const char *name, uint64_
 bool h5_write_double(H5File *file, const char *object, const char *name, double value, Error *err);
 bool h5_write_string(H5File *file, const char *object, const char *name, const char *value, Error *err);
 
+/* Copy all attributes of an object to the object of that name in another file, where they must not exist yet. */
+bool h5_copy_attributes(H5File *from, H5File *to, const char *object, Error *err);
+
 /* ---- datasets --------------------------------------------------------------------------------------------------- */
 
 /* Intermediate groups are created as needed. */

@@ -45,6 +45,7 @@ typedef struct StepMetrics {
 
     const double  *phase_seconds;            /* [P] this rank; the largest over the ranks is stored */
     double        step_seconds;              /* this rank; as above */
+    double        step_flops;                /* floating-point operations of all products, all ranks together */
 } StepMetrics;
 
 /* What is written once. Strings and arrays are not owned and read only during metrics_create and metrics_resume.
@@ -60,6 +61,7 @@ typedef struct MetricsInfo {
     int phase_count;                                 /* P */
     const char *const *phase_name;                   /* [P] */
     double partial_unit;                             /* e.g. 0.5 */
+    double sgemm_gflops;                             /* measured sgemm rate of a rank, GF/s */
     int64_t capacity;                                /* rows buffered between two flushes, >= 1 */
 } MetricsInfo;
 

@@ -2,7 +2,11 @@
 #include "catdpo/blas_check.h"
 #include "catdpo/commands.h"
 
-#if __has_include("eval.c")
+static const CommandOption train_options[] = {
+    {"--overwrite", NULL, NULL, "replace the run that run.dir holds"},
+    {0},
+};
+
 static const char *const splits[] = {"heldout", "train", NULL};
 
 static const CommandOption eval_options[] = {
@@ -11,10 +15,8 @@ static const CommandOption eval_options[] = {
     {"--out", "FILE", NULL, "file for the results (default: eval.h5 in the run directory)"},
     {0},
 };
-#endif
 
 static const Command commands[] = {
-#if __has_include("train.c")
     {
         .name = "train",
         .summary = "align a model on preference pairs (objectives catdpo, safedpo and dpo)",
@@ -27,10 +29,9 @@ static const Command commands[] = {
         .examples = "  mpirun -n 2 catdpo train run.cfg\n"
                     "  mpirun -n 4 catdpo train run.cfg --set 'parallel.grid=[2,2]' --set run.dir=runs/second\n"
                     "  mpirun -n 2 catdpo train run.cfg --set objective.type=dpo --set run.dir=runs/baseline\n",
+        .options = train_options,
         .run = command_train,
     },
-#endif
-#if __has_include("eval.c")
     {
         .name = "eval",
         .summary = "accuracy, violation rate and reward margin of a model for each harm category",
@@ -45,7 +46,6 @@ static const Command commands[] = {
         .options = eval_options,
         .run = command_eval,
     },
-#endif
     {0},
 };
 

@@ -323,3 +323,37 @@ bool h5_write_string(H5File *file, const char *object, const char *name, const c
     H5Tclose(type);
     return ok;
 }
+
+/* One attribute as it is, whatever its type; fixed-size and variable-length text alike. */
+static herr_t copy_attribute(hid_t from, const char *name, const H5A_info_t *info, void *to)
+{
+    enum { MOST_BYTES = 1 << 20 };
+    (void)info;
+    hid_t attribute = H5Aopen(from, name, H5P_DEFAULT), type = H5Aget_type(attribute), space = H5Aget_space(attribute), copy = -1;
+    hssize_t points = H5Sget_simple_extent_npoints(space);
+    size_t size = H5Tget_size(type);
+    void *value = points > 0 && size > 0 && (size_t)points <= MOST_BYTES / size ? calloc((size_t)points, size) : NULL;
+    bool ok = value && H5Aread(attribute, type, value) >= 0;
+    if (ok) copy = H5Acreate2(*(hid_t *)to, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    ok = ok && copy >= 0 && H5Awrite(copy, type, value) >= 0;
+    if (value && H5Tdetect_class(type, H5T_VLEN) + H5Tis_variable_str(type) > 0) H5Dvlen_reclaim(type, space, H5P_DEFAULT, value);
+    if (copy >= 0) H5Aclose(copy);
+    free(value);
+    H5Sclose(space);
+    H5Tclose(type);
+    H5Aclose(attribute);
+    return ok ? 0 : -1;
+}
+
+bool h5_copy_attributes(H5File *from, H5File *to, const char *object, Error *err)
+{
+    bool ok = true;
+    if (to->rank == 0) {
+        hid_t source = h5_open_object(from, object, err), target = source >= 0 ? h5_open_object(to, object, err) : -1;
+        ok = target >= 0 && h5_ok(H5Aiterate2(source, H5_INDEX_NAME, H5_ITER_NATIVE, NULL, copy_attribute, &target), err,
+                                  "%s: cannot copy the attributes of %s to %s", from->path, object, to->path);
+        if (source >= 0) H5Oclose(source);
+        if (target >= 0) H5Oclose(target);
+    }
+    return h5_agree(to, ok, err);
+}

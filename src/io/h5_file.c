@@ -1,15 +1,17 @@
 /* HDF5 files as wholes: how they are opened, and how a written one gets its final name. */
-#define _GNU_SOURCE /* copy_file_range */
+#define _GNU_SOURCE /* memfd_create, SEEK_DATA */
 #include "h5_private.h"
 
 #include "version.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -78,7 +80,8 @@ static void temporary_name(const H5File *file, char name[FILE_PATH + 4])
 
 static bool start(H5File *file, const char *path, MPI_Comm comm, bool writing, Error *err)
 {
-    *file = (H5File){ .comm = comm, .meta = -1, .data = -1, .writing = writing, .call_bytes = CALL_BYTES };
+    *file = (H5File){ .comm = comm, .meta = -1, .data = -1, .memory = -1, .disk = -1, .writing = writing,
+                        .call_bytes = CALL_BYTES };
     if (comm != MPI_COMM_NULL) CHECK_MPI(MPI_Comm_rank(comm, &file->rank));
     CHECK(H5open() >= 0);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);  /* errors are ours to tell */
@@ -99,8 +102,8 @@ static hid_t access_list(const H5File *file, bool parallel)
 #if H5_VERSION_GE(1, 10, 7) && !(H5_VERS_MAJOR == 1 && H5_VERS_MINOR == 12 && H5_VERS_RELEASE == 0)
     CHECK(H5Pset_file_locking(list, false, true) >= 0);  /* a reader of the final name must not stop us; .tmp is ours */
 #endif
-    if (file->writing) {  /* formats whose metadata carry checksums */
-        CHECK(H5Pset_libver_bounds(list, H5F_LIBVER_V110, H5F_LIBVER_V110) >= 0);
+    if (file->writing) {  /* metadata with checksums; nothing is written by opening and closing, as from V110 on */
+        CHECK(H5Pset_libver_bounds(list, H5F_LIBVER_V18, H5F_LIBVER_V18) >= 0);
         CHECK(H5Pset_alignment(list, ALIGN_FROM, ALIGN_TO) >= 0);
     }
     if (parallel) {
@@ -133,99 +136,169 @@ bool h5_open(H5File *file, const char *path, MPI_Comm comm, Error *err)
     if (file->rank == 0 && (ok = is_readable(path, &file->size, err))) {
         hid_t list = access_list(file, false);
         file->meta = H5Fopen(path, H5F_ACC_RDONLY, list);
-        H5Pclose(list);
         Error damage = { 0 };
         if (!h5_ok(file->meta, &damage, "%s: damaged or truncated HDF5 file", path)) ok = error_usage(err, "%s", damage.message);
+        H5Pclose(list);
     }
     return h5_share(file, ok, &file->size, sizeof file->size, err);
+}
+
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
+
+/* Bytes [from, to) of one file to the same place of another. */
+static bool copy_range(int source, int target, off_t from, off_t to, char *buffer)
+{
+    while (from < to) {
+        ssize_t got = pread(source, buffer, to - from < COPY_BYTES ? to - from : COPY_BYTES, from);
+        if (got < 0 && errno == EINTR) continue;
+        if (got == 0) errno = EIO;  /* shorter than it was */
+        if (got <= 0) return false;
+        for (ssize_t done = 0; done < got;) {
+            ssize_t put = pwrite(target, buffer + done, got - done, from + done);
+            if (put < 0 && errno != EINTR) return false;
+            if (put > 0) done += put;
+        }
+        from += got;
+    }
+    return true;
+}
+
+/* A whole file; holes stay holes. */
+static bool copy_file(int source, int target)
+{
+    off_t end = lseek(source, 0, SEEK_END), data = 0, hole = 0;
+    char *buffer = malloc(COPY_BYTES);
+    bool ok = buffer && end >= 0 && ftruncate(target, 0) == 0 && ftruncate(target, end) == 0;
+    while (ok && hole < end && (data = lseek(source, hole, SEEK_DATA)) >= 0) {
+        hole = lseek(source, data, SEEK_HOLE);
+        ok = hole > data && copy_range(source, target, data, hole, buffer);
+    }
+    if (ok && data < 0) ok = errno == ENXIO;  /* nothing but a hole is left */
+    int reason = errno;
+    free(buffer);
+    errno = reason;
+    return ok;
+}
+
+/* Rank 0: "<path>.tmp", new: whoever still writes an old one cannot disturb it. */
+static bool open_temporary(H5File *file, const char *name, Error *err)
+{
+    unlink(name);
+    file->disk = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return file->disk >= 0 || error_fault(err, "%s: cannot create: %s", name, strerror(errno));
+}
+
+/* HDF5 1.10 cannot give up a file that it fails to write to the end: closing it leaves wreckage behind that crashes later. So
+ * rank 0 lays a file out in memory, where writing does not fail, and what came out is copied to the disk: HDF5's descriptor of
+ * the .tmp is made one of a file that exists only in memory. */
+static bool move_to_memory(H5File *file, const char *name, Error *err)
+{
+    int *descriptor;
+    if (!h5_ok(H5Fget_vfd_handle(file->meta, H5P_DEFAULT, (void **)&descriptor), err, "%s: has no descriptor", name)) return false;
+    file->memory = memfd_create("catdpo", MFD_CLOEXEC);
+    if (file->memory >= 0 && copy_file(file->disk, file->memory) && dup2(file->memory, *descriptor) >= 0) return true;
+    return error_fault(err, "%s: cannot be laid out in memory: %s", name, strerror(errno));
 }
 
 bool h5_create(H5File *file, const char *path, MPI_Comm comm, Error *err)
 {
     if (!start(file, path, comm, true, err)) return false;
+    char name[FILE_PATH + 4];
+    temporary_name(file, name);
     bool ok = true;
-    if (file->rank == 0) {
-        char name[FILE_PATH + 4];
-        temporary_name(file, name);
-        unlink(name);  /* a new file: whoever still writes the old one cannot disturb it */
+    if (file->rank == 0 && (ok = open_temporary(file, name, err))) {
         hid_t list = access_list(file, false), creation = H5Pcreate(H5P_FILE_CREATE);
         CHECK(creation >= 0 && H5Pset_obj_track_times(creation, false) >= 0);
-        file->meta = H5Fcreate(name, H5F_ACC_EXCL, creation, list);
+        file->meta = H5Fcreate(name, H5F_ACC_TRUNC, creation, list);
+        ok = h5_ok(file->meta, err, "%s: cannot create", name) && move_to_memory(file, name, err);
         H5Pclose(creation);
         H5Pclose(list);
-        ok = h5_ok(file->meta, err, "%s: cannot create", name);
     }
     return h5_agree(file, ok, err);
-}
-
-static bool copy_bytes(int from, int to)
-{
-    ssize_t moved;
-    while ((moved = copy_file_range(from, NULL, to, NULL, 1 << 30, 0)) > 0) continue;  /* shares blocks where it can */
-    if (moved == 0) return true;
-    if (errno != EXDEV && errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP) return false;
-    char *buffer = malloc(COPY_BYTES);
-    if (!buffer) return false;
-    while ((moved = read(from, buffer, COPY_BYTES)) > 0)
-        for (ssize_t done = 0; done < moved;) {
-            ssize_t written = write(to, buffer + done, moved - done);
-            if (written < 0) { moved = -1; break; }
-            done += written;
-        }
-    int reason = errno;
-    free(buffer);
-    errno = reason;
-    return moved == 0;
-}
-
-static bool copy_file(const char *path, const char *copy, Error *err)
-{
-    int from = open(path, O_RDONLY | O_CLOEXEC);
-    if (from < 0) return error_fault(err, "%s: cannot open: %s", path, strerror(errno));
-    unlink(copy);
-    int to = open(copy, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    bool ok = to >= 0 || error_fault(err, "%s: cannot create: %s", copy, strerror(errno));
-    if (ok && !copy_bytes(from, to)) ok = error_fault(err, "%s: cannot write: %s", copy, strerror(errno));
-    if (to >= 0 && close(to) != 0 && ok) ok = error_fault(err, "%s: cannot write: %s", copy, strerror(errno));
-    close(from);
-    return ok;
 }
 
 bool h5_modify(H5File *file, const char *path, MPI_Comm comm, Error *err)
 {
     if (!start(file, path, comm, true, err)) return false;
+    char name[FILE_PATH + 4];
+    temporary_name(file, name);
     bool ok = true;
     if (file->rank == 0) {
-        char name[FILE_PATH + 4];
-        temporary_name(file, name);
-        ok = is_readable(path, &file->size, err) && copy_file(path, name, err);
+        int source = -1;
+        ok = is_readable(path, &file->size, err) && open_temporary(file, name, err);
+        if (ok && (source = open(path, O_RDONLY | O_CLOEXEC)) < 0) ok = error_fault(err, "%s: cannot open: %s", path, strerror(errno));
+        if (ok && !copy_file(source, file->disk)) ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
+        if (source >= 0) close(source);
         if (ok) {
             hid_t list = access_list(file, false);
             file->meta = H5Fopen(name, H5F_ACC_RDWR, list);
+            ok = h5_ok(file->meta, err, "%s: cannot open for writing", name) && move_to_memory(file, name, err);
             H5Pclose(list);
-            ok = h5_ok(file->meta, err, "%s: cannot open for writing", name);
         }
     }
     return h5_share(file, ok, &file->size, sizeof file->size, err);
 }
 
-/* Close rank 0's side and give the whole to all ranks; a file being read stays open on both sides. */
+/* Rank 0 closes its side; what it wrote goes to the disk if it is to be kept. */
+static bool close_meta(H5File *file, bool keep, Error *err)
+{
+    char name[FILE_PATH + 4];
+    bool ok = true;
+    temporary_name(file, name);
+    if (file->meta >= 0) ok = h5_ok(H5Fclose(file->meta), err, "%s: cannot close", name);
+    if (file->writing && file->memory >= 0) {
+        if (ok && keep && !copy_file(file->memory, file->disk)) ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
+        close(file->memory);
+    }
+    if (file->disk >= 0 && close(file->disk) != 0 && ok && keep) ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
+    file->meta = -1;
+    file->memory = file->disk = -1;
+    return ok;
+}
+
+/* Closing a file that was filled in writes its first bytes again, as they are, and would leave wreckage behind if that failed. By
+ * then every byte is written and synced, or does not matter: what follows goes to a file in memory. (Descriptors are known only
+ * where MPI-IO uses the system's files; elsewhere nothing is diverted.) */
+static void divert_writes(const H5File *file)
+{
+    char name[FILE_PATH + 4], link[64];
+    struct stat target, found;
+    temporary_name(file, name);
+    DIR *descriptors = opendir("/proc/self/fd");
+    int nowhere = memfd_create("catdpo", MFD_CLOEXEC);
+    if (descriptors && nowhere >= 0 && stat(name, &target) == 0) {
+        for (struct dirent *entry; (entry = readdir(descriptors));) {
+            snprintf(link, sizeof link, "/proc/self/fd/%.20s", entry->d_name);
+            if (stat(link, &found) == 0 && found.st_dev == target.st_dev && found.st_ino == target.st_ino)
+                dup2(nowhere, atoi(entry->d_name));
+        }
+    }
+    if (nowhere >= 0) close(nowhere);
+    if (descriptors) closedir(descriptors);
+}
+
+static bool close_data(H5File *file, bool keep, Error *err)
+{
+    if (file->data < 0) return true;
+    bool ok = !file->writing || !keep || h5_ok(H5Fflush(file->data, H5F_SCOPE_GLOBAL), err, "%s: cannot write", file->path);
+    if (file->writing) divert_writes(file);
+    ok = h5_ok(H5Fclose(file->data), err, "%s: cannot close", file->path) && ok;
+    file->data = -1;
+    return ok;
+}
+
+/* Give the whole file to all ranks; one that is being read stays open on rank 0's side too. */
 bool h5_open_data(H5File *file, Error *err)
 {
     if (file->comm == MPI_COMM_NULL || file->data >= 0) return true;
     char name[FILE_PATH + 4];
     temporary_name(file, name);
-    bool ok = true;
-    if (file->rank == 0 && file->writing) {
-        ok = h5_ok(H5Fflush(file->meta, H5F_SCOPE_GLOBAL), err, "%s: cannot write", name);
-        ok = h5_ok(H5Fclose(file->meta), err, "%s: cannot close", name) && ok;
-        file->meta = -1;
-    }
-    if (!h5_agree(file, ok, err)) return false;
+    if (!h5_agree(file, !file->writing || close_meta(file, true, err), err)) return false;
     hid_t list = access_list(file, true);
     file->data = H5Fopen(name, file->writing ? H5F_ACC_RDWR : H5F_ACC_RDONLY, list);
+    bool ok = h5_ok(file->data, err, "%s: cannot open with MPI-IO", name);
     H5Pclose(list);
-    return h5_agree(file, h5_ok(file->data, err, "%s: cannot open with MPI-IO", name), err);
+    return h5_agree(file, ok, err);
 }
 
 /* ---- commit and close -------------------------------------------------------------------------------------------- */
@@ -253,29 +326,13 @@ static bool rename_file(const char *from, const char *to, Error *err)
     return sync_path(directory, O_DIRECTORY, err);
 }
 
-/* Close what this rank has open; an error must not keep the other side open. */
-static bool close_sides(H5File *file, Error *err)
-{
-    bool ok = true;
-    if (file->data >= 0) {
-        if (file->writing) ok = h5_ok(H5Fflush(file->data, H5F_SCOPE_GLOBAL), err, "%s: cannot write", file->path);
-        ok = h5_ok(H5Fclose(file->data), err, "%s: cannot close", file->path) && ok;
-    }
-    if (file->meta >= 0) {
-        if (file->writing) ok = h5_ok(H5Fflush(file->meta, H5F_SCOPE_GLOBAL), err, "%s: cannot write", file->path) && ok;
-        ok = h5_ok(H5Fclose(file->meta), err, "%s: cannot close", file->path) && ok;
-    }
-    file->data = file->meta = -1;
-    return ok;
-}
-
 bool h5_commit(H5File *file, Error *err)
 {
     CHECK(file->writing);
     char name[FILE_PATH + 4];
     temporary_name(file, name);
     bool on_all = file->data >= 0;
-    bool ok = h5_agree(file, close_sides(file, err), err);
+    bool ok = h5_agree(file, close_data(file, true, err) && close_meta(file, true, err), err);
     /* what a rank wrote may still be in its own node's memory */
     if (ok) ok = h5_agree(file, !(on_all || file->rank == 0) || sync_path(name, 0, err), err);
     if (ok) {
@@ -290,8 +347,9 @@ void h5_close(H5File *file)
 {
     Error unheard = { 0 };
     char name[FILE_PATH + 4];
+    close_data(file, false, &unheard);
+    close_meta(file, false, &unheard);
     temporary_name(file, name);
-    if (file->comm != MPI_COMM_NULL || file->meta >= 0) close_sides(file, &unheard);
     if (file->writing && file->rank == 0) unlink(name);
     file->writing = false;
 }

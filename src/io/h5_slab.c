@@ -225,7 +225,8 @@ static bool move_rows(const Move *m, int64_t from, int64_t to, char *values, Err
     if (m->writing && some && m->buffer) copy_rows(slab, m->held, from, to, data_size(m->type), dense, values, true);
     herr_t status = m->writing ? H5Dwrite(m->set, type, memory_space, m->file_space, m->list, dense)
                                : H5Dread(m->set, type, memory_space, m->file_space, m->list, dense);
-    bool ok = h5_ok(status, err, "%s: cannot %s %s", m->file->path, m->writing ? "write" : "read", m->name);
+    bool ok = h5_ok(status, err, m->writing ? "%s: cannot write %s: disk full or quota reached?" : "%s: cannot read %s",
+                    m->file->path, m->name);  /* MPI-IO does not pass on the reason */
     if (ok && !m->writing && some && m->buffer) copy_rows(slab, m->held, from, to, data_size(m->type), dense, values, false);
     H5Sclose(memory_space);
     return ok;

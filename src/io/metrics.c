@@ -72,6 +72,7 @@ static const Column columns[] = {
 
     { "/timing/seconds", DATA_FLOAT64, PER_PHASE, LARGEST, FIELD(phase_seconds), "s", "time by phase, largest over the ranks" },
     { "/timing/step_seconds", DATA_FLOAT64, SCALAR, LARGEST, FIELD(step_seconds), "s", "time of the step, largest over the ranks" },
+    { "/timing/step_flops", DATA_FLOAT64, SCALAR, SAME, FIELD(step_flops), "1", "floating-point operations of all products, all ranks" },
 };
 
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
@@ -144,7 +145,7 @@ static bool write_run(H5File *file, const MetricsInfo *info, int64_t restarts, E
     snprintf(hdf5, sizeof hdf5, "%u.%u.%u", major, minor, release);
     return h5_write_string(file, "/", "run", info->run, err) && h5_write_string(file, "/", "grid", info->grid, err)
         && h5_write_string(file, "/", "version", info->version, err) && h5_write_string(file, "/", "mpi", info->mpi, err)
-        && h5_write_string(file, "/", "blas", info->blas, err) && h5_write_string(file, "/", "hdf5", hdf5, err)
+        && h5_write_string(file, "/", "blas", info->blas, err) && h5_write_double(file, "/", "sgemm_gflops", info->sgemm_gflops, err) && h5_write_string(file, "/", "hdf5", hdf5, err)
         && h5_write_string(file, "/", "hosts", info->hosts, err) && h5_write_string(file, "/", "started", info->started, err)
         && h5_write_string(file, "/", "data_digest", info->data_digest, err)
         && h5_write_string(file, "/", "weights_digest", info->weights_digest, err)

@@ -1,0 +1,88 @@
+#include "catdpo/checkpoint.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* /model's attributes and the tokenizer as in the file that the run's model came from, with the digest of today's weights. */
+static bool lay_out_model(H5File *file, H5File *source, const Transformer *t, const uint64_t *checksums, Error *err)
+{
+    char digest[WEIGHTS_DIGEST];
+    return error_agree(t->grid->world, parts_digest(&t->parameters, checksums, digest, err), err) && h5_create_group(file, "/model", err) &&
+           h5_copy_attributes(source, file, "/model", err) && h5_write_string(file, "/model", "weights_digest", digest, err) &&
+           tensors_create(file, t, "/model", checksums, err) && h5_copy_group(source, file, "/tokenizer", err);
+}
+
+static bool lay_out_margins(H5File *file, const MarginState *m, const CheckpointInfo *info, Error *err)
+{
+    int64_t k = m->category_count, both = 2 * k;
+    return h5_create_group(file, "/margins", err) &&
+           h5_write_strings(file, "/margins/category", k, CATEGORY_NAME, info->category_name[0], err) &&
+           h5_write_array(file, "/margins/margin", DATA_FLOAT64, 1, &k, m->margin, err) &&
+           h5_describe(file, "/margins/margin", "nat", "safety margin of each category, in units of beta * h", err) &&
+           h5_write_array(file, "/margins/violation_rate", DATA_FLOAT64, 1, &k, m->violation_rate, err) &&
+           h5_describe(file, "/margins/violation_rate", "1", "running violation rate of each category", err) &&
+           h5_write_array(file, "/margins/n", DATA_INT64, 1, &k, m->n, err) &&
+           h5_describe(file, "/margins/n", "1", "pairs counted since the beginning", err) &&
+           h5_write_array(file, "/margins/violations", DATA_INT64, 1, &k, m->violations, err) &&
+           h5_describe(file, "/margins/violations", "1", "their violations, in the attribute `unit` of the group", err) &&
+           h5_write_array(file, "/margins/pending", DATA_INT64, 1, &both, m->pending, err) &&
+           h5_describe(file, "/margins/pending", "1", "counts and violations that have not entered an update yet", err) &&
+           h5_write_double(file, "/margins", "unit", margin_unit(m), err) && h5_write_double(file, "/margins", "pooled_rate", m->pooled_rate, err) &&
+           h5_write_int64(file, "/margins", "updates", m->updates, err) && h5_write_int64(file, "/margins", "last_update", m->last_update, err);
+}
+
+static bool lay_out_run(H5File *file, const CheckpointInfo *info, Error *err)
+{
+    return h5_write_int64(file, "/", "step", info->step, err) && h5_write_int64(file, "/", "total_steps", info->total_steps, err) &&
+           h5_write_int64(file, "/", "num_tokens", info->num_tokens, err) && h5_write_string(file, "/", "version", info->version, err) &&
+           h5_write_string(file, "/", "data_digest", info->data_digest, err) &&
+           h5_write_string(file, "/", "tokenizer_digest", info->tokenizer_digest, err) &&
+           h5_write_string(file, "/", "template_digest", info->template_digest, err) &&
+           h5_write_string(file, "/", "reference_digest", info->reference_digest, err) && h5_write_text(file, "/config", info->config, err) &&
+           h5_create_group(file, "/sampler", err) && h5_write_int64(file, "/sampler", "step", info->step, err) &&
+           h5_write_uint64(file, "/sampler", "seed", info->seed, err) && h5_write_string(file, "/sampler", "kind", info->sampling, err);
+}
+
+/* Everything that the layout needs before the first tensor is written. */
+static bool lay_out(H5File *file, const char *model_path, const Transformer *t, const Optimizer *o, const MarginState *margins,
+                    const CheckpointInfo *info, const uint64_t *checksums, int parts, Error *err)
+{
+    H5File source;
+    if (!h5_open(&source, model_path, t->grid->world, err))
+        return false;
+    bool ok = h5_write_format(file, CHECKPOINT_FORMAT, 1, err) && lay_out_run(file, info, err) && lay_out_margins(file, margins, info, err) &&
+              lay_out_model(file, &source, t, checksums, err) && h5_create_group(file, "/optimizer", err) &&
+              h5_write_int64(file, "/optimizer", "updates", o->updates, err) &&
+              tensors_create(file, t, "/optimizer/m", checksums + parts, err) &&
+              tensors_create(file, t, "/optimizer/v", checksums + 2 * parts, err);
+    h5_close(&source);
+    return ok;
+}
+
+bool checkpoint_write(const char *path, const char *model_path, const Transformer *t, const Optimizer *o, const MarginState *margins,
+                      const CheckpointInfo *info, Error *err)
+{
+    /* replicas hold the same weights: each writes its share, as it does with its moments */
+    int64_t first = o->bounds[t->grid->replica], end = o->bounds[t->grid->replica + 1];
+    const ShardedArray arrays[] = { { t->weights + first, first, end }, { o->m + (first - o->first), first, end },
+                                    { o->v + (first - o->first), first, end } };
+    static const char *const groups[] = { "/model", "/optimizer/m", "/optimizer/v" };
+    int parts = parts_count(&t->parameters);
+    uint64_t *checksums = calloc(3 * (size_t)parts, sizeof *checksums);
+    H5File file;
+    bool ok = error_agree(t->grid->world, checksums || error_fault(err, "out of memory for the checksums of a checkpoint"), err) &&
+              h5_create(&file, path, t->grid->world, err);
+    if (ok) {
+        for (int i = 0; i < 3; i++)
+            tensors_checksums(t, &arrays[i], checksums + i * parts);
+        ok = lay_out(&file, model_path, t, o, margins, info, checksums, parts, err);
+        for (int i = 0; ok && i < 3; i++)
+            ok = tensors_write(&file, t, groups[i], &arrays[i], err);
+        if (ok)
+            ok = h5_commit(&file, err);
+        else
+            h5_close(&file);
+    }
+    free(checksums);
+    return ok;
+}
