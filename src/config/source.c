@@ -47,14 +47,17 @@ static bool visit_part(Scanner *s, Error *err)
     return s->visit(&part, s->context, err);
 }
 
-static void copy_string(Scanner *s)
+static bool copy_string(Scanner *s, Error *err)
 {
+    int line = s->line;
     copy(s);
     while (*s->in && *s->in != '"') {
         if (*s->in == '\\' && s->in[1]) copy(s);
         copy(s);
     }
-    if (*s->in) copy(s);
+    if (!*s->in) return error_usage(err, "%s:%d: the string that begins here has no end", s->path, line);
+    copy(s);
+    return true;
 }
 
 static bool copy_comment(Scanner *s, Error *err)
@@ -119,8 +122,9 @@ static bool scan(Scanner *s, Error *err)
 {
     while (*s->in) {
         char c = *s->in;
-        if (c == '"') copy_string(s);
-        else if (c == '#' || (c == '/' && (s->in[1] == '/' || s->in[1] == '*'))) {
+        if (c == '"') {
+            if (!copy_string(s, err)) return false;
+        } else if (c == '#' || (c == '/' && (s->in[1] == '/' || s->in[1] == '*'))) {
             if (!copy_comment(s, err)) return false;
         } else if (isdigit((unsigned char)c)) {
             if (!copy_number(s, err)) return false;

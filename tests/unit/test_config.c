@@ -14,6 +14,10 @@
 #include "catdpo/nearest.h"
 #include "../../src/config/options.h"
 
+/* Read by AddressSanitizer's leak checker: libconfig 1.5 loses a string that stands where none may. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) { return "leak:libconfig"; }
+
 static char folder[] = "test-config-XXXXXX";
 
 /* A file of that name in the test's own folder; the path is valid until the next call with the same name's buffer. */
@@ -305,7 +309,7 @@ static const struct { int line; const char *text, *words;
     {1, "margin: { eta = 0.1;", "syntax error"},
     {1, "margin { eta = 0.1; };", "syntax error"},
     {1, "margin: { eta = 0.1; }; };", "syntax error"},
-    {1, "run: { dir = \"no end; };", "syntax error"},
+    {1, "run: { dir = \"no end; };\n\n", "string that begins here has no end"},
     {2, "\n/* no end\n", "has no end"},
     {1, "{\"margin\": {\"eta\": 0.1}}", "syntax error"},
     {2, "margin:\n  eta: 0.1\n", "syntax error"},
