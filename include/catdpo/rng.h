@@ -27,9 +27,6 @@ uint64_t rng_below(Rng *rng, uint64_t n);
 /* Uniform in [0, 1), a multiple of 2^-53. */
 double rng_uniform(Rng *rng);
 
-/* Standard normal (Box-Muller, two numbers each). */
-double rng_normal(Rng *rng);
-
 /* order[count] becomes a permutation of 0 .. count-1 (Fisher-Yates): a function of seed, stream and count alone. */
 void rng_permutation(uint64_t seed, uint64_t stream, int64_t count, int64_t *order);
 

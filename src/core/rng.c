@@ -1,8 +1,6 @@
 /* Philox 4x64-10: ten rounds of multiply, exclusive-or and swap on a counter, keyed with (seed, stream). */
 #include "catdpo/rng.h"
 
-#include <math.h>
-
 __extension__ typedef unsigned __int128 uint128;
 
 static void philox(const uint64_t key[2], uint64_t counter, uint64_t out[4])
@@ -53,13 +51,6 @@ uint64_t rng_below(Rng *rng, uint64_t n)
 double rng_uniform(Rng *rng)
 {
     return (double)(rng_next(rng) >> 11) * 0x1p-53;
-}
-
-double rng_normal(Rng *rng)
-{
-    double u = 1 - rng_uniform(rng); /* in (0, 1] */
-    double v = rng_uniform(rng);
-    return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
 }
 
 void rng_permutation(uint64_t seed, uint64_t stream, int64_t count, int64_t *order)
