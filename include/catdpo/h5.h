@@ -50,7 +50,8 @@ typedef struct H5File {
     int      memory, disk;  /* descriptors on rank 0 while laying out: the file in memory, and "<path>.tmp" */
     bool     writing;       /* still "<path>.tmp" */
     int64_t  size;          /* bytes of the file when it was opened: no dataset in it can be larger */
-    int64_t  call_bytes;    /* most bytes a rank moves in one collective call (64 MiB; never more than 2^31 - 1) */
+    int64_t  call_bytes;    /* most bytes a rank moves in one call (64 MiB; never more than 2^31 - 1) */
+    bool     collective;    /* MPI-IO's collective transfers; false unless set: see src/io/h5_slab.c */
     char     path[FILE_PATH];
 } H5File;
 
@@ -183,10 +184,9 @@ static inline int64_t slab_offset(const SlabAxis *axis, int64_t held)  /* and it
     return held / axis->block * axis->block_step + held % axis->block * axis->step;
 }
 
-/* Move this rank's slab (slabs and memory differ between ranks; together a write's slabs cover the dataset without
- * overlap). All ranks take part in every call, those that hold nothing or less with an empty selection; more than
- * call_bytes a rank goes in several calls, the same number on all ranks. The dataset must be of this type and of the
- * slabs' extents. */
+/* Move this rank's slab (slabs and memory differ between ranks; a write's slabs do not overlap, a read's may). The
+ * dataset must be of this type and of the slabs' extents; what no slab of a write covers keeps its value. A rank moves
+ * and holds in buffers about call_bytes at a time. */
 bool h5_read_slab(H5File *file, const char *dataset, DataType type, const Slab *slab, void *values, Error *err);
 bool h5_write_slab(H5File *file, const char *dataset, DataType type, const Slab *slab, const void *values, Error *err);
 

@@ -26,6 +26,14 @@ hid_t h5_open_dataset(const H5File *file, const char *name, Error *err);
 bool h5_check_dataset(const H5File *file, hid_t set, const char *name, int type, int axes, int64_t dims[], size_t *width,
                       Error *err);
 
+/* How many of the held indices of an axis lie below `index` of the dataset. */
+int64_t slab_axis_below(const SlabAxis *axis, int64_t index);
+/* Copy the held indices [from, to) of axis 0 (and all of the others) between a dense row-major buffer and the slab's memory;
+ * elements have `size` 1, 4 or 8 bytes. */
+void slab_copy(const Slab *slab, int64_t from, int64_t to, size_t size, void *dense, void *values, bool pack);
+/* The same indices where they lie in the dense whole dataset, the first of them at *offset elements. */
+Slab slab_within(const Slab *slab, int64_t *offset);
+
 /* Not collective: valid UTF-8 without control characters other than line ends and tabs? */
 bool text_is_valid(const char *text);
 
