@@ -52,7 +52,7 @@ typedef struct Transformer {
     LayerActivations *layer; /* [layers]; with recompute, or without backward, all are the same buffers */
     float *rstd;             /* [w] of the final norm */
     float *normed;           /* [h x w] output of the norm at hand */
-    float *act, *dact;       /* [m x w] */
+    float *act;              /* [m x w] and its gradient in turn */
     float *dqkv;             /* [qkv x w] */
     float *dattention;       /* [q x w] */
     float *dx, *dnormed;     /* [h x w] */

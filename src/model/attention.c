@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-enum { TILE = 64 }; /* queries handled at once: their scores stay in the cache */
+enum { TILE = 128 }; /* queries handled at once: their scores stay in the cache */
 
 static int group_rows(const AttentionShape *s) { return (s->per_group + 2) * s->head_dim; }
 static int qkv_rows(const AttentionShape *s) { return s->groups * group_rows(s); }
@@ -94,6 +94,11 @@ static Tile tile_of(const Segment *segment, int first)
     int count = segment->length - first < TILE ? segment->length - first : TILE;
     Tile tile = { .query = segment->start + first, .count = count, .prefix = segment->prefix_start,
                   .prefix_keys = segment->prefix_length, .own = segment->start, .own_keys = first + count };
+    if (tile.prefix + tile.prefix_keys == tile.own) { /* side by side: one range of keys */
+        tile.own = tile.prefix;
+        tile.own_keys += tile.prefix_keys;
+        tile.prefix_keys = 0;
+    }
     tile.keys = tile.prefix_keys + tile.own_keys;
     return tile;
 }

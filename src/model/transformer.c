@@ -39,14 +39,21 @@ static void product_forward(Transformer *t, const Batch *batch, int index, const
     timer_stop(t->timer);
 }
 
-/* dx[in x w] = W' dy[out x w];  dW = dy x' (+ dW if accumulate) */
-static void product_backward(Transformer *t, const Batch *batch, int index, const Axis *in, float *x, const Axis *out, float *dy, float *dx,
-                             bool accumulate)
+/* dx[in x w] = W' dy[out x w] */
+static void product_backward_input(Transformer *t, const Batch *batch, int index, const Axis *in, float *dx, const Axis *out, float *dy)
 {
     timer_start(t->timer, PHASE_MATMUL);
-    Matrix w = weight(t, index), dw = gradient(t, index);
-    Matrix xm = activation(t, in, batch->width, x), dym = activation(t, out, batch->width, dy), dxm = activation(t, in, batch->width, dx);
+    Matrix w = weight(t, index), dxm = activation(t, in, batch->width, dx), dym = activation(t, out, batch->width, dy);
     gemm(t->grid, TRANSPOSED, &w, PLAIN, &dym, 0, &dxm);
+    timer_stop(t->timer);
+}
+
+/* dW = dy[out x w] x[in x w]' (+ dW if accumulate) */
+static void product_backward_weight(Transformer *t, const Batch *batch, int index, const Axis *in, float *x, const Axis *out, float *dy,
+                                    bool accumulate)
+{
+    timer_start(t->timer, PHASE_MATMUL);
+    Matrix dw = gradient(t, index), xm = activation(t, in, batch->width, x), dym = activation(t, out, batch->width, dy);
     gemm(t->grid, PLAIN, &dym, TRANSPOSED, &xm, accumulate, &dw);
     timer_stop(t->timer);
 }
@@ -98,7 +105,8 @@ static void attention_block_backward(Transformer *t, const Batch *batch, int l, 
 {
     const LayerTensors *w = &t->parameters.layer[l];
     LayerActivations *a = &t->layer[l];
-    product_backward(t, batch, w->attention_out, &t->query, a->attention, &t->hidden, t->dx, t->dattention, accumulate);
+    product_backward_input(t, batch, w->attention_out, &t->query, t->dattention, &t->hidden, t->dx);
+    product_backward_weight(t, batch, w->attention_out, &t->query, a->attention, &t->hidden, t->dx, accumulate);
 
     timer_start(t->timer, PHASE_ATTENTION);
     attention_backward(&t->attention, batch, a->qkv, a->attention, a->lse, t->dattention, t->dqkv, t->scratch);
@@ -108,7 +116,8 @@ static void attention_block_backward(Transformer *t, const Batch *batch, int l, 
     timer_stop(t->timer);
 
     norm_forward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, true);
-    product_backward(t, batch, w->qkv, &t->hidden, t->normed, &t->qkv, t->dqkv, t->dnormed, accumulate);
+    product_backward_weight(t, batch, w->qkv, &t->hidden, t->normed, &t->qkv, t->dqkv, accumulate);
+    product_backward_input(t, batch, w->qkv, &t->hidden, t->dnormed, &t->qkv, t->dqkv);
     norm_backward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, t->dnormed, t->dx);
 }
 
@@ -136,17 +145,16 @@ static void mlp_block_backward(Transformer *t, const Batch *batch, int l, bool a
 {
     const LayerTensors *w = &t->parameters.layer[l];
     LayerActivations *a = &t->layer[l];
+    const Axis *gate_up = &t->parameters.tensor[w->gate_up].rows;
+    product_backward_input(t, batch, w->mlp_down, &t->mlp, t->act, &t->hidden, t->dx);
     timer_start(t->timer, PHASE_MLP);
-    swiglu_forward(&t->mlp, batch->width, a->gate_up, t->act);
+    swiglu_backward(&t->mlp, batch->width, a->gate_up, t->act);
     timer_stop(t->timer);
-    product_backward(t, batch, w->mlp_down, &t->mlp, t->act, &t->hidden, t->dx, t->dact, accumulate);
-    timer_start(t->timer, PHASE_MLP);
-    swiglu_backward(&t->mlp, batch->width, a->gate_up, t->dact);
-    timer_stop(t->timer);
+    product_backward_weight(t, batch, w->mlp_down, &t->mlp, t->act, &t->hidden, t->dx, accumulate);
 
     norm_forward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, true);
-    product_backward(t, batch, w->gate_up, &t->hidden, t->normed, &t->parameters.tensor[w->gate_up].rows, a->gate_up, t->dnormed,
-                     accumulate);
+    product_backward_weight(t, batch, w->gate_up, &t->hidden, t->normed, gate_up, a->gate_up, accumulate);
+    product_backward_input(t, batch, w->gate_up, &t->hidden, t->dnormed, gate_up, a->gate_up);
     norm_backward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, t->dnormed, t->dx);
 }
 

@@ -54,7 +54,6 @@ static void carve(Transformer *t, Arena *arena)
     t->rstd = arena_floats(arena, w);
     t->normed = arena_floats(arena, w * t->hidden.local);
     t->act = arena_floats(arena, w * t->mlp.local);
-    t->dact = arena_floats(arena, backward * t->mlp.local);
     t->dqkv = arena_floats(arena, backward * t->qkv.local);
     t->dattention = arena_floats(arena, backward * t->query.local);
     t->dx = arena_floats(arena, backward * t->hidden.local);
