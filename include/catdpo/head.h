@@ -22,6 +22,7 @@ typedef struct SequenceResult {
  * d loss / d logp of that sequence. Same answer on all ranks of the grid. Not collective. */
 typedef void PairGradient(void *context, const Batch *batch, int first, int count, const SequenceResult *result, float *coefficient);
 
+/* Buffers are views of the Transformer's one allocation of activations. */
 typedef struct Head {
     Grid *grid;
     Axis vocab, features, hidden;  /* as in embedding.h */
@@ -33,8 +34,6 @@ typedef struct Head {
     double *sums;           /* [max_chunk x 4] */
     float *coefficient;     /* [2 pairs] */
 } Head;
-
-/* Floats of each buffer are as given above; head_carve is told where they are by the owner of all memory (workspace.h). */
 
 /* hidden[h x n] is the final norm's output. result[2 pair_count] is filled on all ranks of the grid. With gradient != NULL also
  * dhidden[h x n] (overwritten) and dtable (+=, or overwritten by the first chunk unless accumulate). Collective over grid->comm. */

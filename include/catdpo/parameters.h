@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-enum { PART_NAME = 96, MAX_PARTS = 3 };
+enum { PART_NAME = 96, TENSOR_PARTS = 3 };
 
 typedef struct TensorPart {
     char name[PART_NAME];  /* Hugging Face's name without "model.": layers.0.self_attn.q_proj.weight */
@@ -28,7 +28,7 @@ typedef struct TensorPart {
 } TensorPart;
 
 typedef struct Tensor {
-    TensorPart part[MAX_PARTS];
+    TensorPart part[TENSOR_PARTS];
     int     part_count;
     bool    vector;            /* one logical column, repeated on process columns */
     bool    everywhere;        /* a vector that every process row needs whole (q and k norms) */

@@ -154,15 +154,15 @@ static void check_gradients(const Transformer *t, const float *expected, const c
 {
     for (int i = 0; i < t->parameters.count; i++) {
         const Tensor *tensor = &t->parameters.tensor[i];
-        double difference[MAX_PARTS] = { 0 }, largest[MAX_PARTS] = { 0 };
+        double difference[TENSOR_PARTS] = { 0 }, largest[TENSOR_PARTS] = { 0 };
         for (int64_t j = 0; j < tensor->local; j++) {
             int part = part_of_row(tensor, (int)(j % tensor->rows.local));
             double want = expected[tensor->offset + j], have = t->gradients[tensor->offset + j];
             difference[part] = fmax(difference[part], isfinite(have) ? fabs(have - want) : INFINITY);
             largest[part] = fmax(largest[part], fabs(want));
         }
-        MPI_Allreduce(MPI_IN_PLACE, difference, MAX_PARTS, MPI_DOUBLE, MPI_MAX, t->grid->world);
-        MPI_Allreduce(MPI_IN_PLACE, largest, MAX_PARTS, MPI_DOUBLE, MPI_MAX, t->grid->world);
+        MPI_Allreduce(MPI_IN_PLACE, difference, TENSOR_PARTS, MPI_DOUBLE, MPI_MAX, t->grid->world);
+        MPI_Allreduce(MPI_IN_PLACE, largest, TENSOR_PARTS, MPI_DOUBLE, MPI_MAX, t->grid->world);
         for (int part = 0; part < tensor->part_count; part++) {
             if (!(difference[part] <= TOLERANCE * largest[part]) && t->grid->row == 0 && t->grid->column == 0)
                 print_error("%s: gradient of %s is off by %g of %g\n", where, tensor->part[part].name, difference[part], largest[part]);
