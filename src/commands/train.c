@@ -26,7 +26,7 @@ typedef struct Trainer {
     StepLog     *log;           /* rank 0 only */
     Progress    progress;
     double      *reference[PAIR_SIDES];  /* [N] nats */
-    char        reference_digest[WEIGHTS_DIGEST];
+    char        model_digest[WEIGHTS_DIGEST], reference_digest[WEIGHTS_DIGEST]; /* of the weights that training starts from */
     int64_t     *pair;          /* [B] indices of the step's pairs, -1: none */
     int         pair_count;
     double      *phase_seconds; /* [PHASES] */
@@ -212,7 +212,7 @@ static bool open_metrics(Trainer *t, const char *config, Error *err)
     run_path(run, "metrics.h5", path);
     const MetricsInfo info = {
         .run = run->config.run.dir, .grid = grid, .version = CATDPO_VERSION, .mpi = mpi, .blas = run->blas.library, .hosts = hosts,
-        .started = started, .data_digest = run->pairs.data_digest, .weights_digest = t->reference_digest,
+        .started = started, .data_digest = run->pairs.data_digest, .weights_digest = t->model_digest,
         .tokenizer_digest = run->pairs.tokenizer_digest, .settings = run->pairs.settings, .config = config,
         .category_count = run->pairs.category_count, .category_name = (const char (*)[CATEGORY_NAME])run->pairs.category_name,
         .category_harm = run->pairs.category_harm, .pairs_per_step = run->config.batch.pairs, .phase_count = PHASES, .phase_name = phase_name,
@@ -228,13 +228,12 @@ static bool open_metrics(Trainer *t, const char *config, Error *err)
     return error_agree(run->world, run->rank > 0 || t->log, err);
 }
 
-static bool prepare_output(Trainer *t, bool overwrite, Error *err)
+static bool prepare_output(Trainer *t, Error *err)
 {
     Run *run = &t->run;
     char *text = config_text(&run->config);
     bool ok = run_make_folder(run, "checkpoints", err);
-    ok = ok && error_agree(run->world, run->rank > 0 || (refuse_second_run(run, overwrite, err) && write_config(run, text, err)), err) &&
-         open_metrics(t, text, err);
+    ok = ok && error_agree(run->world, run->rank > 0 || write_config(run, text, err), err) && open_metrics(t, text, err);
     free(text);
     return ok;
 }
@@ -258,16 +257,22 @@ static bool prepare(Trainer *t, const CommandLine *line, MPI_Comm world, Error *
 {
     Run *run = &t->run;
     const Config *config = &run->config;
+    bool overwrite = command_option(line, "--overwrite") != NULL;
     if (!run_open(run, line->config, line->set_count, line->sets, "train", NULL, true, world, err) ||
-        !error_agree(world, allocate(t, err), err))
+        !error_agree(world, run->rank > 0 || refuse_second_run(run, overwrite, err), err))
         return false;
+    if (run->pairs.count == 0)
+        return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some", config->data.path);
+    if (!error_agree(world, allocate(t, err), err))
+        return false;
+    memcpy(t->model_digest, run->model_info.weights_digest, WEIGHTS_DIGEST);
     t->total_steps = config->schedule.steps > 0 ? config->schedule.steps
                                                 : (int64_t)ceil(config->schedule.epochs * (double)t->sampler.steps_per_epoch);
     const OptimizerSettings settings = { config->optimizer.beta1, config->optimizer.beta2, config->optimizer.epsilon,
                                          config->optimizer.weight_decay, config->optimizer.max_grad_norm, config->optimizer.shard };
     return run_make_folder(run, NULL, err) &&
            run_reference(run, "train", t->reference[PAIR_CHOSEN], t->reference[PAIR_REJECTED], t->reference_digest, err) &&
-           prepare_output(t, command_option(line, "--overwrite") != NULL, err) && run_load_model(run, config->model.path, err) &&
+           prepare_output(t, err) && run_load_model(run, config->model.path, err) &&
            optimizer_create(&t->optimizer, &run->model.parameters, &run->grid, &settings, err);
 }
 
@@ -299,8 +304,10 @@ static bool train(Trainer *t, Error *err)
     progress_begin(&t->progress, &run->log, (ProgressMode)run->config.run.progress, "train", 0, t->total_steps);
     timer_reset(run->timer);
     run->grid.flops = 0;
-    for (t->step = 1; ok && t->step <= t->total_steps; t->step++)
-        ok = train_step(t, &row, err) && record_step(t, &row, err);
+    for (t->step = 1; ok && t->step <= t->total_steps; t->step++) {
+        bool sound = train_step(t, &row, err);
+        ok = record_step(t, &row, err) && sound; /* also a step that failed: its pairs are where to look */
+    }
     t->step--;
     progress_end(&t->progress);
     Error ignored = { 0 }; /* what is known of the steps before a failure is worth keeping */

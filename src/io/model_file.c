@@ -68,8 +68,9 @@ bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm c
     *info = (ModelInfo){ .step = -1 };
     if (!h5_open(file, path, comm, err))
         return false;
-    char format[64];
-    bool ok = h5_read_string(file, "/", "format", format, sizeof format, err);
+    char format[64] = "";
+    bool marked;
+    bool ok = h5_has_attribute(file, "/", "format", &marked, err) && (!marked || h5_read_string(file, "/", "format", format, sizeof format, err));
     bool checkpoint = ok && strcmp(format, CHECKPOINT_FORMAT) == 0;
     ok = ok && h5_check_format(file, checkpoint ? CHECKPOINT_FORMAT : MODEL_FORMAT, 1, err) &&
          (!checkpoint || h5_read_int64(file, "/", "step", 0, INT64_MAX, &info->step, err)) &&
