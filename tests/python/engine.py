@@ -159,14 +159,15 @@ def _leave(ranks):
         _gate.notify_all()
 
 
-# each rank's own exit status; Open MPI would otherwise end the others as soon as one has failed, and hide that they hang
+# each rank's own exit status
 _RANK = '"$@"; status=$?; echo $status >"$CATDPO_TEST_STATUS.${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-0}}"; exit $status'
 
 
-def start(arguments, ranks, folder, timeout=TIMEOUT, directory=None):
-    """mpirun -n RANKS catdpo ARGUMENTS, until it ends or `timeout` is over."""
+def start(arguments, ranks, folder, timeout=TIMEOUT, directory=None, apart=True):
+    """mpirun -n RANKS catdpo ARGUMENTS, until it ends or `timeout` is over. `apart`: every rank ends by itself; otherwise, as Open MPI
+    has it for users, one that fails ends the others, which would hide that they hang. Only then is mpirun's own status that of a rank."""
     marks = os.path.join(folder, "status")
-    environment = dict(os.environ, CATDPO_TEST_STATUS=marks, OMPI_MCA_orte_abort_on_non_zero_status="0")
+    environment = dict(os.environ, CATDPO_TEST_STATUS=marks, OMPI_MCA_orte_abort_on_non_zero_status="0" if apart else "1")
     _enter(ranks)
     try:
         process = subprocess.Popen(["sh", MPIRUN, str(ranks), "sh", "-c", _RANK, "sh", BINARY, *arguments], stdin=subprocess.DEVNULL,
@@ -215,6 +216,11 @@ def _future(command, ranks, options, settings):
         return _kept[key]
 
 
+def submit(function, *arguments):
+    """Call a function that starts runs while others go on: a future of its result."""
+    return _pool.submit(function, *arguments)
+
+
 def prefetch(specifications):
     """Start runs of train, given as (ranks, settings), that tests will ask for."""
     for ranks, settings in specifications:
@@ -227,7 +233,7 @@ def run(command, ranks=1, options=(), **settings):
 
 
 def succeed(result):
-    assert result.status == 0 and not result.errors, repr(result)
+    assert result.status == 0 and set(result.statuses) == {0} and not result.errors, repr(result)
     return result
 
 
