@@ -39,6 +39,7 @@ class Pair:
     extra: dict = dataclasses.field(default_factory=dict)  # tools and template arguments
     file: int = 0
     row: int = 0
+    key: bytes = b""  # equal for equal prompts (split.prompt_key)
 
     @property
     def margin_applies(self):

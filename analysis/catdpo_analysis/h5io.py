@@ -38,6 +38,13 @@ def atomic_path(path):
             os.remove(temporary)
 
 
+def refuse_overwrite(out, inputs):
+    """An output must not be one of the files that are read."""
+    for path in inputs:
+        if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
+            raise UserError(f"{out} is an input as well; name another output")
+
+
 @contextlib.contextmanager
 def create(path, format_name):
     """A new HDF5 file of the given format, complete under its name once the block ends."""

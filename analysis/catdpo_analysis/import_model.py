@@ -112,6 +112,7 @@ def add_arguments(parser):
 
 
 def run(args):
+    h5io.refuse_overwrite(args.out, [args.source])
     architecture, digest, size = import_model(args.source, args.out, not args.no_tokenizer)
     print(f"{args.out}: {architecture.architecture}, {architecture.parameters() / 1e6:.1f} M parameters, {architecture.num_hidden_layers} layers, "
           f"hidden {architecture.hidden_size}, {architecture.num_attention_heads} heads ({architecture.num_key_value_heads} key/value), "

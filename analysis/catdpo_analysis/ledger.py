@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from catdpo_analysis import h5io
+from catdpo_analysis.errors import shorten
 from catdpo_analysis.table import format_table
 
 SEPARATOR = " + "  # between the categories of one entry; category names may hold commas
@@ -47,8 +48,9 @@ class Ledger:
         """A table for the terminal: categories down, reasons across, and the number of entries below."""
         if not self.entries:
             return "Nothing was cut or dropped."
-        reasons, counts = self.reasons(), self.counts(names)
-        rows = [[name, *counts[:, k]] for k, name in enumerate([*names, "(no category kept)"]) if counts[:, k].any()]
+        gone = sorted({name for entry in self.entries for name in entry.categories} - set(names))  # categories of which nothing is left
+        reasons, counts = self.reasons(), self.counts([*names, *gone])
+        rows = [[shorten(name, 40), *counts[:, k]] for k, name in enumerate([*names, *gone, "(no category)"]) if counts[:, k].any()]
         rows.append(["entries", *[sum(entry.reason == reason for entry in self.entries) for reason in reasons]])
         legend = [f"  [{i + 1}] {reason}" for i, reason in enumerate(reasons)]
         heading = ["category", *[f"[{i + 1}]" for i in range(len(reasons))]]

@@ -1,9 +1,10 @@
 """The prepare command: preference data to pairs.h5."""
 
-import argparse
 import collections
 import hashlib
 import json
+
+import numpy as np
 
 from catdpo_analysis import CREATOR, h5io
 from catdpo_analysis.chat import ChatTokenizer
@@ -17,6 +18,7 @@ from catdpo_analysis.split import prompt_key, prompts_by_category, split_prompts
 from catdpo_analysis.table import format_table
 
 OTHER = "other"  # the category that rare ones are pooled into
+SAME = "chosen and rejected are the same"
 
 
 def add_arguments(parser):
@@ -127,13 +129,14 @@ def select(pairs, args, ledger):
         elif is_empty(pair):
             ledger.add(pair, "empty completion")
         elif pair.chosen == pair.rejected:
-            ledger.add(pair, "chosen and rejected are the same")
+            ledger.add(pair, SAME)
         elif key in seen and not args.keep_duplicates:
             ledger.add(pair, "duplicate")
         elif args.limit and len(kept) == args.limit:
             ledger.add(pair, "beyond --limit")
         else:
             seen.add(key)
+            pair.key = prompt_key(pair)
             kept.append(pair)
     return kept
 
@@ -144,6 +147,9 @@ def fit(pairs, encoded, args, ledger):
     for pair, tokens in zip(pairs, encoded):
         sizes = [len(tokens.chosen), len(tokens.rejected)]
         entries = []
+        if np.array_equal(tokens.chosen, tokens.rejected):
+            ledger.add(pair, SAME, max(sizes))
+            continue
         if tokens.prompt_length < 1:
             ledger.add(pair, "prompt has no tokens of its own", max(sizes))
             continue
@@ -159,7 +165,7 @@ def fit(pairs, encoded, args, ledger):
             if args.over_length == "drop":
                 ledger.add(pair, "longer than the maximum length", max(sizes))
                 continue
-            if (tokens.chosen[:limit] == tokens.rejected[:limit]).all() if min(sizes) >= limit else False:
+            if np.array_equal(tokens.chosen[:limit], tokens.rejected[:limit]):
                 ledger.add(pair, "chosen and rejected are the same after truncation", max(sizes))
                 continue
             for name, size in zip(("chosen", "rejected"), sizes):
@@ -176,26 +182,26 @@ def fit(pairs, encoded, args, ledger):
 def settle_rare(kept, args, ledger):
     """Deals with categories that are too small for the split or for --min-pairs; returns (kept, categories that stay in train)."""
     while True:
-        keys = [prompt_key(pair) for pair, _, _ in kept]
-        prompts = prompts_by_category([pair for pair, _, _ in kept], keys)
-        counts = collections.Counter(name for pair, _, _ in kept for name in pair.categories)
+        pairs = [pair for pair, _, _ in kept]
+        prompts = prompts_by_category(pairs)
+        counts = collections.Counter(name for pair in pairs for name in pair.categories)
         least = 2 if args.heldout else 1
         rare = sorted(name for name in prompts if len(prompts[name]) < least or counts[name] < args.min_pairs)
         if not rare or args.rare == "keep-train":
-            return kept, keys, rare
+            return kept, rare
         if args.rare == "refuse" or (args.rare == "pool" and rare == [OTHER]):
             listed = "; ".join(f'"{name}": {counts[name]} pairs, {len(prompts[name])} prompts' for name in rare)
             raise UserError(f"too few for a split by prompt{f' or for --min-pairs {args.min_pairs}' if args.min_pairs else ''}: {listed}; "
                             "choose --rare pool, drop or keep-train, give more data, or hold nothing out with --heldout 0")
         left = []
         for pair, tokens, entries in kept:
-            names = [name for name in pair.categories if name not in rare]
-            if args.rare == "pool" and len(names) < len(pair.categories) and OTHER not in names:
-                names.append(OTHER)
-            if len(names) < len(pair.categories) or names != pair.categories:
-                reason = f'category pooled into "{OTHER}"' if args.rare == "pool" else "category too rare"
-                entry = ledger.add(pair, reason, max(len(tokens.chosen), len(tokens.rejected)), max(len(tokens.chosen), len(tokens.rejected)) if names else 0)
-                entry.categories = [name for name in pair.categories if name not in names]
+            removed = [name for name in pair.categories if name in rare]
+            if removed:
+                names = [name for name in pair.categories if name not in rare] + ([OTHER] if args.rare == "pool" else [])
+                names = list(dict.fromkeys(names))
+                size = max(len(tokens.chosen), len(tokens.rejected))
+                entry = ledger.add(pair, f'category pooled into "{OTHER}"' if args.rare == "pool" else "category too rare", size, size if names else 0)
+                entry.categories = removed
                 if not names:
                     continue
                 entries.append(entry)
@@ -224,19 +230,20 @@ def data_digest(paths, settings):
 
 def run(args):
     check_arguments(args)
+    h5io.refuse_overwrite(args.out, [*args.inputs, *filter(None, [args.model, args.chat_template])])
     tokenizer = load_tokenizer(args)
     ledger = Ledger()
     options = Options(args.transform, args.benign_name, args.safe_pairs == "prompt", args.assume_unsafe_rejected)
     pairs, steps = read_inputs(args.inputs, options, ledger)
     usable = select(pairs, args, ledger)
     kept = fit(usable, encode_pairs(usable, tokenizer, lambda pair: f"{args.inputs[pair.file]}:{pair.row + 1}"), args, ledger)
-    kept, keys, train_only = settle_rare(kept, args, ledger)
+    kept, train_only = settle_rare(kept, args, ledger)
     if not kept:
         raise UserError("no pair is left: " + (", ".join(f"{reason} ({sum(e.reason == reason for e in ledger.entries)})" for reason in ledger.reasons()) or "no rows"))
-    held = split_prompts([pair for pair, _, _ in kept], keys, args.heldout, args.seed, train_only) if args.heldout else set()
+    held = split_prompts([pair for pair, _, _ in kept], args.heldout, args.seed, train_only) if args.heldout else set()
     parts = {"train": ([], []), "heldout": ([], [])}
-    for key, (pair, tokens, entries) in zip(keys, kept):
-        part = "heldout" if key in held else "train"
+    for pair, tokens, entries in kept:
+        part = "heldout" if pair.key in held else "train"
         parts[part][0].append(pair)
         parts[part][1].append(tokens)
         for entry in entries:
@@ -263,11 +270,11 @@ def print_summary(args, tokenizer, parts, categories, harm_names, steps, rules, 
         row = [shorten(name, 40), "harm" if name in harm_names else "no margin"]
         for pairs, encoded in parts.values():
             chosen = [i for i, pair in enumerate(pairs) if name in pair.categories]
-            row += [len(chosen), len({prompt_key(pairs[i]) for i in chosen}), sum(pairs[i].margin_applies for i in chosen)]
+            row += [len(chosen), len({pairs[i].key for i in chosen}), sum(pairs[i].margin_applies for i in chosen)]
         rows.append(row)
     total = ["all", ""]
     for pairs, encoded in parts.values():
-        total += [len(pairs), len({prompt_key(pair) for pair in pairs}), sum(pair.margin_applies for pair in pairs)]
+        total += [len(pairs), len({pair.key for pair in pairs}), sum(pair.margin_applies for pair in pairs)]
     heading = ["category", "kind", "train pairs", "prompts", "with margin", "held-out pairs", "prompts", "with margin"]
     print("\n" + format_table(heading, [*rows, total], last_is_total=True))
     print("\nCut or dropped (in the file under /ledger):\n" + ledger.text(categories))

@@ -6,6 +6,7 @@ import unicodedata
 
 from catdpo_analysis.errors import UserError
 
+ATTEMPTS = 20  # shuffles to try where prompts of several categories make the split hard
 TURN = "\n\nAssistant:"  # HH-RLHF transcripts: what follows the last one is the reply's start, not the prompt
 
 
@@ -24,41 +25,49 @@ def prompt_key(pair):
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def prompts_by_category(pairs, keys):
+def prompts_by_category(pairs):
     """category -> set of prompt keys."""
     result = {}
-    for pair, key in zip(pairs, keys):
+    for pair in pairs:
         for name in pair.categories:
-            result.setdefault(name, set()).add(key)
+            result.setdefault(name, set()).add(pair.key)
     return result
 
 
-def _strata(pairs, keys):
+def _groups(pairs):
     """As prompts_by_category, and apart for the pairs of a category to which the margin applies and the others, where both are there and
     have two prompts: a category's violation rate is then known in both parts."""
-    strata = {(name, ""): prompts for name, prompts in prompts_by_category(pairs, keys).items()}
+    groups = {(name, ""): prompts for name, prompts in prompts_by_category(pairs).items()}
     for kind, applies in (("margin", True), ("no margin", False)):
-        chosen = [i for i, pair in enumerate(pairs) if pair.margin_applies == applies]
-        part = prompts_by_category([pairs[i] for i in chosen], [keys[i] for i in chosen])
-        strata |= {(name, kind): prompts for name, prompts in part.items() if len(prompts) > 1 and prompts != strata[name, ""]}
-    return strata
+        part = prompts_by_category([pair for pair in pairs if pair.margin_applies == applies])
+        groups |= {(name, kind): prompts for name, prompts in part.items() if len(prompts) > 1 and prompts != groups[name, ""]}
+    return groups
 
 
-def split_prompts(pairs, keys, share, seed, train_only=()):
+def split_prompts(pairs, share, seed, train_only=()):
     """The set of prompt keys that are held out: about `share` of each category's prompts, at least one and never all.
 
     Smallest group first, each filled up to its share from the prompts that no smaller one has placed; then repaired, since a prompt may
     belong to several categories. Categories in `train_only` stay whole in the train part; every other one must have two prompts or more.
     The result depends on the seed and on the set of prompts, not on the order of the rows.
     """
-    required = {name: prompts for name, prompts in prompts_by_category(pairs, keys).items() if name not in train_only}
-    pinned = {key for pair, key in zip(pairs, keys) if any(name in train_only for name in pair.categories)}
-    order = sorted(set(keys))
-    random.Random(seed).shuffle(order)
-    rank = {key: i for i, key in enumerate(order)}
+    required = {name: prompts for name, prompts in prompts_by_category(pairs).items() if name not in train_only}
+    pinned = {pair.key for pair in pairs if any(name in train_only for name in pair.categories)}
+    groups = {group: prompts for group, prompts in _groups(pairs).items() if group[0] not in train_only}
+    for attempt in range(ATTEMPTS):
+        order = sorted({pair.key for pair in pairs})
+        random.Random(f"{seed} {attempt}").shuffle(order)
+        rank = {key: i for i, key in enumerate(order)}
+        held, lacking = _fill(groups, required, pinned, share, rank)
+        if not lacking:
+            return held
+    raise UserError(f'category "{lacking}" shares its prompts with others so that no split by prompt has every category in both parts; '
+                    "leave it out with --categories, or hold nothing out with --heldout 0")
 
+
+def _fill(groups, required, pinned, share, rank):
+    """One attempt: (held-out prompts, a category that a part lacks or None)."""
     held, train = set(), set(pinned)
-    groups = {group: prompts for group, prompts in _strata(pairs, keys).items() if group[0] not in train_only}
     for group in sorted(groups, key=lambda group: (len(groups[group]), group)):
         prompts = groups[group]
         target = min(max(round(share * len(prompts)), 1), len(prompts) - 1)
@@ -66,12 +75,12 @@ def split_prompts(pairs, keys, share, seed, train_only=()):
         take = max(target - len(prompts & held), 0)
         held.update(free[:take])
         train.update(free[take:])
-    _repair(required, held, train, pinned, rank)
-    return held
+    return held, _repair(required, held, train, pinned, rank)
 
 
 def _repair(required, held, train, pinned, rank):
-    """Moves a prompt to the side that lacks a category, where that takes no category from the other side."""
+    """Moves a prompt to the side that lacks a category, where that takes no category from the other side. Returns a category that is still
+    lacking, or None."""
     names_of = {}
     for name, prompts in required.items():
         for key in prompts:
@@ -79,7 +88,7 @@ def _repair(required, held, train, pinned, rank):
     for _ in range(2 * len(required) + 1):
         lacking = [(name, to, other) for name in sorted(required) for to, other in ((held, train), (train, held)) if not required[name] & to]
         if not lacking:
-            return
+            return None
         moved = False
         for name, to, other in lacking:
             candidates = (key for key in sorted(required[name] & other - pinned, key=rank.get)
@@ -91,5 +100,4 @@ def _repair(required, held, train, pinned, rank):
                 moved = True
         if not moved:
             break
-    raise UserError(f'category "{lacking[0][0]}" shares its prompts with others so that no split by prompt has every category in both parts; '
-                    "leave it out with --categories, or hold nothing out with --heldout 0")
+    return lacking[0][0]
