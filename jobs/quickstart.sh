@@ -79,7 +79,7 @@ if ! fresh "$before" "$pairs" "$model" "$config"; then
 fi
 
 stage "Train with Cat-DPO on $ranks ranks"
-fresh "$final" "$before" "$catdpo" || { on_ranks train "$config" && stage_done; } ||
+fresh "$final" "$before" "$catdpo" || { on_ranks train "$config" --overwrite && stage_done; } ||
     fail "catdpo train ended with an error; its message above says what to do"
 
 stage "Evaluate after training"

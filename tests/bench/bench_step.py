@@ -98,7 +98,7 @@ def run_catdpo(a, name, data, folder):
         optimizer=dict(learning_rate=1e-6), parallel=dict(grid=grid, replicas=replicas), checkpoint=dict(final=False))
     sets = [x for s in a.set for x in ("--set", s)]
     ranks = replicas * grid[0] * grid[1]
-    peak = measured([a.binary, "train", config, *sets], runner.MPI_SETTINGS, ["mpirun", "-n", str(ranks)])
+    peak = measured([a.binary, "train", config, "--overwrite", *sets], runner.MPI_SETTINGS, ["mpirun", "-n", str(ranks)])
     with h5py.File(os.path.join(run, "metrics.h5")) as file:
         flops = file["timing/step_flops"][:].tolist() if "timing/step_flops" in file else None
         rate = float(file.attrs["sgemm_gflops"]) if "sgemm_gflops" in file.attrs else None
