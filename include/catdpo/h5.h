@@ -50,8 +50,10 @@ typedef struct H5File {
     int      memory, disk;  /* descriptors on rank 0 while laying out: the file in memory, and "<path>.tmp" */
     bool     writing;       /* still "<path>.tmp" */
     int64_t  size;          /* bytes of the file when it was opened: no dataset in it can be larger */
-    int64_t  call_bytes;    /* most bytes a rank moves in one call (64 MiB; never more than 2^31 - 1) */
+    int64_t  call_bytes;    /* most bytes a rank moves in one call (16 MiB; never more than 2^31 - 1) */
     bool     collective;    /* MPI-IO's collective transfers; false unless set: see src/io/h5_slab.c */
+    char     *scratch;      /* memory for moving slabs, kept from one to the next; owned */
+    size_t   scratch_bytes;
     char     path[FILE_PATH];
 } H5File;
 
@@ -146,7 +148,7 @@ bool h5_write_text(H5File *file, const char *name, const char *value, Error *err
 
 /* Attributes that plots and tables need: units ("1", "nat", "s"), description (long_name). NULL: leave out. */
 bool h5_describe(H5File *file, const char *dataset, const char *units, const char *description, Error *err);
-/* Make a 1-D dataset a dimension scale called `label`; name axis `axis` of a dataset, and attach a scale to it
+/* Make a 1-D dataset a dimension scale for axes called `label`; name axis `axis` of a dataset, and attach a scale to it
  * unless NULL. */
 bool h5_make_scale(H5File *file, const char *dataset, const char *label, Error *err);
 bool h5_label_axis(H5File *file, const char *dataset, int axis, const char *label, const char *scale, Error *err);
@@ -186,7 +188,7 @@ static inline int64_t slab_offset(const SlabAxis *axis, int64_t held)  /* and it
 
 /* Move this rank's slab (slabs and memory differ between ranks; a write's slabs do not overlap, a read's may). The
  * dataset must be of this type and of the slabs' extents; what no slab of a write covers keeps its value. A rank moves
- * and holds in buffers about call_bytes at a time. */
+ * about call_bytes at a time and holds up to three times that in buffers. */
 bool h5_read_slab(H5File *file, const char *dataset, DataType type, const Slab *slab, void *values, Error *err);
 bool h5_write_slab(H5File *file, const char *dataset, DataType type, const Slab *slab, const void *values, Error *err);
 

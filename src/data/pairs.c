@@ -125,8 +125,8 @@ static bool check_side(const Pairs *pairs, int which, int64_t *longest, const ch
     for (int64_t i = 0; i < pairs->count; i++) {
         int64_t begin = side->offsets[i], end = side->offsets[i + 1];
         if (end < begin || end > side->token_count) {
-            return error_usage(err, "%s/%s/offsets: entry %" PRId64 " is %" PRId64 ", after %" PRId64 " and of %" PRId64 " tokens" REMEDY,
-                               where, name, i + 1, end, begin, side->token_count);
+            return error_usage(err, "%s/%s/offsets: entry %" PRId64 " is %" PRId64 ", outside [%" PRId64 ", %" PRId64 "]" REMEDY, where,
+                               name, i + 1, end, begin, side->token_count);
         }
         if (end - begin < 2 || end - begin > INT32_MAX) {
             return error_usage(err, "%s/%s/offsets: sequence %" PRId64 " has %" PRId64 " tokens; prompt and completion need one each"

@@ -91,9 +91,12 @@ static int find_object(const H5File *file, const char *object, Error *err)
         H5L_info_t link;
         htri_t exists = H5Lexists(file->meta, prefix, H5P_DEFAULT);
         if (exists == 0) return 0;
-        if (!h5_ok(exists, err, "%s: cannot look up %s", file->path, prefix)
-            || !h5_ok(H5Lget_info(file->meta, prefix, &link, H5P_DEFAULT), err, "%s: cannot look up %s", file->path, prefix))
+        Error damage = { 0 };
+        if (!h5_ok(exists, &damage, "%s: cannot look up %s", file->path, prefix)
+            || !h5_ok(H5Lget_info(file->meta, prefix, &link, H5P_DEFAULT), &damage, "%s: cannot look up %s", file->path, prefix)) {
+            error_usage(err, "%s", damage.message);
             return -1;
+        }
         if (link.type != H5L_TYPE_HARD) {
             error_usage(err, "%s: %s is a soft or external link; links are not followed: copy what it points to into the file",
                         file->path, prefix);

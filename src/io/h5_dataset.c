@@ -392,7 +392,8 @@ bool h5_make_scale(H5File *file, const char *dataset, const char *label, Error *
     bool ok = true;
     if (file->rank == 0) {
         hid_t set = h5_open_dataset(file, dataset, err);
-        ok = set >= 0 && h5_ok(H5DSset_scale(set, label), err, "%s: cannot make %s a dimension scale", file->path, dataset);
+        ok = set >= 0 && h5_ok(H5DSset_scale(set, label), err, "%s: cannot make %s a dimension scale", file->path, dataset)
+          && h5_ok(H5DSset_label(set, 0, label), err, "%s: cannot label %s", file->path, dataset);
         if (set >= 0) H5Dclose(set);
     }
     return h5_agree(file, ok, err);

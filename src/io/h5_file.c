@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 enum {
-    CALL_BYTES = 64 << 20,       /* a rank's share of one collective call; MPI-IO counts in int */
+    CALL_BYTES = 16 << 20,       /* a rank's share of one call; MPI counts in int */
     ALIGN_FROM = 16 << 20,       /* datasets at least this large start at a multiple of ALIGN_TO: the usual stripe */
     ALIGN_TO = 1 << 20,
     COPY_BYTES = 1 << 20,
@@ -349,6 +349,9 @@ void h5_close(H5File *file)
     char name[FILE_PATH + 4];
     close_data(file, false, &unheard);
     close_meta(file, false, &unheard);
+    free(file->scratch);
+    file->scratch = NULL;
+    file->scratch_bytes = 0;
     temporary_name(file, name);
     if (file->writing && file->rank == 0) unlink(name);
     file->writing = false;

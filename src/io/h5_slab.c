@@ -29,8 +29,8 @@ typedef struct Move {
     int64_t row_count;          /* elements of a row */
     int64_t begin, end;         /* rows that are held by somebody */
     int64_t rows_a_rank;        /* in one round */
-    int *counts, *places;       /* [4 * ranks]: elements sent and received, and where */
-    char *mine, *others, *rows; /* this rank's slab, the others' shares of its rows, its rows */
+    int *counts, *places;       /* [2 * ranks]: elements sent and received, and where */
+    char *mine, *others, *rows; /* this rank's slab, all ranks' shares of its rows, its rows */
     hid_t set, space, list;
 } Move;
 
@@ -104,8 +104,8 @@ static void choose_rows(Move *m)
 static bool gather_slabs(Move *m, const Slab *slab, int *axes, int64_t dims[SLAB_AXES], Error *err)
 {
     m->slab = malloc(m->ranks * sizeof *m->slab);
-    m->counts = malloc(4 * m->ranks * sizeof *m->counts);
-    m->places = malloc(4 * m->ranks * sizeof *m->places);
+    m->counts = malloc(2 * m->ranks * sizeof *m->counts);
+    m->places = malloc(2 * m->ranks * sizeof *m->places);
     bool ok = m->slab && m->counts && m->places;
     if (!h5_agree(m->file, ok || error_fault(err, "%s: no memory to move %s", m->file->path, m->name), err)) return false;
     if (m->file->comm == MPI_COMM_NULL) m->slab[0] = *slab;
@@ -135,12 +135,13 @@ static bool gather_slabs(Move *m, const Slab *slab, int *axes, int64_t dims[SLAB
 
 /* ---- one round --------------------------------------------------------------------------------------------------- */
 
-/* This rank's slab <-> m->mine, in the order of the ranks that move its rows. */
+/* This rank's slab <-> m->mine, in the order of the ranks that move its rows; <-> m->others where that is this rank. */
 static void copy_mine(const Move *m, int64_t round, const Slab *slab, char *values, bool pack)
 {
     for (int r = 0; r < m->ranks; r++) {
         Range held = held_within(slab, rows_of(m, round, r));
-        slab_copy(slab, held.from, held.to, m->size, m->mine + m->places[r] * (int64_t)m->size, values, pack);
+        char *dense = r == m->rank ? m->others + m->places[m->ranks + r] * (int64_t)m->size : m->mine + m->places[r] * (int64_t)m->size;
+        slab_copy(slab, held.from, held.to, m->size, dense, values, pack);
     }
 }
 
@@ -158,27 +159,26 @@ static void copy_others(const Move *m, int64_t round, bool pack)
     }
 }
 
-/* Fill counts and places: [0, ranks) of m->mine, [ranks, 2 ranks) of m->others. */
+/* Fill counts and places: [0, ranks) of m->mine, [ranks, 2 ranks) of m->others. What a rank has for itself does not travel. */
 static void count_round(Move *m, int64_t round)
 {
     int mine = 0, others = 0;
     for (int r = 0; r < m->ranks; r++) {
-        m->counts[r] = (int)elements_within(&m->slab[m->rank], rows_of(m, round, r));
-        m->counts[m->ranks + r] = (int)elements_within(&m->slab[r], rows_of(m, round, m->rank));
+        bool self = r == m->rank;
+        int to_move = (int)elements_within(&m->slab[r], rows_of(m, round, m->rank));
+        m->counts[r] = self ? 0 : (int)elements_within(&m->slab[m->rank], rows_of(m, round, r));
+        m->counts[m->ranks + r] = self ? 0 : to_move;
         m->places[r] = mine;
         m->places[m->ranks + r] = others;
         mine += m->counts[r];
-        others += m->counts[m->ranks + r];
+        others += to_move;
     }
 }
 
 /* m->mine to m->others (writing) or back. */
 static void exchange(const Move *m)
 {
-    if (m->file->comm == MPI_COMM_NULL) {
-        memcpy(m->writing ? m->others : m->mine, m->writing ? m->mine : m->others, m->counts[0] * m->size);
-        return;
-    }
+    if (m->ranks == 1) return;
     MPI_Datatype type = m->size == 8 ? MPI_UINT64_T : m->size == 4 ? MPI_UINT32_T : MPI_UINT8_T;
     int from = m->writing ? 0 : m->ranks, to = m->writing ? m->ranks : 0;
     CHECK_MPI(MPI_Alltoallv(m->writing ? m->mine : m->others, m->counts + from, m->places + from, type,
@@ -244,8 +244,18 @@ static bool prepare(Move *m, int axes, const int64_t dims[], Error *err)
     size_t buffer = (size_t)largest_exchange(m) * m->size, rows = (size_t)(m->rows_a_rank * m->row_count) * m->size;
     if (buffer / m->size > INT_MAX || rows > INT_MAX)
         return error_fault(err, "%s: one row of %s is over 2 GB", file->path, m->name);
-    m->mine = malloc(buffer), m->others = malloc(buffer), m->rows = malloc(rows);
-    return (m->mine && m->others && m->rows) || error_fault(err, "%s: no memory to move %s", file->path, m->name);
+    buffer = (buffer + 63) / 64 * 64;
+    if (file->scratch_bytes < 2 * buffer + rows) {
+        free(file->scratch);
+        file->scratch_bytes = 2 * buffer + rows;
+        file->scratch = malloc(file->scratch_bytes);
+    }
+    if (!file->scratch) {
+        file->scratch_bytes = 0;
+        return error_fault(err, "%s: no memory to move %s", file->path, m->name);
+    }
+    m->mine = file->scratch, m->others = m->mine + buffer, m->rows = m->others + buffer;
+    return true;
 }
 
 static bool move_all(Move *m, const Slab *slab, char *values, Error *err)
@@ -281,9 +291,6 @@ static bool move_slab(H5File *file, const char *name, DataType type, const Slab 
     free(m.slab);
     free(m.counts);
     free(m.places);
-    free(m.mine);
-    free(m.others);
-    free(m.rows);
     return ok;
 }
 

@@ -129,8 +129,8 @@ static bool create_column(H5File *file, const Metrics *m, const Column *c, Error
     if (chunk[0] > 1024) chunk[0] = 1024;           /* and not for a single number */
     bool ok = h5_create_extendible(file, c->dataset, c->type, axes, growing, dims, chunk, c->type == DATA_INT64 ? -1 : 0, err)
            && h5_describe(file, c->dataset, c->units, c->description, err);
-    if (ok && c == &columns[0]) ok = h5_make_scale(file, c->dataset, "step", err);
-    ok = ok && h5_label_axis(file, c->dataset, 0, "step", c == &columns[0] ? NULL : columns[0].dataset, err);
+    if (ok && c == &columns[0]) return h5_make_scale(file, c->dataset, "step", err);
+    ok = ok && h5_label_axis(file, c->dataset, 0, "step", columns[0].dataset, err);
     if (ok && axes > 1) ok = h5_label_axis(file, c->dataset, 1, label[c->shape], c->shape == PER_CATEGORY || c->shape == PER_PHASE ? scale[c->shape] : NULL, err);
     if (ok && axes > 2) ok = h5_label_axis(file, c->dataset, 2, "category", scale[PER_CATEGORY], err);
     return ok;

@@ -24,14 +24,19 @@ static const char *in_group(char path[FILE_PATH], const char *group, const char 
     return path;
 }
 
+static bool find_group(H5File *file, const char *group, Error *err)
+{
+    char name[256];
+    bool exists = false;
+    snprintf(name, sizeof name, "/%.200s", group);
+    return h5_exists(file, name, &exists, err)
+        && (exists || error_usage(err, "%s: has no pairs called \"%.200s\"; there are \"train\" and \"heldout\"", file->path, group));
+}
+
 static bool read_sizes(H5File *file, const char *group, Sizes *sizes, char **settings, Error *err)
 {
     char path[FILE_PATH], group_path[256];
-    bool exists = false;
     snprintf(group_path, sizeof group_path, "/%.200s", group);
-    if (!h5_exists(file, group_path, &exists, err)) return false;
-    if (!exists) return error_usage(err, "%s: has no pairs called \"%.200s\"; there are \"train\" and \"heldout\"", file->path, group);
-
     bool ok = h5_count_strings(file, "/categories/name", 1, CATEGORIES_MAX, &sizes->category_count, err)
         && h5_read_int64(file, group_path, "pairs", 0, INT64_MAX / 16, &sizes->count, err)
         && h5_read_int64(file, "/", "vocab_size", 1, INT32_MAX, &sizes->vocab_size, err)
@@ -70,6 +75,16 @@ static bool read_arrays(H5File *file, const char *group, Pairs *pairs, Error *er
         && h5_read_array(file, in_group(path, group, NULL, "chosen_better"), DATA_INT8, 1, &n, pairs->chosen_better, err);
 }
 
+/* What is wrong with a file of ours that was opened all right is mended by making it again. */
+static bool with_remedy(bool ok, Error *err)
+{
+    static const char remedy[] = "; prepare it again with catdpo-analysis prepare";
+    size_t length = strlen(err->message);
+    if (!ok && err->exit_status == EXIT_USAGE && !strstr(err->message, remedy) && length + sizeof remedy <= sizeof err->message)
+        memcpy(err->message + length, remedy, sizeof remedy);
+    return ok;
+}
+
 /* The readers' verdict and what they found, to the ranks beside them; and all readers must have found the same. */
 static bool share_sizes(Sizes *sizes, char **settings, bool reader, MPI_Comm node, MPI_Comm comm, const char *path, Error *err)
 {
@@ -97,7 +112,7 @@ bool pairs_load(Pairs *pairs, const char *path, const char *group, MPI_Comm comm
     memset(&sizes, 0, sizeof sizes);
     if (reader) {
         ok = h5_open(&file, path, MPI_COMM_NULL, err) && h5_check_format(&file, "catdpo-pairs", PAIRS_VERSION, err)
-          && read_sizes(&file, group, &sizes, &settings, err);
+          && find_group(&file, group, err) && with_remedy(read_sizes(&file, group, &sizes, &settings, err), err);
     }
     ok = error_agree(comm, ok, err) && share_sizes(&sizes, &settings, reader, node, comm, path, err)
       && pairs_allocate(pairs, sizes.count, (int)sizes.category_count, sizes.tokens, comm, err);
@@ -111,7 +126,7 @@ bool pairs_load(Pairs *pairs, const char *path, const char *group, MPI_Comm comm
         memcpy(pairs->template_digest, sizes.template_digest, PAIRS_DIGEST);
         char where[FILE_PATH + 256];
         snprintf(where, sizeof where, "%s: /%.200s", path, group);
-        if (reader) ok = read_arrays(&file, group, pairs, err) && pairs_check(pairs, where, err);
+        if (reader) ok = with_remedy(read_arrays(&file, group, pairs, err), err) && pairs_check(pairs, where, err);
         CHECK_MPI(MPI_Bcast(&pairs->longest, 1, MPI_INT64_T, 0, node));
         ok = error_agree(comm, ok, err);
         pairs_publish(pairs);

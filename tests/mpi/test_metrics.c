@@ -1,0 +1,277 @@
+/* Promises: every row arrives, each rank's partial counts at its place, the largest time of any rank; the file under its final
+ * name is complete after every flush and as before after a failed one; a run continues after any step, with other ranks and pairs a
+ * step too; labels, scales and units are there. */
+#include "catdpo/h5.h"
+#include "catdpo/metrics.h"
+#include "scratch.h"
+
+#include <hdf5_hl.h>
+#include <math.h>
+#include <sys/stat.h>
+
+enum { K = 3, P = 2, MOST_PAIRS = 8 };
+
+static const char categories[K][CATEGORY_NAME] = { "violence", "privacy", "b\xc3\xa9nin" };
+static const uint8_t harm[K] = { 1, 1, 0 };
+static const char *const phases[P] = { "forward", "backward" };
+
+static MetricsInfo make_info(int64_t pairs, int64_t capacity)
+{
+    return (MetricsInfo){ .run = "test", .grid = "1x2x1", .version = "v", .mpi = "mpi", .blas = "blas", .hosts = "a b", .started = "2026-01-01T00:00:00Z",
+                          .data_digest = "d", .weights_digest = "w", .tokenizer_digest = "t", .settings = "s", .config = "a = 1;\n",
+                          .category_count = K, .category_name = categories, .category_harm = harm, .pairs_per_step = pairs,
+                          .phase_count = P, .phase_name = phases, .partial_unit = 0.5, .capacity = capacity };
+}
+
+/* What a step holds, as a function of the step, so that the reader can tell. */
+static void append(Metrics *m, int64_t step, int64_t pairs, int rank)
+{
+    double margin[K], rate[K], violations[K], rewards[K], accuracy[K], loss[K], seconds[P];
+    int64_t n[K], all[K], partial_n[K], partial_violations[K], index[MOST_PAIRS];
+    for (int k = 0; k < K; k++) {
+        margin[k] = step + k / 10.0, rate[k] = 1.0 / (step + k), violations[k] = step * 0.5, rewards[k] = -step, accuracy[k] = NAN, loss[k] = k;
+        n[k] = step * 10 + k, all[k] = step * 20 + k, partial_n[k] = step * 100 + rank * 10 + k, partial_violations[k] = -step * 100 - rank * 10 - k - 2;
+    }
+    for (int i = 0; i < pairs; i++) index[i] = step * 1000 + i;
+    for (int p = 0; p < P; p++) seconds[p] = step + (p == 0 ? rank : -rank);
+    metrics_append(m, &(StepMetrics){ .step = step, .epoch = step / 10.0, .loss = 1.0 / step, .learning_rate = 1e-6, .grad_norm = step * 2,
+        .clipped = step % 2, .num_tokens = step * 7, .entropy = NAN, .mean_token_accuracy = 0.5, .rewards_chosen = 1, .rewards_rejected = 2,
+        .rewards_margins = 3, .rewards_accuracies = 4, .logps_chosen = 5, .logps_rejected = 6, .logits_chosen = 7, .logits_rejected = 8,
+        .margin = margin, .violation_rate = rate, .n = n, .violations = violations, .pairs = all, .category_rewards_margins = rewards,
+        .category_accuracy = accuracy, .category_loss = loss, .partial_n = partial_n, .partial_violations = partial_violations,
+        .pair_index = index, .phase_seconds = seconds, .step_seconds = step + 0.25 * rank });
+}
+
+/* On one rank, with plain HDF5: what a reader from elsewhere sees. Step s was written by ranks_of[s] ranks with pairs_of[s] pairs. */
+static void check_file(const char *path, int64_t steps, const int ranks_of[], const int pairs_of[], int ranks, int pairs)
+{
+    Error err = { 0 };
+    H5File file;
+    double loss[64], margin[64 * K], seconds[64 * P], step_seconds[64], entropy[64], accuracy[64 * K];
+    int64_t step[64], n[64 * K], partial[64 * 8 * K], violations[64 * 8 * K], index[64 * MOST_PAIRS], restarts;
+    uint8_t clipped[64];
+    const int64_t s = steps, sk[2] = { steps, K }, sp[2] = { steps, P }, swk[3] = { steps, ranks, K }, sb[2] = { steps, pairs };
+    CHECK(steps <= 64 && ranks <= 8);
+    bool ok = h5_open(&file, path, MPI_COMM_NULL, &err) && h5_check_format(&file, "catdpo-metrics", 1, &err)
+        && h5_read_array(&file, "/train/step", DATA_INT64, 1, &s, step, &err) && h5_read_array(&file, "/train/loss", DATA_FLOAT64, 1, &s, loss, &err)
+        && h5_read_array(&file, "/train/entropy", DATA_FLOAT64, 1, &s, entropy, &err)
+        && h5_read_array(&file, "/train/clipped", DATA_UINT8, 1, &s, clipped, &err)
+        && h5_read_array(&file, "/train/category/margin", DATA_FLOAT64, 2, sk, margin, &err)
+        && h5_read_array(&file, "/train/category/accuracy", DATA_FLOAT64, 2, sk, accuracy, &err)
+        && h5_read_array(&file, "/train/category/n", DATA_INT64, 2, sk, n, &err)
+        && h5_read_array(&file, "/train/partial/n", DATA_INT64, 3, swk, partial, &err)
+        && h5_read_array(&file, "/train/partial/violations", DATA_INT64, 3, swk, violations, &err)
+        && h5_read_array(&file, "/train/pairs", DATA_INT64, 2, sb, index, &err)
+        && h5_read_array(&file, "/timing/seconds", DATA_FLOAT64, 2, sp, seconds, &err)
+        && h5_read_array(&file, "/timing/step_seconds", DATA_FLOAT64, 1, &s, step_seconds, &err)
+        && h5_read_int64(&file, "/", "restarts", 0, 100, &restarts, &err);
+    if (!ok) fatal(__FILE__, __LINE__, "%s", err.message);
+    h5_close(&file);
+    for (int64_t i = 0; i < steps; i++) {
+        int64_t t = i + 1;
+        int last = ranks_of[t] - 1;
+        CHECK(step[i] == t && loss[i] == 1.0 / t && isnan(entropy[i]) && clipped[i] == t % 2);
+        CHECK(seconds[i * P] == t + last && seconds[i * P + 1] == t && step_seconds[i] == t + 0.25 * last);
+        for (int k = 0; k < K; k++) {
+            CHECK(margin[i * K + k] == t + k / 10.0 && n[i * K + k] == t * 10 + k && isnan(accuracy[i * K + k]));
+            for (int r = 0; r < ranks; r++) {
+                int64_t at = (i * ranks + r) * K + k;
+                CHECK(partial[at] == (r <= last ? t * 100 + r * 10 + k : -1));
+                CHECK(violations[at] == (r <= last ? -t * 100 - r * 10 - k - 2 : -1));
+            }
+        }
+        for (int b = 0; b < pairs; b++) CHECK(index[i * pairs + b] == (b < pairs_of[t] ? t * 1000 + b : -1));
+    }
+}
+
+static void check_label(hid_t file, const char *name, int axis, const char *label, const char *scale)
+{
+    char found[64] = "";
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
+    CHECK(set >= 0 && H5DSget_label(set, axis, found, sizeof found) > 0 && strcmp(found, label) == 0);
+    if (scale) {
+        hid_t scale_set = H5Dopen2(file, scale, H5P_DEFAULT);
+        CHECK(H5DSis_scale(scale_set) > 0 && H5DSis_attached(set, scale_set, axis) > 0);
+        H5Dclose(scale_set);
+    }
+    CHECK(H5Aexists(set, "units") > 0 && H5Aexists(set, "description") > 0);
+    H5Dclose(set);
+}
+
+static void check_labels(const char *path)
+{
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    CHECK(file >= 0);
+    check_label(file, "/train/loss", 0, "step", "/train/step");
+    check_label(file, "/train/rewards/margins", 0, "step", "/train/step");
+    check_label(file, "/train/category/margin", 1, "category", "/categories/name");
+    check_label(file, "/train/partial/n", 1, "rank", NULL);
+    check_label(file, "/train/partial/n", 2, "category", "/categories/name");
+    check_label(file, "/train/pairs", 1, "pair", NULL);
+    check_label(file, "/timing/seconds", 1, "phase", "/timing/phase");
+    H5Fclose(file);
+}
+
+static bool is_open_anywhere(void)
+{
+    return H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) != 0;
+}
+
+static void test_flushes(Scratch *scratch)
+{
+    const char *path = scratch_file(scratch, "metrics.h5");
+    Error err = { 0 };
+    int size = world_size(), rank = world_rank(), ranks_of[64], pairs_of[64];
+    for (int i = 0; i < 64; i++) ranks_of[i] = size, pairs_of[i] = 4;
+    MetricsInfo info = make_info(4, 5);
+    Metrics *m = metrics_create(path, &info, MPI_COMM_WORLD, &err);
+    CHECK(m && metrics_flush(m, &err) && !metrics_full(m));
+    if (rank == 0) check_file(path, 0, ranks_of, pairs_of, size, 4);
+    int64_t flushed = 0;
+    for (int64_t step = 1; step <= 23; step++) {
+        CHECK(!metrics_full(m));
+        append(m, step, 4, rank);
+        if (metrics_full(m) || step == 12 || step == 23) {
+            CHECK(metrics_flush(m, &err) && !is_open_anywhere());
+            flushed = step;
+        }
+        CHECK_MPI(MPI_Barrier(MPI_COMM_WORLD));
+        if (rank == 0) check_file(path, flushed, ranks_of, pairs_of, size, 4);
+        CHECK(scratch_count(scratch) == 1);
+    }
+    if (rank == 0) check_labels(path);
+    metrics_free(m);
+}
+
+/* A flush that fails keeps the rows, the file and the next attempt. */
+static void test_failed_flush(Scratch *scratch)
+{
+    char path[512], away[512];
+    strcpy(path, scratch_file(scratch, "metrics.h5"));
+    strcpy(away, scratch_file(scratch, "away.h5"));
+    Error err = { 0 };
+    int rank = world_rank(), ranks_of[64], pairs_of[64];
+    for (int i = 0; i < 64; i++) ranks_of[i] = world_size(), pairs_of[i] = 4;
+    MetricsInfo info = make_info(4, 5);
+    Metrics *m = metrics_create(path, &info, MPI_COMM_WORLD, &err);
+    for (int64_t step = 1; step <= 3; step++) append(m, step, 4, rank);
+    if (rank == 0) CHECK(rename(path, away) == 0);
+    CHECK_MPI(MPI_Barrier(MPI_COMM_WORLD));
+    CHECK(!metrics_flush(m, &err) && strstr(err.message, "No such file") && !is_open_anywhere());
+    CHECK(scratch_count(scratch) == 1);
+    if (rank == 0) CHECK(rename(away, path) == 0);
+    CHECK_MPI(MPI_Barrier(MPI_COMM_WORLD));
+    err = (Error){ 0 };
+    append(m, 4, 4, rank);
+    CHECK(metrics_flush(m, &err));
+    if (rank == 0) check_file(path, 4, ranks_of, pairs_of, world_size(), 4);
+    metrics_free(m);
+}
+
+/* Run `steps` after `from` on the first `ranks` ranks. */
+static void continue_run(const char *path, int64_t from, int64_t steps, int ranks, int pairs)
+{
+    Error err = { 0 };
+    MPI_Comm comm;
+    CHECK_MPI(MPI_Comm_split(MPI_COMM_WORLD, world_rank() < ranks ? 0 : MPI_UNDEFINED, world_rank(), &comm));
+    if (comm == MPI_COMM_NULL) return;
+    MetricsInfo info = make_info(pairs, 3);
+    Metrics *m = from < 0 ? metrics_create(path, &info, comm, &err) : metrics_resume(path, &info, from, comm, &err);
+    if (!m) fatal(__FILE__, __LINE__, "%s", err.message);
+    if (from < 0) from = 0;
+    for (int64_t step = from + 1; step <= from + steps; step++) {
+        append(m, step, pairs, world_rank());
+        if (metrics_full(m)) CHECK(metrics_flush(m, &err));
+    }
+    CHECK(metrics_flush(m, &err) && !is_open_anywhere());
+    metrics_free(m);
+    CHECK_MPI(MPI_Comm_free(&comm));
+}
+
+/* Killed and resumed, each time on other ranks; steps that were written beyond the checkpoint are done again. */
+static void test_resume(Scratch *scratch)
+{
+    const char *path = scratch_file(scratch, "metrics.h5");
+    int size = world_size(), fewer = size > 1 ? size - 1 : 1, ranks_of[64], pairs_of[64], restarts = 0;
+    const struct { int64_t from, steps; int ranks, pairs; } runs[] = {
+        { -1, 7, fewer, 4 }, { 7, 4, size, 4 }, { 5, 6, 1, 4 }, { 9, 1, size, 6 }, { 10, 5, fewer, 2 }, { 0, 2, size, 4 }, { 2, 0, 1, 4 },
+    };
+    int most_ranks = 0, most_pairs = 0;
+    for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++) {
+        int64_t from = runs[i].from < 0 ? 0 : runs[i].from;
+        continue_run(path, runs[i].from, runs[i].steps, runs[i].ranks, runs[i].pairs);
+        restarts += i > 0;
+        for (int64_t t = from + 1; t <= from + runs[i].steps; t++) ranks_of[t] = runs[i].ranks, pairs_of[t] = runs[i].pairs;
+        if (runs[i].ranks > most_ranks) most_ranks = runs[i].ranks;
+        if (runs[i].pairs > most_pairs) most_pairs = runs[i].pairs;
+        CHECK_MPI(MPI_Barrier(MPI_COMM_WORLD));
+        if (world_rank() == 0) check_file(path, from + runs[i].steps, ranks_of, pairs_of, most_ranks, most_pairs);
+        CHECK_MPI(MPI_Barrier(MPI_COMM_WORLD));
+    }
+    Error err = { 0 };
+    H5File file;
+    int64_t found;
+    CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) && h5_read_int64(&file, "/", "restarts", restarts, restarts, &found, &err));
+    h5_close(&file);
+    if (world_rank() == 0) check_labels(path);
+}
+
+static void check_refused(const char *path, const MetricsInfo *info, int64_t step, const char *words)
+{
+    Error err = { 0 };
+    Metrics *m = metrics_resume(path, info, step, MPI_COMM_WORLD, &err);
+    if (world_rank() == 0 && getenv("VERBOSE")) printf("%s\n", err.message);
+    if (m || !strstr(err.message, words)) fatal(__FILE__, __LINE__, "expected \"%s\", got \"%s\"", words, err.message);
+    CHECK(!is_open_anywhere());
+}
+
+static void test_refused(Scratch *scratch)
+{
+    const char *path = scratch_file(scratch, "metrics.h5");
+    static const char other[K][CATEGORY_NAME] = { "violence", "privacy", "other" };
+    static const char *const fewer[P] = { "forward", "update" };
+    continue_run(path, -1, 4, world_size(), 4);
+    CHECK_MPI(MPI_Barrier(MPI_COMM_WORLD));
+    MetricsInfo info = make_info(4, 3);
+    check_refused(path, &info, 5, "ends at step 4, the checkpoint is of step 5");
+    info.category_name = other;
+    check_refused(path, &info, 4, "category 2 is \"b\xc3\xa9nin\", in this run it is \"other\"");
+    info = make_info(4, 3);
+    info.category_count = 2;
+    check_refused(path, &info, 4, "/categories/name has the shape [3]; [2] is needed");
+    info = make_info(4, 3);
+    info.phase_name = fewer;
+    check_refused(path, &info, 4, "phase 1 is \"backward\"");
+    info = make_info(4, 3);
+    info.partial_unit = 1;
+    check_refused(path, &info, 4, "attribute \"unit\" of /train/partial/violations is 0.5");
+    info = make_info(4, 3);
+    Error err = { 0 };
+    H5File file;
+    int64_t bad = 9;
+    CHECK(h5_modify(&file, path, MPI_COMM_WORLD, &err));
+    if (world_rank() == 0) {
+        hid_t set = H5Dopen2(file.meta, "/train/step", H5P_DEFAULT), memory = H5Screate(H5S_SCALAR), space = H5Dget_space(set);
+        CHECK(H5Sselect_elements(space, H5S_SELECT_SET, 1, &(hsize_t){ 2 }) >= 0);
+        CHECK(H5Dwrite(set, H5T_NATIVE_INT64, memory, space, H5P_DEFAULT, &bad) >= 0);
+        H5Sclose(space), H5Sclose(memory), H5Dclose(set);
+    }
+    CHECK(h5_commit(&file, &err));
+    check_refused(path, &info, 4, "row 2 is step 9: damaged");
+    CHECK(h5_modify(&file, path, MPI_COMM_WORLD, &err) && h5_delete(&file, "/train/logps/chosen", &err) && h5_commit(&file, &err));
+    check_refused(path, &info, 2, "has no /train/logps/chosen");
+    check_refused(scratch_file(scratch, "nothing.h5"), &info, 2, "No such file");
+}
+
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    Scratch scratch = scratch_make();
+    test_flushes(&scratch);
+    test_failed_flush(&scratch);
+    test_resume(&scratch);
+    test_refused(&scratch);
+    scratch_remove(&scratch);
+    MPI_Finalize();
+    return 0;
+}
