@@ -23,7 +23,7 @@ for argument; do
             build=$root/build-sanitize
             options=(-Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false)
             # what MPI, BLAS and HDF5 keep until the end is not ours
-            export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+            export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=0:verify_asan_link_order=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
             export LSAN_OPTIONS=suppressions=$root/tests/lsan.supp:print_suppressions=0
             ;;
         -h | --help) usage; exit 0 ;;
@@ -34,6 +34,10 @@ done
 setup_packages
 setup_python
 setup_build "$build" "${options[@]}"
+if [ "$build" != "$root/build" ]; then
+    export CATDPO_PRELOAD=$build/keep_loaded.so
+    cc -shared -fPIC -o "$CATDPO_PRELOAD" "$root/tests/keep_loaded.c" || fail "tests/keep_loaded.c does not compile"
+fi
 export CATDPO_BINARY=$build/catdpo
 
 stage "Unit and MPI tests (Meson)"

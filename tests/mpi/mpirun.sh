@@ -4,4 +4,5 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_
 export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_btl_base_warn_component_unused=0
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 ranks=$1; shift
-exec "${MPIRUN:-mpirun}" -n "$ranks" "$@"
+# CATDPO_PRELOAD: a library that the ranks load first (tests/run.sh --sanitize)
+exec "${MPIRUN:-mpirun}" -n "$ranks" ${CATDPO_PRELOAD:+-x "LD_PRELOAD=$CATDPO_PRELOAD"} "$@"
