@@ -157,19 +157,18 @@ class PairsFile:
     def part(self, group):
         pairs, n = [], int(group.attrs["pairs"])
         columns = {name: group[name][...] for name in ("chosen_safe", "rejected_safe", "chosen_better", "swapped", "source_file", "source_row")}
+        text = {name: group["text"][name].asstr()[...] for name in ("prompt", "chosen", "rejected")}
+        side = {name: {part: group[name][part][...] for part in ("tokens", "offsets", "prompt_length")} for name in ("chosen", "rejected")}
         mask = group["category_mask"][...]
         assert mask.shape == (n, len(self.categories)) and (mask.sum(axis=1) >= 1).all()
         for i in range(n):
-            pair = {name: int(values[i]) for name, values in columns.items()}
-            for side in ("chosen", "rejected"):
-                start, end = group[side]["offsets"][i : i + 2]
-                length = int(group[side]["prompt_length"][i])
+            pair = {name: int(values[i]) for name, values in columns.items()} | {f"{name}_text": values[i] for name, values in text.items()}
+            for name, arrays in side.items():
+                start, end = arrays["offsets"][i : i + 2]
+                pair[name], length = arrays["tokens"][start:end].tolist(), int(arrays["prompt_length"][i])
                 assert 1 <= length < end - start
-                pair[side] = group[side]["tokens"][start:end].tolist()
                 pair["prompt_length"] = length
-                pair[side + "_text"] = group["text"][side].asstr()[i]
             assert pair["chosen"][: pair["prompt_length"]] == pair["rejected"][: pair["prompt_length"]]
-            pair["prompt_text"] = group["text/prompt"].asstr()[i]
             pair["categories"] = [name for name, on in zip(self.categories, mask[i]) if on]
             pairs.append(pair)
         assert group["chosen/offsets"].shape == (n + 1,) and all(len(values) == n for values in columns.values())

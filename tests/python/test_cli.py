@@ -1,0 +1,86 @@
+"""The command as a user meets it: help that teaches, one line for a fault, statuses, progress."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from catdpo_analysis import __version__
+from catdpo_analysis.progress import Progress
+from catdpo_analysis.table import format_table
+
+
+def run(*argv):
+    environment = os.environ | {"PYTHONPATH": os.path.join(ROOT, "analysis")}
+    return subprocess.run([sys.executable, "-m", "catdpo_analysis", *map(str, argv)], capture_output=True, text=True, env=environment)
+
+
+def test_faults_of_the_user_end_with_status_2_and_one_line(tmp_path):
+    for argv in (["import", tmp_path / "none", "--out", tmp_path / "m.h5"], ["prepare"], ["nonsense"], ["report"], ["export", "x"], ["--nonsense"]):
+        result = run(*argv)
+        assert result.returncode == 2 and result.stdout == ""
+        assert result.stderr.startswith("catdpo-analysis: error: ") and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_other_faults_end_with_status_1_and_leave_no_file(tmp_path, cli, monkeypatch):
+    import h5py
+    from conftest import write_model
+
+    write_model(tmp_path / "hf")
+    monkeypatch.setattr(h5py.Group, "create_dataset", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("No space left on device")))
+    assert "No space left" in cli("import", tmp_path / "hf", "--out", tmp_path / "m.h5", status=1).err
+    assert not list(tmp_path.glob("m.h5*"))
+
+
+@pytest.mark.parametrize("command, words", [
+    (None, ["import", "prepare", "report", "export", "usual order"]), ("import", ["safetensors", "GGUF", "Qwen2", "--no-tokenizer"]),
+    ("prepare", ["PKU-SafeRLHF", "chosen, rejected", "SafeDPO", "--heldout", "--over-length", "ledger", "is_chosen_safe"]),
+    ("report", ["eval-before.h5", "--png"]), ("export", ["transformers", "--dtype", "bf16"]),
+])
+def test_help_teaches(cli, capsys, command, words):
+    from catdpo_analysis.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main([*([command] if command else []), "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and all(word in text for word in words)
+
+
+def test_version(capsys):
+    from catdpo_analysis.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert __version__ in capsys.readouterr().out
+
+
+def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream in (Terminal(), io.StringIO()):
+        with Progress("work", 4, "tensors", stream=stream, every=0.0) as progress:
+            progress.every = 0.0
+            progress.step()
+            progress.step(3)
+        text = stream.getvalue()
+        if stream.isatty():
+            assert "\r" in text and "100%" in text and text.endswith("\r\033[K")
+        else:
+            assert text == "work: 1 of 4 tensors (25%)\nwork: 4 of 4 tensors (100%)\n"
+
+
+def test_short_work_is_silent_in_a_log():
+    stream = io.StringIO()
+    with Progress("work", 2, stream=stream) as progress:
+        progress.step(2)
+    assert stream.getvalue() == ""
+
+
+def test_tables_align_numbers_right_and_show_gaps():
+    assert format_table(["name", "n", "rate"], [["a", 5, 0.25], ["long", 10, float("nan")]]).split("\n") == [
+        "name   n   rate", "---------------", "a      5  0.250", "long  10      -"]

@@ -1,0 +1,173 @@
+"""The report of any run directory: right numbers, whatever is missing, one page without outside references."""
+
+import base64
+import math
+import os
+import re
+
+import h5py
+import numpy as np
+import pytest
+from make_run import CATEGORIES, write_evaluation, write_metrics, write_run
+
+from catdpo_analysis import figures
+from catdpo_analysis.run_data import paired_changes, read_evaluation, read_metrics, read_run
+from catdpo_analysis.stats import mcnemar, smooth, spread, summarise, wilson
+
+
+@pytest.fixture(autouse=True)
+def small_images(monkeypatch):
+    monkeypatch.setitem(figures.STYLE, "savefig.dpi", 40)
+
+
+@pytest.mark.parametrize("successes, n, low, high", [
+    (45, 50, .7864, .9565), (90, 100, .8256, .9448), (450, 500, .8706, .9233), (48, 50, .8654, .9890), (50, 50, .9287, 1), (29, 30, .8333, .9941),
+    (30, 30, .8865, 1), (0, 30, 0, 1 - .8865),
+])
+def test_wilson_intervals_have_their_known_values(successes, n, low, high):
+    assert wilson(successes, n) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_wilson_of_nothing_is_nothing():
+    assert all(math.isnan(value) for value in wilson(0, 0))
+
+
+def test_summaries_over_the_categories_that_have_pairs():
+    result = summarise(np.array([.1, .5, np.nan, .3]), np.array([10, 30, 0, 0]), worst_is_high=True)
+    assert result == pytest.approx({"micro": .4, "macro": .3, "worst": .5, "gap": .4, "variance": .04, "worst_index": 1})
+    assert summarise(np.array([.1, .5]), np.array([10, 30]), worst_is_high=False)["worst"] == .1
+    assert summarise(np.array([np.nan]), np.array([0]), True) is None
+
+
+def test_mcnemar_is_exact():
+    assert mcnemar(0, 0) == 1 and mcnemar(5, 5) == 1 and mcnemar(6, 0) == pytest.approx(2 / 64) and mcnemar(1, 7) == pytest.approx(18 / 256)
+
+
+def test_smoothing_is_a_weighted_mean_that_passes_over_gaps():
+    values = np.array([1.0, np.nan, 3.0, 5.0])
+    assert smooth(values, np.ones(4), 3) == pytest.approx([1, 2, 4, 4])
+    assert smooth(values, np.array([1.0, 1.0, 3.0, 1.0]), 3)[3] == pytest.approx(3.5)
+    assert smooth(values, np.ones(4), 1) == pytest.approx(values, nan_ok=True)
+    assert np.isnan(smooth(np.full((3, 2), np.nan), np.ones((3, 2)), 2)).all()
+
+
+def test_labels_are_moved_apart_as_little_as_can_be():
+    assert spread([0, 10], 2) == [0, 10] and spread([1, 1, 1], 2) == [-1, 1, 3] and spread([], 1) == []
+
+
+def test_a_whole_run(cli, tmp_path):
+    write_run(tmp_path / "run")
+    result = cli("report", tmp_path / "run", "--png", tmp_path / "png")
+    evaluation = read_evaluation(str(tmp_path / "run/eval-after.h5"))
+    for k, name in enumerate(CATEGORIES):
+        assert name in result.out
+        if evaluation.n[k]:
+            low, high = evaluation.violation_interval[k]
+            assert f"{evaluation.violation_rate[k]:.2f} [{low:.2f}, {high:.2f}]" in result.out
+    assert f'{evaluation.summary["violation_rate"]["macro"]:.3f}' in result.out and "missing" not in result.out and "McNemar" in result.out
+    page = (tmp_path / "run/report.html").read_text()
+    for word in (*CATEGORIES, "Margins", "Violations while training", "Reward margins", "Time", "1x2x1", "eta = 0.5"):
+        assert word in page
+    assert sorted(path.name for path in (tmp_path / "png").iterdir()) == ["evaluation.png", "margin.png", "optimisation.png", "rewards_margins.png",
+                                                                          "timing.png", "violation_rate.png"]
+
+
+def test_the_page_needs_no_network_and_its_images_are_whole(cli, tmp_path):
+    write_run(tmp_path / "run")
+    cli("report", tmp_path / "run", "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert not re.findall(r"https?://|//cdn|<script|<link|url\(", page)
+    images = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
+    assert len(images) == page.count("<img") == 6
+    for data in images:
+        data = base64.b64decode(data, validate=True)
+        assert data.startswith(b"\x89PNG") and data.endswith(b"IEND\xaeB`\x82") and len(data) > 1000
+    assert not (tmp_path / "run/report.html").exists()
+
+
+@pytest.mark.parametrize("left", [["metrics.h5"], ["eval-after.h5"], ["eval-before.h5"], ["metrics.h5", "eval-before.h5"], ["eval-before.h5", "eval-after.h5"]],
+                         ids=lambda left: "+".join(left))
+def test_what_is_missing_is_named_and_the_rest_is_shown(cli, tmp_path, left):
+    write_run(tmp_path / "run")
+    missing = set(os.listdir(tmp_path / "run")) - set(left)
+    for name in missing:
+        os.remove(tmp_path / "run" / name)
+    result = cli("report", tmp_path / "run")
+    page = (tmp_path / "run/report.html").read_text()
+    for name in missing:
+        assert f"missing: {name}" in result.out and name in page
+    for name in left:
+        assert f"missing: {name}" not in result.out
+    assert ("Held-out evaluation" in page) == any(name.startswith("eval") for name in left) and ("Margins" in page) == ("metrics.h5" in left)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 300])
+def test_runs_of_any_length(cli, tmp_path, steps):
+    os.mkdir(tmp_path / "run")
+    write_metrics(tmp_path / "run/metrics.h5", steps=steps)
+    cli("report", tmp_path / "run")
+    assert ("no step yet" in (tmp_path / "run/report.html").read_text()) == (steps == 0)
+
+
+@pytest.mark.parametrize("left_out", [
+    ("train/grad_norm", "train/category/pairs", "timing/seconds"), ("train/clipped", "train/category/margin", "timing/step_seconds"),
+    ("train/category/rewards_margins", "train/num_tokens", "train/step"), ("train/rewards/margins", "train/category/violation_rate"),
+], ids="+".join)
+def test_metrics_that_lack_a_column_still_give_a_report(cli, tmp_path, left_out):
+    os.mkdir(tmp_path / "run")
+    write_metrics(tmp_path / "run/metrics.h5", steps=5, leave_out=left_out)
+    cli("report", tmp_path / "run", "--no-html")
+    assert read_metrics(str(tmp_path / "run/metrics.h5")).steps == 5
+    assert figures.draw_all(read_run(str(tmp_path / "run")))
+    figures.plt.close("all")
+
+
+def test_nothing_and_foreign_files_are_refused(cli, tmp_path):
+    assert "no run directory" in cli("report", tmp_path / "none", status=2).err
+    assert "has none of" in cli("report", tmp_path, status=2).err
+    (tmp_path / "metrics.h5").write_text("not HDF5")
+    assert "metrics.h5" in cli("report", tmp_path, status=2).err
+    with h5py.File(tmp_path / "metrics.h5", "w") as file:
+        file.attrs["format"] = "other"
+    assert "other" in cli("report", tmp_path, status=2).err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_colours_are_the_same_in_all_plots_and_grey_without_a_margin(tmp_path):
+    write_run(tmp_path / "run", categories=[f"c{i}" for i in range(14)] + ["benign"])
+    run = read_run(str(tmp_path / "run"))
+    styles = figures.category_styles(run.categories)
+    assert len(set(styles.values())) == 15 and styles["benign"][0] in figures.GREYS and all(styles[f"c{i}"][0] in figures.PALETTE for i in range(14))
+    for name, _, figure in figures.draw_all(run):
+        if name in ("margin", "violation_rate", "rewards_margins"):
+            labels = {text.get_text(): text.get_color() for text in figure.axes[0].texts if text.get_text() in styles}
+            lines = {line.get_color() for line in figure.axes[0].lines}
+            assert labels and all(styles[label][0] == colour and colour in lines for label, colour in labels.items())
+    figures.plt.close("all")
+
+
+def test_names_are_escaped(cli, tmp_path):
+    write_run(tmp_path / "run", categories=["<b>bold</b>", "a & b $x_1$", "benign"])
+    cli("report", tmp_path / "run")
+    page = (tmp_path / "run/report.html").read_text()
+    assert "<b>bold" not in page and "&lt;b&gt;bold" in page and "a &amp; b" in page
+
+
+def test_pairs_are_compared_only_if_they_are_the_same(tmp_path):
+    write_evaluation(tmp_path / "a.h5", 0.9)
+    write_evaluation(tmp_path / "b.h5", 0.4)
+    a, b = (read_evaluation(str(tmp_path / name)) for name in ("a.h5", "b.h5"))
+    better, worse = paired_changes(a, b)
+    assert better == int(np.nansum(a.violation) - np.nansum(b.violation)) and worse == 0
+    b.about["data_digest"] = "another"
+    assert paired_changes(a, b) is None
+    write_evaluation(tmp_path / "c.h5", 0.4, with_pairs=False)
+    assert paired_changes(a, read_evaluation(str(tmp_path / "c.h5"))) is None
+
+
+def test_evaluations_with_other_names_can_be_given(cli, tmp_path):
+    os.mkdir(tmp_path / "run")
+    write_evaluation(tmp_path / "x.h5", 0.9)
+    result = cli("report", tmp_path / "run", "--before", tmp_path / "x.h5")
+    assert "violations before" in result.out and "missing: eval-after.h5" in result.out
+    assert "there is no file" in cli("report", tmp_path / "run", "--after", tmp_path / "y.h5", status=2).err
