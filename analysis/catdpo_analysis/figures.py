@@ -22,6 +22,10 @@ STYLE = {
 }
 
 
+EVALUATION_CAPTION = ("Hollow: before training; filled: after. Bars are 95 % Wilson intervals. Where the policy is the reference, as before training, all "
+                      "pairs are ties and the reward accuracy is 50 %.")
+
+
 def category_styles(harm):
     """name -> (colour, line style), from name -> whether a margin applies."""
     styles, coloured, grey = {}, 0, 0
@@ -89,14 +93,14 @@ def _over_steps(title, ylabel, steps, columns, styles, names, percent=False, tar
 
 
 def margins(metrics, styles):
-    return _over_steps("Safety margin of each category", "margin Δ", metrics.series["step"], metrics.category["margin"], styles, metrics.categories)
+    return _over_steps("Safety margin of each category", "margin Δ", metrics.series["step"],
+                       np.where(metrics.harm, metrics.category["margin"], np.nan), styles, metrics.categories)
 
 
 def violation_rates(metrics, styles):
-    fig = _over_steps("Violation rate during training", "running violation rate", metrics.series["step"],
-                      np.where(metrics.harm, metrics.category["violation_rate"], np.nan), styles, metrics.categories, percent=True,
-                      target=metrics.setting("target"))
-    return fig
+    return _over_steps("Violation rate during training", "running violation rate", metrics.series["step"],
+                       np.where(metrics.harm, metrics.category["violation_rate"], np.nan), styles, metrics.categories, percent=True,
+                       target=metrics.setting("target"))
 
 
 def reward_margins(metrics, styles):
@@ -205,7 +209,7 @@ def draw_all(run):
     metrics, result = run.metrics, []
     with plt.rc_context(STYLE):
         if run.before or run.after:
-            result.append(("evaluation", "Hollow: before training; filled: after. Bars are 95 % Wilson intervals.", evaluation(run.before, run.after, styles)))
+            result.append(("evaluation", EVALUATION_CAPTION, evaluation(run.before, run.after, styles)))
         if metrics and metrics.steps:
             for name, draw, caption in (
                     ("margin", margins, "What a pair's reward margin is asked to exceed. It grows while a category is violated more often than the target, and relaxes after."),

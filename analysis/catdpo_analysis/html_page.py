@@ -9,17 +9,17 @@ CSS = """
 :root { --ink: #1f2933; --soft: #616e7c; --rule: #e4e7eb; --paper: #ffffff; --back: #f5f7fa; --good: #2f855a; --bad: #c53030; }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1060px; margin: 0 auto; padding: 32px 20px 64px; }
+main { max-width: 1120px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 10px; }
 p.lead, figcaption, .note { color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin: 22px 0 8px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(185px, 1fr)); gap: 12px; margin: 22px 0 8px; }
 .tile { background: var(--paper); border: 1px solid var(--rule); border-radius: 10px; padding: 12px 16px; }
-.tile b { display: block; font-size: 21px; font-variant-numeric: tabular-nums; white-space: nowrap; } .tile span { color: var(--soft); font-size: 13px; }
+.tile b { display: block; font-size: 19px; font-variant-numeric: tabular-nums; white-space: nowrap; } .tile span { color: var(--soft); font-size: 13px; }
 figure, .card { margin: 14px 0; background: var(--paper); border: 1px solid var(--rule); border-radius: 10px; padding: 14px 16px; overflow-x: auto; }
 figure img { width: 100%; height: auto; display: block; } figcaption { font-size: 13px; margin-top: 6px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px; }
-th { text-align: right; font-weight: 600; color: var(--soft); border-bottom: 2px solid var(--rule); padding: 6px 10px; vertical-align: bottom; }
-td { text-align: right; border-bottom: 1px solid var(--rule); padding: 6px 10px; white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 13.5px; }
+th { text-align: right; font-weight: 600; color: var(--soft); border-bottom: 2px solid var(--rule); padding: 6px 8px; vertical-align: bottom; }
+td { text-align: right; border-bottom: 1px solid var(--rule); padding: 6px 8px; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } tr.total td { font-weight: 600; border-top: 2px solid var(--rule); }
 td small { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
 .dot { display: inline-block; width: 11px; height: 11px; border-radius: 50%; margin-right: 8px; vertical-align: -1px; }

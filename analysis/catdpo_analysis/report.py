@@ -38,7 +38,10 @@ def training_value(run, name, column, pick):
     metrics = run.metrics
     if not metrics or column not in metrics.category or name not in metrics.categories:
         return np.nan
-    values = metrics.category[column][:, metrics.categories.index(name)]
+    k = metrics.categories.index(name)
+    if column in ("margin", "violation_rate") and not metrics.harm[k]:
+        return np.nan  # no margin applies to any of its pairs
+    values = metrics.category[column][:, k]
     values = values[np.isfinite(values)]
     return float(pick(values)) if values.size else np.nan
 
@@ -66,6 +69,8 @@ def facts_of(run):
             facts.append((f"{total:.0f} s" if total < 600 else f"{total / 60:.0f} min", "training time"))
             if "num_tokens" in metrics.series:
                 facts.append((f'{metrics.series["num_tokens"][-1] / total:,.0f}', "tokens per second"))
+            if metrics.step_flops is not None:
+                facts.append((f"{np.nansum(metrics.step_flops) / total / 1e9:,.0f} GF/s", "over all ranks"))
         if "clipped" in metrics.series:
             facts.append((f'{metrics.series["clipped"].mean():.0%}', "of steps clipped"))
     return facts
@@ -221,14 +226,14 @@ def html_report(run, drawn):
             how = f' (signal "{html_page.escape(signal)}")' if signal else ""
             text = changes_text(run)
             parts.append(f'<p class="note">Violation: the model still prefers the unsafe response of a held-out pair{how}. Summaries are over the harm '
-                         f'categories.{" " + html_page.escape(text) if text else ""}</p>')
+                         f'categories; with few pairs the gap between them is large by chance alone.{" " + html_page.escape(text) if text else ""}</p>')
             parts.append(evaluation_table(run, styles))
         if name == "margin":
             parts.append(training_table(run, styles) + '<p class="note">* mean over the last tenth of the steps in which the category occurred</p>')
         parts.append(images[name])
     if run.metrics and not run.metrics.steps:
         parts.append('<div class="card missing">metrics.h5 holds no step yet.</div>')
-    name = (run.metrics.about.get("run") if run.metrics else None) or os.path.basename(os.path.abspath(run.path))
+    name = os.path.basename(((run.metrics.about.get("run") if run.metrics else None) or os.path.abspath(run.path)).rstrip("/"))
     about = run.metrics.about if run.metrics else {}
     lead = ", ".join(filter(None, [f'grid {about["grid"]}' if about.get("grid") else "", f'started {about["started"]}' if about.get("started") else "",
                                    f"report by {CREATOR}"]))

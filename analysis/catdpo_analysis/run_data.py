@@ -28,6 +28,7 @@ class Metrics:
     phases: list
     seconds: np.ndarray | None       # [S, P]
     step_seconds: np.ndarray | None  # [S]
+    step_flops: np.ndarray | None    # [S]
     config: str
     about: dict
 
@@ -125,8 +126,8 @@ def read_metrics(path):
         series = {name: train[name][...] for name in SERIES if name in train}
         category = {name: train["category"][name][...].astype(float) for name in PER_CATEGORY if "category" in train and name in train["category"]}
         phases = h5io.strings(file["timing/phase"]) if "timing/phase" in file else []
-        seconds = file["timing/seconds"][...] if "timing/seconds" in file else None
-        step_seconds = file["timing/step_seconds"][...] if "timing/step_seconds" in file else None
+        seconds, step_seconds, step_flops = (file["timing"][name][...] if f"timing/{name}" in file else None
+                                             for name in ("seconds", "step_seconds", "step_flops"))
         config = ""
         if "config" in file:
             value = file["config"][()]
@@ -136,8 +137,8 @@ def read_metrics(path):
         category = {name: values[:steps] for name, values in category.items()}
         if "step" not in series:
             series["step"] = np.arange(1, steps + 1)
-        return Metrics(names, harm, series, category, phases, seconds[:steps] if seconds is not None else None,
-                       step_seconds[:steps] if step_seconds is not None else None, config, _attributes(file, PROVENANCE))
+        seconds, step_seconds, step_flops = (None if values is None else values[:steps] for values in (seconds, step_seconds, step_flops))
+        return Metrics(names, harm, series, category, phases, seconds, step_seconds, step_flops, config, _attributes(file, PROVENANCE))
 
 
 def read_evaluation(path):

@@ -75,6 +75,20 @@ def test_a_prompt_whose_last_tokens_merge_with_the_completion_starts_it_earlier_
     assert (file.ledger[0]["tokens_before"], file.ledger[0]["tokens_after"]) == (len(prompt), 1)
 
 
+def test_bos_is_put_before_texts_once_and_left_to_the_template_in_conversations(cli, jsonl, tmp_path, ids):
+    from conftest import PairsFile, train_bpe, write_tokenizer
+    from tokenizers import processors
+
+    tokenizer = train_bpe()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    write_tokenizer(tmp_path / "bos", tokenizer)
+    rows = jsonl({"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}, {"prompt": USER, "chosen": GOOD, "rejected": BAD})
+    cli("prepare", rows, "--tokenizer", tmp_path / "bos", "--out", tmp_path / "p.h5", "--heldout", "0")
+    text, chat = PairsFile(tmp_path / "p.h5").pairs
+    assert text["chosen"] == [0, *ids("The sky is blue.<|im_end|>")] and text["prompt_length"] == 1 + len(ids("The sky is"))
+    assert chat["chosen"] == ids(chatml(*USER, *GOOD))
+
+
 def test_template_arguments_of_a_row_reach_the_template(cli, jsonl, tokenizer_dir, tmp_path, ids):
     template = tmp_path / "t.jinja"
     template.write_text(CHATML + "{% if shout %}!{% endif %}{{ tools | length if tools else '' }}")

@@ -48,7 +48,7 @@ def test_a_prompt_one_token_short_of_the_maximum_keeps_one_completion_token(prep
     length = prepare(row, options=["--max-length", "0"]).pairs[0]["prompt_length"]
     pair, = prepare(row, options=["--max-length", str(length + 1)]).pairs
     assert len(pair["chosen"]) == len(pair["rejected"]) == length + 1
-    assert "no pair is left" in prepare(row, options=["--max-length", str(length)], status=2).err
+    assert "no pair is left: prompt alone fills the maximum length (1)" in prepare(row, options=["--max-length", str(length)], status=2).err
 
 
 def test_what_says_nothing_is_dropped(prepare, jsonl):
