@@ -71,6 +71,11 @@ typedef struct TransformerBytes { int64_t weights, gradients, moments, activatio
 TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimits *limits, int replicas, int rows, int columns,
                                    bool sharded_moments);
 
+/* Lays the buffers of a pass of `width` columns, with chunks of at most `chunk` columns, one behind the other at the start of the memory for
+ * activations, so that only as much of it is ever touched as the largest pass needs. transformer_pass does it; what was in the
+ * buffers is lost. Not collective. */
+void transformer_arrange(Transformer *t, int width, int chunk);
+
 /* Forward through all layers, the head and, with gradient != NULL, backward: t->result and, summed up over passes if `accumulate`,
  * t->gradients (vectors: of this process column's tokens only, see optimizer.h). Collective over grid->comm. */
 void transformer_pass(Transformer *t, const Batch *batch, PairGradient *gradient, void *context, bool accumulate);

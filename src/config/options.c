@@ -115,7 +115,7 @@ const Option option_table[] = {
      "Decoupled weight decay; a step shrinks weights by learning rate x weight_decay."},
     {"optimizer.max_grad_norm", OPTION_FLOAT, AT(optimizer.max_grad_norm), "1.0", "[0, inf)", NULL,
      "Gradients of a larger global norm are scaled down to it; 0: never."},
-    {"optimizer.shard", OPTION_BOOL, AT(optimizer.shard), "false", NULL, NULL,
+    {"optimizer.shard", OPTION_BOOL, AT(optimizer.shard), "true", NULL, NULL,
      "Replicas share the optimiser's state out among them: less memory with more than one replica."},
 
     {"schedule.type", OPTION_CHOICE, AT(schedule.type), "\"linear\"", NULL, schedules,

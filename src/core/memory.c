@@ -24,25 +24,63 @@ static int64_t memory_available(void)
     return available;
 }
 
-void *memory_allocate(int64_t bytes, const char *what, Error *err)
+/* Stands right before what memory_allocate hands out. */
+typedef union Header {
+    struct {
+        void  *base;   /* of the mapping, or of the block on the heap */
+        size_t mapped; /* bytes of the mapping; 0: on the heap */
+    };
+    char padding[MEMORY_ALIGNMENT];
+} Header;
+
+/* Large memory is mapped: its pages are zero and take room only once they are used. */
+static Header *map_pages(size_t size)
 {
     enum { HUGE_PAGE = 2 << 20 };
+    size_t mapped = size + 2 * HUGE_PAGE;
+    char *base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) return NULL;
+    char *start = base + HUGE_PAGE + (HUGE_PAGE - (uintptr_t)base % HUGE_PAGE) % HUGE_PAGE;
+#ifdef MADV_HUGEPAGE
+    (void)!madvise(start, size, MADV_HUGEPAGE); /* fewer page faults; fine without */
+#endif
+    Header *header = (Header *)start - 1;
+    header->base = base;
+    header->mapped = mapped;
+    return header;
+}
+
+static Header *take_from_heap(size_t size)
+{
+    void *base = NULL;
+    if (posix_memalign(&base, MEMORY_ALIGNMENT, sizeof(Header) + size) != 0) return NULL;
+    memset(base, 0, sizeof(Header) + size);
+    ((Header *)base)->base = base;
+    return base;
+}
+
+void *memory_allocate(int64_t bytes, const char *what, Error *err)
+{
+    enum { LARGE = 4 << 20 };
     CHECK(bytes >= 0);
-    bool huge = bytes >= 2 * HUGE_PAGE;
-    size_t size = bytes > 0 ? (size_t)bytes : 1, alignment = huge ? HUGE_PAGE : MEMORY_ALIGNMENT;
-    void *memory = NULL;
-    if ((huge && bytes > memory_available()) || posix_memalign(&memory, alignment, size) != 0) {
+    Header *header = NULL;
+    if (bytes < LARGE) header = take_from_heap((size_t)bytes);
+    else if (bytes <= memory_available()) header = map_pages((size_t)bytes);
+    if (!header) {
         char amount[16];
         error_fault(err, "no memory left for %s of %s", memory_text((double)bytes, amount), what);
         return NULL;
     }
-#ifdef MADV_HUGEPAGE
-    if (huge) (void)!madvise(memory, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE); /* fewer page faults; fine without */
-#endif
-    return memset(memory, 0, size);
+    return header + 1;
 }
 
-void memory_free(void *memory) { free(memory); }
+void memory_free(void *memory)
+{
+    if (!memory) return;
+    Header *header = (Header *)memory - 1;
+    if (header->mapped > 0) munmap(header->base, header->mapped);
+    else free(header->base);
+}
 
 void *arena_take(Arena *arena, int64_t count, size_t size)
 {

@@ -203,10 +203,19 @@ static void clear_added_gradients(Transformer *t)
     memset(t->gradients + p->matrix_floats, 0, sizeof(float) * (size_t)(p->local_floats - p->matrix_floats));
 }
 
+static int widest_chunk(const Batch *batch)
+{
+    int widest = 0;
+    for (int i = 0; i < batch->chunk_count; i++)
+        widest = batch->chunk[i].width > widest ? batch->chunk[i].width : widest;
+    return widest;
+}
+
 void transformer_pass(Transformer *t, const Batch *batch, PairGradient *pair_gradient, void *context, bool accumulate)
 {
     const Parameters *p = &t->parameters;
-    CHECK(batch->width <= t->limits.max_width && batch->pair_count <= t->limits.max_pairs);
+    CHECK(batch->pair_count <= t->limits.max_pairs);
+    transformer_arrange(t, batch->width, widest_chunk(batch));
     if (pair_gradient && !accumulate)
         clear_added_gradients(t);
     forward(t, batch);

@@ -5,9 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static LayerActivations carve_layer(const Transformer *t, Arena *arena)
+static LayerActivations carve_layer(const Transformer *t, Arena *arena, int64_t w)
 {
-    int64_t w = t->limits.max_width;
     return (LayerActivations){
         .qkv = arena_floats(arena, w * t->qkv.local),
         .raw = t->architecture.qk_norm ? arena_floats(arena, w * t->qkv.local) : NULL,
@@ -20,22 +19,21 @@ static LayerActivations carve_layer(const Transformer *t, Arena *arena)
     };
 }
 
-static void carve_layers(Transformer *t, Arena *arena)
+static void carve_layers(Transformer *t, Arena *arena, int64_t w)
 {
     int layers = t->architecture.layers;
     bool keep_inputs = t->limits.backward, keep_all = t->limits.backward && !t->limits.recompute;
     for (int l = 0; l <= layers; l++) /* without a backward pass two buffers take turns */
-        t->input[l] = keep_inputs || l < 2 ? arena_floats(arena, (int64_t)t->limits.max_width * t->hidden.local) : t->input[l - 2];
+        t->input[l] = keep_inputs || l < 2 ? arena_floats(arena, w * t->hidden.local) : t->input[l - 2];
     for (int l = 0; l < layers; l++)
-        t->layer[l] = keep_all || l == 0 ? carve_layer(t, arena) : t->layer[0];
+        t->layer[l] = keep_all || l == 0 ? carve_layer(t, arena, w) : t->layer[0];
 }
 
-static void carve_head(Transformer *t, Arena *arena)
+static void carve_head(Transformer *t, Arena *arena, int64_t width)
 {
-    int64_t width = t->limits.max_chunk;
     t->head = (Head){
         .grid = t->grid, .vocab = t->embedding.vocab, .features = t->embedding.features, .hidden = t->hidden,
-        .max_chunk = t->limits.max_chunk,
+        .max_chunk = (int)width,
         .hidden_part = arena_floats(arena, width * t->hidden.local),
         .dhidden_part = arena_floats(arena, t->limits.backward ? width * t->hidden.local : 0),
         .logits = arena_floats(arena, width * t->embedding.vocab.local),
@@ -47,10 +45,11 @@ static void carve_head(Transformer *t, Arena *arena)
     t->result = arena_take(arena, 2 * t->limits.max_pairs, sizeof(SequenceResult));
 }
 
-static void carve(Transformer *t, Arena *arena)
+/* All buffers of a pass of w columns with chunks of at most `chunk` logit columns. */
+static void carve(Transformer *t, Arena *arena, int64_t w, int64_t chunk)
 {
-    int64_t w = t->limits.max_width, backward = t->limits.backward ? w : 0;
-    carve_layers(t, arena);
+    int64_t backward = t->limits.backward ? w : 0;
+    carve_layers(t, arena, w);
     t->rstd = arena_floats(arena, w);
     t->normed = arena_floats(arena, w * t->hidden.local);
     t->act = arena_floats(arena, w * t->mlp.local);
@@ -60,9 +59,15 @@ static void carve(Transformer *t, Arena *arena)
     t->dnormed = arena_floats(arena, backward * t->hidden.local);
     t->sums = arena_take(arena, w, sizeof(double));
     t->scratch = arena_floats(arena, attention_scratch(&t->attention, t->limits.longest));
-    t->embedding.send = arena_floats(arena, embedding_send_floats(&t->embedding, t->limits.max_width));
-    t->embedding.receive = arena_floats(arena, embedding_receive_floats(&t->embedding, t->limits.max_width));
-    carve_head(t, arena);
+    t->embedding.send = arena_floats(arena, embedding_send_floats(&t->embedding, (int)w));
+    t->embedding.receive = arena_floats(arena, embedding_receive_floats(&t->embedding, (int)w));
+    carve_head(t, arena, chunk);
+}
+
+void transformer_arrange(Transformer *t, int width, int chunk)
+{
+    CHECK(width <= t->limits.max_width && chunk <= t->limits.max_chunk);
+    carve(t, &(Arena){ .base = t->memory }, width, chunk);
 }
 
 /* All sizes and small tables; no large memory. Not collective. */
@@ -86,7 +91,7 @@ static bool lay_out(Transformer *t, const Architecture *a, Grid *grid, const Tra
 static bool allocate(Transformer *t, Error *err)
 {
     Arena count = { 0 };
-    carve(t, &count);
+    carve(t, &count, t->limits.max_width, t->limits.max_chunk);
     t->activation_bytes = count.used;
     t->weight_bytes = t->parameters.local_floats * (int64_t)sizeof(float);
     t->gradient_bytes = t->limits.backward ? t->weight_bytes : 0;
@@ -95,10 +100,7 @@ static bool allocate(Transformer *t, Error *err)
     if (!t->weights || (t->limits.backward && !t->gradients))
         return false;
     t->memory = memory_allocate(t->activation_bytes, "activations (lower batch.max_tokens or engine.logits_mb, or set engine.recompute)", err);
-    if (!t->memory)
-        return false;
-    carve(t, &(Arena){ .base = t->memory });
-    return true;
+    return t->memory != NULL;
 }
 
 bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits, Timer *timer, Error *err)
@@ -133,7 +135,7 @@ TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimit
     TransformerBytes bytes = { 0 };
     if (lay_out(&t, a, &grid, limits, NULL, &ignored)) {
         Arena count = { 0 };
-        carve(&t, &count);
+        carve(&t, &count, limits->max_width, limits->max_chunk);
         bytes.weights = t.parameters.local_floats * (int64_t)sizeof(float);
         bytes.gradients = limits->backward ? bytes.weights : 0;
         bytes.moments = limits->backward ? 2 * bytes.weights / (sharded_moments ? replicas : 1) : 0;
