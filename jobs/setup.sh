@@ -46,7 +46,8 @@ missing_packages() {
     has_library libconfig || echo libconfig-dev
     has_library cmocka || echo libcmocka-dev
     has_library hdf5-openmpi hdf5 || echo libhdf5-openmpi-dev
-    names_option scalapack || has_library scalapack-openmpi scalapack || echo libscalapack-openmpi-dev
+    # Debian's ScaLAPACK names LAPACK in its .pc file and does not depend on the package that has it
+    names_option scalapack || has_library scalapack-openmpi scalapack || echo libscalapack-openmpi-dev liblapack-dev
     if ! names_option blas; then
         has_library blas openblas || echo libblas-dev
         # Debian's reference BLAS is a hundred times slower than OpenBLAS
