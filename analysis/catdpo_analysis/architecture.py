@@ -1,6 +1,8 @@
-"""What the trainer's engine supports, as one record: read from a Hugging Face config, checked, stored as HDF5 attributes.
+"""What the trainer's engine supports, as one record: read from a Hugging Face config, checked, stored as HDF5
+attributes.
 
-Everything that the engine would compute otherwise than the model's authors meant is refused by name, never approximated.
+Everything that the engine would compute otherwise than the model's authors meant is refused by name, never
+approximated.
 """
 
 import dataclasses
@@ -15,8 +17,20 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-INTEGERS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
-            "max_position_embeddings", "tie_word_embeddings", "attention_bias", "qk_norm", "rope_original_max_position")
+INTEGERS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+    "attention_bias",
+    "qk_norm",
+    "rope_original_max_position",
+)
 FLOATS = ("rms_norm_eps", "rope_theta", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor")
 
 
@@ -89,13 +103,18 @@ class Architecture:
         """From the attributes of /model."""
         missing = [name for name in ("architecture", "rope_type", *INTEGERS, *FLOATS) if name not in group.attrs]
         if missing:
-            raise UserError(f"{path}: /model lacks the attribute {missing[0]}; write the file again with import or train")
-        values = {name: int(group.attrs[name]) for name in INTEGERS} | {name: float(group.attrs[name]) for name in FLOATS}
+            raise UserError(
+                f"{path}: /model lacks the attribute {missing[0]}; write the file again with import or train"
+            )
+        values = {name: int(group.attrs[name]) for name in INTEGERS} | {
+            name: float(group.attrs[name]) for name in FLOATS
+        }
         return cls(architecture=text(group, "architecture"), rope_type=text(group, "rope_type"), **values)
 
 
 def dataset_name(hf_name):
-    """Where a weight lies in the file: "model.norm.weight" -> "/model/norm/weight", "lm_head.weight" -> "/model/lm_head/weight"."""
+    """Where a weight lies in the file: "model.norm.weight" -> "/model/norm/weight", "lm_head.weight" ->
+    "/model/lm_head/weight"."""
     return "/model/" + hf_name.removeprefix("model.").replace(".", "/")
 
 
@@ -110,15 +129,22 @@ def read_config(config, path):
         value = default if value is None else value
         if value is None:
             raise UserError(f"{path}: {key} is missing")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind is int and value != int(value)) or value < least:
-            raise UserError(f"{path}: {key} = {json.dumps(value)} is not a valid {'count' if kind is int else 'number'}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or (kind is int and value != int(value))
+            or value < least
+        ):
+            raise UserError(
+                f"{path}: {key} = {json.dumps(value)} is not a valid {'count' if kind is int else 'number'}"
+            )
         return kind(value)
 
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         refuse(f"model_type {json.dumps(kind)}")
     if config.get("hidden_act", "silu") not in ("silu", "swish"):
-        refuse(f'activation hidden_act = {json.dumps(config["hidden_act"])}', "the engine has SwiGLU (silu) only")
+        refuse(f"activation hidden_act = {json.dumps(config['hidden_act'])}", "the engine has SwiGLU (silu) only")
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         refuse(f"quantised weights (quantization_config, {method})", "import the original model in bf16, f16 or f32")
@@ -128,9 +154,11 @@ def read_config(config, path):
     if config.get("mlp_bias"):
         refuse("mlp_bias = true", "the engine has biases on q, k and v only")
     if config.get("attention_bias") and kind != "qwen2":
-        refuse("attention_bias = true (a bias on o_proj as well)", "the engine has biases on q, k and v only, as in Qwen2")
+        refuse(
+            "attention_bias = true (a bias on o_proj as well)", "the engine has biases on q, k and v only, as in Qwen2"
+        )
     if config.get("partial_rotary_factor", 1.0) != 1.0:
-        refuse(f'partial_rotary_factor = {config["partial_rotary_factor"]}', "the engine rotates whole heads")
+        refuse(f"partial_rotary_factor = {config['partial_rotary_factor']}", "the engine rotates whole heads")
     if config.get("is_encoder_decoder") or config.get("add_cross_attention"):
         refuse("cross attention")
 
@@ -138,7 +166,9 @@ def read_config(config, path):
     kv_heads = number("num_key_value_heads", int, {"mistral": 8, "qwen2": 32, "qwen3": 32}.get(kind, heads))
     hidden = number("hidden_size", int)
     if config.get("head_dim") is None and kind != "qwen3" and hidden % heads:
-        raise UserError(f"{path}: hidden_size {hidden} is no multiple of num_attention_heads {heads} and head_dim is not given")
+        raise UserError(
+            f"{path}: hidden_size {hidden} is no multiple of num_attention_heads {heads} and head_dim is not given"
+        )
     head_dim = number("head_dim", int, 128 if kind == "qwen3" else hidden // heads)
     if heads % kv_heads:
         raise UserError(f"{path}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
@@ -148,10 +178,21 @@ def read_config(config, path):
     _check_window(config, kind, positions, refuse)
     rope = _read_rope(config, positions, path, refuse)
     return Architecture(
-        architecture=kind, hidden_size=hidden, intermediate_size=number("intermediate_size", int), num_hidden_layers=number("num_hidden_layers", int),
-        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, vocab_size=number("vocab_size", int),
-        max_position_embeddings=positions, rms_norm_eps=number("rms_norm_eps", float, 1e-6, least=0),
-        tie_word_embeddings=int(bool(config.get("tie_word_embeddings", False))), attention_bias=int(kind == "qwen2"), qk_norm=int(kind == "qwen3"), **rope)
+        architecture=kind,
+        hidden_size=hidden,
+        intermediate_size=number("intermediate_size", int),
+        num_hidden_layers=number("num_hidden_layers", int),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=number("vocab_size", int),
+        max_position_embeddings=positions,
+        rms_norm_eps=number("rms_norm_eps", float, 1e-6, least=0),
+        tie_word_embeddings=int(bool(config.get("tie_word_embeddings", False))),
+        attention_bias=int(kind == "qwen2"),
+        qk_norm=int(kind == "qwen3"),
+        **rope,
+    )
 
 
 def _check_window(config, kind, positions, refuse):
@@ -161,12 +202,16 @@ def _check_window(config, kind, positions, refuse):
         window = None
     sliding = "sliding_attention" in (config.get("layer_types") or ())
     if (window is not None and window < positions) or (sliding and window is None):
-        refuse(f"sliding-window attention (sliding_window = {window}, max_position_embeddings = {positions})",
-               "the engine attends to the whole sequence; set sliding_window to null in config.json if your sequences stay below the window")
+        refuse(
+            f"sliding-window attention (sliding_window = {window}, max_position_embeddings = {positions})",
+            "the engine attends to the whole sequence; set sliding_window to null in config.json if your sequences "
+            "stay below the window",
+        )
 
 
 def _read_rope(config, positions, path, refuse):
-    """Rotary embedding: theta and scaling, in the old layout (rope_theta, rope_scaling) or the new one (rope_parameters)."""
+    """Rotary embedding: theta and scaling, in the old layout (rope_theta, rope_scaling) or the new one
+    (rope_parameters)."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(scaling, dict):
         raise UserError(f"{path}: rope_scaling is not an object")
@@ -178,13 +223,15 @@ def _read_rope(config, positions, path, refuse):
     if kind not in ("default", "linear", "llama3"):
         refuse(f"rope type {json.dumps(kind)}", "the engine has default, linear and llama3")
     if scaling.get("partial_rotary_factor", 1.0) != 1.0:
-        refuse(f'partial_rotary_factor = {scaling["partial_rotary_factor"]}', "the engine rotates whole heads")
+        refuse(f"partial_rotary_factor = {scaling['partial_rotary_factor']}", "the engine rotates whole heads")
     rope = {"rope_theta": float(theta), "rope_type": kind}
     needed = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}[kind]
     for key in needed:
         value = scaling.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise UserError(f"{path}: rope scaling of type {kind} needs a positive number for {key}, not {json.dumps(value)}")
+            raise UserError(
+                f"{path}: rope scaling of type {kind} needs a positive number for {key}, not {json.dumps(value)}"
+            )
         rope["rope_" + key] = float(value)
     if kind == "llama3":
         rope["rope_original_max_position"] = int(scaling.get("original_max_position_embeddings") or positions)

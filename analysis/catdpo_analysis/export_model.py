@@ -24,14 +24,30 @@ def config_from(architecture):
     if a.rope_type == "linear":
         rope = {"rope_type": "linear", "factor": a.rope_factor}
     elif a.rope_type == "llama3":
-        rope = {"rope_type": "llama3", "factor": a.rope_factor, "low_freq_factor": a.rope_low_freq_factor, "high_freq_factor": a.rope_high_freq_factor,
-                "original_max_position_embeddings": a.rope_original_max_position}
+        rope = {
+            "rope_type": "llama3",
+            "factor": a.rope_factor,
+            "low_freq_factor": a.rope_low_freq_factor,
+            "high_freq_factor": a.rope_high_freq_factor,
+            "original_max_position_embeddings": a.rope_original_max_position,
+        }
     config = {
-        "architectures": [ARCHITECTURES[a.architecture]], "model_type": a.architecture, "hidden_act": "silu", "hidden_size": a.hidden_size,
-        "intermediate_size": a.intermediate_size, "num_hidden_layers": a.num_hidden_layers, "num_attention_heads": a.num_attention_heads,
-        "num_key_value_heads": a.num_key_value_heads, "head_dim": a.head_dim, "vocab_size": a.vocab_size,
-        "max_position_embeddings": a.max_position_embeddings, "rms_norm_eps": a.rms_norm_eps, "rope_theta": a.rope_theta, "rope_scaling": rope,
-        "tie_word_embeddings": bool(a.tie_word_embeddings), "use_cache": True,
+        "architectures": [ARCHITECTURES[a.architecture]],
+        "model_type": a.architecture,
+        "hidden_act": "silu",
+        "hidden_size": a.hidden_size,
+        "intermediate_size": a.intermediate_size,
+        "num_hidden_layers": a.num_hidden_layers,
+        "num_attention_heads": a.num_attention_heads,
+        "num_key_value_heads": a.num_key_value_heads,
+        "head_dim": a.head_dim,
+        "vocab_size": a.vocab_size,
+        "max_position_embeddings": a.max_position_embeddings,
+        "rms_norm_eps": a.rms_norm_eps,
+        "rope_theta": a.rope_theta,
+        "rope_scaling": rope,
+        "tie_word_embeddings": bool(a.tie_word_embeddings),
+        "use_cache": True,
     }
     if a.architecture == "llama":
         config |= {"attention_bias": False, "mlp_bias": False}
@@ -108,12 +124,18 @@ def export_model(path, out, dtype="f32", shard_bytes=5 * 10**9):
             if "checksum" in dataset.attrs and int(dataset.attrs["checksum"]) != checksums[name]:
                 raise UserError(f"{path}: {where} does not match its checksum; the file is damaged")
             if not np.isfinite(values).all():
-                raise UserError(f"{path}: {where} holds NaN or infinite values; the training diverged, export an earlier checkpoint")
+                raise UserError(
+                    f"{path}: {where} holds NaN or infinite values; the training diverged, export an earlier checkpoint"
+                )
             progress.step()
             return values
 
         shards = shards_of(shapes, dtype, shard_bytes)
-        names = ["model.safetensors"] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        names = (
+            ["model.safetensors"]
+            if len(shards) == 1
+            else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        )
         with Progress("export", len(shapes), "tensors") as progress:
             for name, shard in zip(names, shards):
                 write_safetensors(os.path.join(folder, name), shard, dtype, read)
@@ -123,7 +145,10 @@ def export_model(path, out, dtype="f32", shard_bytes=5 * 10**9):
         if len(shards) > 1:
             total = architecture.parameters() * WRITABLE[dtype][1]
             mapping = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
-            write_json(os.path.join(folder, "model.safetensors.index.json"), {"metadata": {"total_size": total}, "weight_map": mapping})
+            write_json(
+                os.path.join(folder, "model.safetensors.index.json"),
+                {"metadata": {"total_size": total}, "weight_map": mapping},
+            )
         write_json(os.path.join(folder, "config.json"), config_of(model, architecture, dtype))
         for name in file.get("tokenizer", ()):
             with open(os.path.join(folder, name), "wb") as output:
@@ -139,14 +164,27 @@ def write_json(path, value):
 
 def add_arguments(parser):
     parser.add_argument("model", help="model.h5 or a checkpoint of the trainer")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be empty")
-    parser.add_argument("--dtype", choices=tuple(WRITABLE), default="f32", help="of the weights (default: %(default)s, which is exact)")
-    parser.add_argument("--shard-size", type=float, default=5.0, metavar="GB", help="largest size of one weight file (default: %(default)s)")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be empty"
+    )
+    parser.add_argument(
+        "--dtype", choices=tuple(WRITABLE), default="f32", help="of the weights (default: %(default)s, which is exact)"
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=float,
+        default=5.0,
+        metavar="GB",
+        help="largest size of one weight file (default: %(default)s)",
+    )
 
 
 def run(args):
     if not args.shard_size > 0:
         raise UserError(f"--shard-size {args.shard_size} must be positive")
     architecture, digest, shards = export_model(args.model, args.out, args.dtype, int(args.shard_size * 1e9))
-    print(f"{args.out}: {architecture.architecture}, {architecture.parameters() / 1e6:.1f} M parameters as {args.dtype} in {shards} file{'s' if shards > 1 else ''}")
+    print(
+        f"{args.out}: {architecture.architecture}, {architecture.parameters() / 1e6:.1f} M parameters as {args.dtype} "
+        f"in {shards} file{'s' if shards > 1 else ''}"
+    )
     print(f"weights digest {digest} (of the float32 weights)")

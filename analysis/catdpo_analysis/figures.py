@@ -1,4 +1,5 @@
-"""The plots of a report. A category has the same colour in each of them; categories to which no margin applies are grey."""
+"""The plots of a report. A category has the same colour in each of them; categories to which no margin applies are
+grey."""
 
 import matplotlib
 
@@ -15,15 +16,34 @@ DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)))  # further rounds of the palette
 GREYS = ("#8d939b", "#b4b9bf", "#6b7178")
 INK, SOFT, RULE = "#1f2933", "#616e7c", "#e4e7eb"
 STYLE = {
-    "font.size": 9.5, "axes.edgecolor": "#9aa5b1", "axes.labelcolor": SOFT, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlecolor": INK,
-    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.8,
-    "axes.axisbelow": True, "xtick.color": SOFT, "ytick.color": SOFT, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 170,
-    "lines.linewidth": 1.8, "lines.solid_capstyle": "round",
+    "font.size": 9.5,
+    "axes.edgecolor": "#9aa5b1",
+    "axes.labelcolor": SOFT,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 170,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
 }
 
 
-EVALUATION_CAPTION = ("Hollow: before training; filled: after. Bars are 95 % Wilson intervals. Where the policy is the reference, as before training, all "
-                      "pairs are ties and the reward accuracy is 50 %.")
+EVALUATION_CAPTION = (
+    "Hollow: before training; filled: after. Bars are 95 % Wilson intervals. Where the policy is the reference, as "
+    "before training, all "
+    "pairs are ties and the reward accuracy is 50 %."
+)
 
 
 def category_styles(harm):
@@ -54,8 +74,17 @@ def _label_ends(ax, ends):
     places = np.array(spread([end[0] for end in ends], (high - low) * 12 / height))
     places += max(0.0, low - places[0]) - max(0.0, places[-1] - high)
     for place, (y, name, colour) in zip(places, ends):
-        ax.annotate(_short(name), xy=(1, y), xycoords=ax.get_yaxis_transform(), xytext=(1.015, place), textcoords=ax.get_yaxis_transform(), va="center",
-                    color=colour, fontsize=8.5, annotation_clip=False)
+        ax.annotate(
+            _short(name),
+            xy=(1, y),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(1.015, place),
+            textcoords=ax.get_yaxis_transform(),
+            va="center",
+            color=colour,
+            fontsize=8.5,
+            annotation_clip=False,
+        )
 
 
 def _short(name):
@@ -78,8 +107,15 @@ def _over_steps(title, ylabel, steps, columns, styles, names, percent=False, tar
         ends.append((float(values[known][-1]), name, colour))
     if target is not None:
         ax.axhline(target, color=INK, linewidth=1, linestyle=(0, (1, 2)))
-        ax.annotate(f"target {target:g}", xy=(0.004, target), xycoords=ax.get_yaxis_transform(), va="bottom", fontsize=8, color=SOFT,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8})
+        ax.annotate(
+            f"target {target:g}",
+            xy=(0.004, target),
+            xycoords=ax.get_yaxis_transform(),
+            va="bottom",
+            fontsize=8,
+            color=SOFT,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8},
+        )
     if percent:
         ax.set_ylim(-0.02, max(1.02 * np.nanmax(columns, initial=0.1), 0.1))
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -93,14 +129,27 @@ def _over_steps(title, ylabel, steps, columns, styles, names, percent=False, tar
 
 
 def margins(metrics, styles):
-    return _over_steps("Safety margin of each category", "margin Δ", metrics.series["step"],
-                       np.where(metrics.harm, metrics.category["margin"], np.nan), styles, metrics.categories)
+    return _over_steps(
+        "Safety margin of each category",
+        "margin Δ",
+        metrics.series["step"],
+        np.where(metrics.harm, metrics.category["margin"], np.nan),
+        styles,
+        metrics.categories,
+    )
 
 
 def violation_rates(metrics, styles):
-    return _over_steps("Violation rate during training", "running violation rate", metrics.series["step"],
-                       np.where(metrics.harm, metrics.category["violation_rate"], np.nan), styles, metrics.categories, percent=True,
-                       target=metrics.setting("target"))
+    return _over_steps(
+        "Violation rate during training",
+        "running violation rate",
+        metrics.series["step"],
+        np.where(metrics.harm, metrics.category["violation_rate"], np.nan),
+        styles,
+        metrics.categories,
+        percent=True,
+        target=metrics.setting("target"),
+    )
 
 
 def reward_margins(metrics, styles):
@@ -121,9 +170,18 @@ def optimisation(metrics):
         values = metrics.series[name].astype(float)
         ax.plot(steps, values, color="#c3ccd6", linewidth=0.9)
         if name == "rewards/margins":
-            for other, colour, label in (("rewards/chosen", "#3a9d6e", "chosen"), ("rewards/rejected", "#c94f5d", "rejected")):
+            for other, colour, label in (
+                ("rewards/chosen", "#3a9d6e", "chosen"),
+                ("rewards/rejected", "#c94f5d", "rejected"),
+            ):
                 if other in metrics.series:
-                    ax.plot(steps, smooth(metrics.series[other], np.ones(len(steps)), window), color=colour, linewidth=1.3, label=label)
+                    ax.plot(
+                        steps,
+                        smooth(metrics.series[other], np.ones(len(steps)), window),
+                        color=colour,
+                        linewidth=1.3,
+                        label=label,
+                    )
             ax.plot(steps, smooth(values, np.ones(len(steps)), window), color=PALETTE[0], label="margin")
             ax.legend(fontsize=8, loc="best")
             ax.set_title("Rewards")
@@ -137,7 +195,14 @@ def optimisation(metrics):
             title = "Gradient norm"
             if "clipped" in metrics.series and len(steps):
                 clipped = metrics.series["clipped"].astype(bool)
-                ax.plot(steps[clipped], np.full(clipped.sum(), 0.015), "|", color="#c94f5d", transform=ax.get_xaxis_transform(), markersize=6)
+                ax.plot(
+                    steps[clipped],
+                    np.full(clipped.sum(), 0.015),
+                    "|",
+                    color="#c94f5d",
+                    transform=ax.get_xaxis_transform(),
+                    markersize=6,
+                )
                 title += f", {clipped.mean():.0%} clipped"
             limit = metrics.setting("max_grad_norm")
             if limit:
@@ -156,7 +221,9 @@ def timings(metrics):
     seconds = metrics.seconds
     mean = np.nanmean(seconds, axis=0)
     order = np.argsort(mean)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.2, max(2.6, 0.3 * len(order) + 0.9)), width_ratios=(1.3, 1), constrained_layout=True)
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(9.2, max(2.6, 0.3 * len(order) + 0.9)), width_ratios=(1.3, 1), constrained_layout=True
+    )
     left.barh([metrics.phases[i] for i in order], mean[order], color=PALETTE[6], height=0.65)
     total = mean.sum() or 1.0
     for y, i in enumerate(order):
@@ -179,8 +246,10 @@ def evaluation(before, after, styles):
     parts = [(part, kind) for part, kind in ((before, "before"), (after, "after")) if part]
     names = [name for name in (after or before).categories]
     fig, axes = plt.subplots(1, 2, figsize=(9.2, 0.46 * len(names) + 1.5), sharey=True, constrained_layout=True)
-    for ax, values, interval, title in ((axes[0], "violation_rate", "violation_interval", "Held-out violation rate (lower is better)"),
-                                        (axes[1], "accuracy", "accuracy_interval", "Held-out reward accuracy (higher is better)")):
+    for ax, values, interval, title in (
+        (axes[0], "violation_rate", "violation_interval", "Held-out violation rate (lower is better)"),
+        (axes[1], "accuracy", "accuracy_interval", "Held-out reward accuracy (higher is better)"),
+    ):
         for part, kind in parts:
             offset = 0.0 if len(parts) == 1 else (0.16 if kind == "before" else -0.16)
             for k, name in enumerate(part.categories):
@@ -191,7 +260,15 @@ def evaluation(before, after, styles):
                 low, high = getattr(part, interval)[k]
                 colour = styles[name][0]
                 ax.plot([low, high], [y, y], color=colour, linewidth=1.6, alpha=0.45 if kind == "before" else 0.9)
-                ax.plot([rate], [y], "o", markersize=6.5, color=colour, markerfacecolor="white" if kind == "before" else colour, markeredgewidth=1.6)
+                ax.plot(
+                    [rate],
+                    [y],
+                    "o",
+                    markersize=6.5,
+                    color=colour,
+                    markerfacecolor="white" if kind == "before" else colour,
+                    markeredgewidth=1.6,
+                )
         ax.set_xlim(-0.02, 1.02)
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         ax.set_title(title)
@@ -212,14 +289,35 @@ def draw_all(run):
             result.append(("evaluation", EVALUATION_CAPTION, evaluation(run.before, run.after, styles)))
         if metrics and metrics.steps:
             for name, draw, caption in (
-                    ("margin", margins, "What a pair's reward margin is asked to exceed. It grows while a category is violated more often than the target, and relaxes after."),
-                    ("violation_rate", violation_rates, "Running estimate on training pairs with a safe and an unsafe response, as the margin update sees it."),
-                    ("rewards_margins", reward_margins, "How much more than the reference the policy prefers the chosen response, in units of the loss.")):
+                (
+                    "margin",
+                    margins,
+                    "What a pair's reward margin is asked to exceed. It grows while a category is violated more often "
+                    "than the target, and relaxes after.",
+                ),
+                (
+                    "violation_rate",
+                    violation_rates,
+                    "Running estimate on training pairs with a safe and an unsafe response, as the margin update sees "
+                    "it.",
+                ),
+                (
+                    "rewards_margins",
+                    reward_margins,
+                    "How much more than the reference the policy prefers the chosen response, in units of the loss.",
+                ),
+            ):
                 if name in metrics.category:
                     result.append((name, caption, draw(metrics, styles)))
             if any(name in metrics.series for name in ("loss", "rewards/margins", "grad_norm")):
-                result.append(("optimisation", "Thin: each step; thick: running mean. The gradient norm is taken before clipping; red marks are clipped steps.",
-                               optimisation(metrics)))
+                result.append(
+                    (
+                        "optimisation",
+                        "Thin: each step; thick: running mean. The gradient norm is taken before clipping; red marks "
+                        "are clipped steps.",
+                        optimisation(metrics),
+                    )
+                )
             if metrics.phases and metrics.seconds is not None and metrics.seconds.size:
                 result.append(("timing", "Largest over the ranks.", timings(metrics)))
     return result

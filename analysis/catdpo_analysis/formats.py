@@ -1,7 +1,8 @@
-"""A row of preference data as a Pair: PKU-SafeRLHF's schema and TRL's four preference formats, with SafeDPO's transformation.
+"""A row of preference data as a Pair: PKU-SafeRLHF's schema and TRL's four preference formats, with SafeDPO's
+transformation.
 
-SafeDPO, with helpfulness naming the preferred response: preferred safe and other unsafe: keep; preferred unsafe and other safe: swap;
-both safe: keep; both unsafe: drop.
+SafeDPO, with helpfulness naming the preferred response: preferred safe and other unsafe: keep; preferred unsafe and
+other safe: swap; both safe: keep; both unsafe: drop.
 """
 
 import dataclasses
@@ -10,7 +11,13 @@ from catdpo_analysis.errors import UserError, shorten
 
 UNKNOWN = 255
 NAME_BYTES = 63  # longest category name that the trainer takes, in UTF-8
-RULES = ("unsafe response", "prompt_category", "category", "benign", "uncategorised")  # where a pair's categories come from
+RULES = (
+    "unsafe response",
+    "prompt_category",
+    "category",
+    "benign",
+    "uncategorised",
+)  # where a pair's categories come from
 BENIGN, UNCATEGORISED = "benign", "uncategorised"
 
 
@@ -62,13 +69,15 @@ def read_pair(row, place, options):
         return _from_trl(row, place, options)
     if "completion" in row or "label" in row:
         raise UserError(f"{place}: an unpaired row (completion, label); preference pairs need chosen and rejected")
-    raise UserError(f"{place}: neither TRL's preference format (chosen, rejected) nor PKU-SafeRLHF's (response_0, response_1); "
-                    f"the row has {shorten(', '.join(sorted(row)) or 'no fields')}")
+    raise UserError(
+        f"{place}: neither TRL's preference format (chosen, rejected) nor PKU-SafeRLHF's (response_0, response_1); "
+        f"the row has {shorten(', '.join(sorted(row)) or 'no fields')}"
+    )
 
 
 def extract_prompt(chosen, rejected):
-    """TRL's rule for an implicit prompt: the longest common start, in characters or messages; a space before the split goes to the
-    completions. Returns (prompt, chosen, rejected)."""
+    """TRL's rule for an implicit prompt: the longest common start, in characters or messages; a space before the
+    split goes to the completions. Returns (prompt, chosen, rejected)."""
     at = 0
     for at in range(min(len(chosen), len(rejected))):
         if chosen[at] != rejected[at]:
@@ -78,7 +87,7 @@ def extract_prompt(chosen, rejected):
     return chosen[:at], chosen[at:], rejected[at:]
 
 
-# --- fields ---------------------------------------------------------------------------------------------------------------------------
+# --- fields ---------------------------------------------------------------------------------------
 
 
 def _text(row, name, place):
@@ -93,7 +102,10 @@ def _checked(value, name, place):
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{place}: {name} has half of a surrogate pair (\\ud800 to \\udfff), which is no text; mend or remove the line") from None
+        raise UserError(
+            f"{place}: {name} has half of a surrogate pair (\\ud800 to \\udfff), which is no text; mend or remove the "
+            "line"
+        ) from None
     return value
 
 
@@ -124,10 +136,15 @@ def _names(value, name, place):
     elif isinstance(value, dict):
         wrong = [key for key, on in value.items() if not isinstance(on, bool) and on not in (0, 1)]
         if wrong:
-            raise UserError(f"{place}: {name} must map category names to true or false; {shorten(wrong[0])} is {shorten(repr(value[wrong[0]]))}")
+            raise UserError(
+                f"{place}: {name} must map category names to true or false; {shorten(wrong[0])} is "
+                f"{shorten(repr(value[wrong[0]]))}"
+            )
         value = [key for key, on in value.items() if on]
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        raise UserError(f"{place}: {name} must be a category name, a list of names or an object of name to true or false")
+        raise UserError(
+            f"{place}: {name} must be a category name, a list of names or an object of name to true or false"
+        )
     names = list(dict.fromkeys(_checked(entry.strip(), name, place) for entry in value if entry.strip()))
     for entry in names:
         check_category(entry, f"{place}: {name}")
@@ -137,11 +154,14 @@ def _names(value, name, place):
 def check_category(name, place):
     """The trainer's rule for a category's name: one line of at most 63 bytes."""
     if len(name.encode("utf-8")) > NAME_BYTES or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        raise UserError(f"{place}: {shorten(repr(name), 90)} is no category name; it must be one line of at most {NAME_BYTES} bytes")
+        raise UserError(
+            f"{place}: {shorten(repr(name), 90)} is no category name; it must be one line of at most {NAME_BYTES} bytes"
+        )
 
 
 def _column_categories(row, place):
-    """What the row says besides the responses: (names, rule) from prompt_category, then category; ([], None) if neither says anything."""
+    """What the row says besides the responses: (names, rule) from prompt_category, then category; ([], None) if
+    neither says anything."""
     for column in ("prompt_category", "category"):
         names = _names(row.get(column), column, place)
         if names:
@@ -149,7 +169,7 @@ def _column_categories(row, place):
     return [], None
 
 
-# --- PKU-SafeRLHF ---------------------------------------------------------------------------------------------------------------------
+# --- PKU-SafeRLHF ---------------------------------------------------------------------------------
 
 
 def _from_pku(row, place, options):
@@ -176,18 +196,28 @@ def _from_pku(row, place, options):
         chosen = better if better is not None else safer
     if chosen is None:
         return Dropped("no preference (better_response_id and safer_response_id are null)", categories)
-    wrap = lambda text: [{"role": "assistant", "content": text}]
+    answers = [[{"role": "assistant", "content": text}] for text in responses]
     return Pair(
-        prompt=[{"role": "user", "content": prompt}], chosen=wrap(responses[chosen]), rejected=wrap(responses[1 - chosen]), chat=True,
-        categories=categories, rule=rule, chosen_safe=safe[chosen], rejected_safe=safe[1 - chosen],
-        chosen_better=-1 if better is None else int(better == chosen), swapped=better is not None and better != chosen)
+        prompt=[{"role": "user", "content": prompt}],
+        chosen=answers[chosen],
+        rejected=answers[1 - chosen],
+        chat=True,
+        categories=categories,
+        rule=rule,
+        chosen_safe=safe[chosen],
+        rejected_safe=safe[1 - chosen],
+        chosen_better=-1 if better is None else int(better == chosen),
+        swapped=better is not None and better != chosen,
+    )
 
 
-# --- TRL ------------------------------------------------------------------------------------------------------------------------------
+# --- TRL ------------------------------------------------------------------------------------------
 
 
 def _is_chat(value):
-    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) and "role" in entry for entry in value)
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(entry, dict) and "role" in entry for entry in value)
+    )
 
 
 def _check_side(value, name, place):
@@ -198,10 +228,15 @@ def _check_side(value, name, place):
     if isinstance(value, list) and not value:
         return True
     if not _is_chat(value):
-        raise UserError(f"{place}: {name} must be a text or a list of messages with role and content, not {shorten(repr(value))}")
+        raise UserError(
+            f"{place}: {name} must be a text or a list of messages with role and content, not {shorten(repr(value))}"
+        )
     for message in value:
         if not isinstance(message["role"], str) or not isinstance(message.get("content"), (str, type(None))):
-            raise UserError(f"{place}: in {name}, role and content of a message must be texts (images and content parts are not supported)")
+            raise UserError(
+                f"{place}: in {name}, role and content of a message must be texts (images and content parts are not "
+                "supported)"
+            )
         _checked(message.get("content") or "", name, place)
     return True
 
@@ -220,12 +255,23 @@ def _from_trl(row, place, options):
 
     categories, rule = _column_categories(row, place)
     assumed = (1, 0) if categories or options.assume_unsafe_rejected else (UNKNOWN, UNKNOWN)
-    flags = [_flag(row, name, place) if row.get(name) is not None else default
-             for name, default in zip(("is_chosen_safe", "is_rejected_safe"), assumed)]
+    flags = [
+        _flag(row, name, place) if row.get(name) is not None else default
+        for name, default in zip(("is_chosen_safe", "is_rejected_safe"), assumed)
+    ]
     if not categories:
         categories, rule = ([options.benign], "benign") if flags == [1, 1] else ([UNCATEGORISED], "uncategorised")
-    pair = Pair(prompt=prompt, chosen=chosen, rejected=rejected, chat=chat, categories=categories, rule=rule, chosen_safe=flags[0],
-                rejected_safe=flags[1], extra=_template_arguments(row, place))
+    pair = Pair(
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        chat=chat,
+        categories=categories,
+        rule=rule,
+        chosen_safe=flags[0],
+        rejected_safe=flags[1],
+        extra=_template_arguments(row, place),
+    )
     if options.transform == "safedpo" and flags == [0, 0]:
         return Dropped("both responses unsafe", categories)
     if options.transform == "safedpo" and flags == [0, 1]:

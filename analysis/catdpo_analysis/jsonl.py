@@ -8,9 +8,17 @@ import zlib
 
 from catdpo_analysis.errors import UserError, shorten
 
-FOREIGN = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive", b"\xfd7zX": "an xz file", b"BZh": "a bzip2 file", b"\x28\xb5\x2f\xfd": "a zstd file",
-           b"\x89HDF": "an HDF5 file"}
-REMEDY = {"a Parquet file": "write it as JSONL first: pandas.read_parquet(f).to_json(out, orient='records', lines=True)"}
+FOREIGN = {
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip archive",
+    b"\xfd7zX": "an xz file",
+    b"BZh": "a bzip2 file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"\x89HDF": "an HDF5 file",
+}
+REMEDY = {
+    "a Parquet file": "write it as JSONL first: pandas.read_parquet(f).to_json(out, orient='records', lines=True)"
+}
 
 
 def describe(path):
@@ -31,10 +39,14 @@ def read_rows(path):
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     for magic, kind in FOREIGN.items():
         if start.startswith(magic):
-            raise UserError(f"{path} is {kind}, not JSONL; {REMEDY.get(kind, 'unpack it first (gzip is read as it is)')}")
+            raise UserError(
+                f"{path} is {kind}, not JSONL; {REMEDY.get(kind, 'unpack it first (gzip is read as it is)')}"
+            )
     packed = start[:2] == b"\x1f\x8b"
     if path.endswith(".gz") and start and not packed:
-        raise UserError(f"{path} is not gzip'd although its name says so; name it .jsonl if it is plain text, or download it again")
+        raise UserError(
+            f"{path} is not gzip'd although its name says so; name it .jsonl if it is plain text, or download it again"
+        )
     seen = False
     with gzip.open(path, "rb") if packed else open(path, "rb") as file:
         lines = enumerate(file)
@@ -57,16 +69,26 @@ def parse_line(line, place, row):
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise UserError(f"{place}: not UTF-8 at byte {error.start} of the line; convert the file, e.g. iconv -f latin1 -t utf-8") from None
+        raise UserError(
+            f"{place}: not UTF-8 at byte {error.start} of the line; convert the file, e.g. iconv -f latin1 -t utf-8"
+        ) from None
     except ValueError as error:
         if row == 0 and line.strip()[:1] == b"[":
-            raise UserError(f"{place}: the file is one JSON array, not one object a line; write it as JSONL, e.g. jq -c '.[]' FILE > FILE.jsonl") from None
+            raise UserError(
+                f"{place}: the file is one JSON array, not one object a line; write it as JSONL, e.g. jq -c '.[]' FILE "
+                "> FILE.jsonl"
+            ) from None
         detail = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise UserError(f"{place}: not valid JSON ({detail}): {shorten(line.decode('utf-8', 'replace'))}; mend or remove the line") from None
+        raise UserError(
+            f"{place}: not valid JSON ({detail}): {shorten(line.decode('utf-8', 'replace'))}; mend or remove the line"
+        ) from None
     except RecursionError:
         raise UserError(f"{place}: JSON nested too deeply; mend or remove the line") from None
     if isinstance(value, list) and row == 0:
-        raise UserError(f"{place}: the file is one JSON array, not one object a line; write it as JSONL, e.g. jq -c '.[]' FILE > FILE.jsonl")
+        raise UserError(
+            f"{place}: the file is one JSON array, not one object a line; write it as JSONL, e.g. jq -c '.[]' FILE > "
+            "FILE.jsonl"
+        )
     if not isinstance(value, dict):
         raise UserError(f"{place}: a JSON object is needed, not {shorten(json.dumps(value))}")
     return value

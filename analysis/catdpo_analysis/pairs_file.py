@@ -43,14 +43,26 @@ def _write_part(file, name, pairs, encoded, categories):
     columns = (
         ("chosen_safe", "u1", "1 safe, 0 unsafe, 255 unknown", lambda pair: pair.chosen_safe),
         ("rejected_safe", "u1", "1 safe, 0 unsafe, 255 unknown", lambda pair: pair.rejected_safe),
-        ("chosen_better", "i1", "helpfulness: 1 chosen is better, 0 rejected, -1 unknown", lambda pair: pair.chosen_better),
+        (
+            "chosen_better",
+            "i1",
+            "helpfulness: 1 chosen is better, 0 rejected, -1 unknown",
+            lambda pair: pair.chosen_better,
+        ),
         ("swapped", "u1", "1 if the transformation exchanged the responses", lambda pair: int(pair.swapped)),
         ("source_file", "<i4", "index into the attribute inputs", lambda pair: pair.file),
         ("source_row", "<i8", "0-based line of that file", lambda pair: pair.row),
-        ("category_rule", "u1", "where the categories come from: index into the attribute category_rules", lambda pair: RULES.index(pair.rule)),
+        (
+            "category_rule",
+            "u1",
+            "where the categories come from: index into the attribute category_rules",
+            lambda pair: RULES.index(pair.rule),
+        ),
     )
     for column, dtype, description, value in columns:
-        h5io.label(h5io.write(group, column, np.array([value(pair) for pair in pairs], dtype=dtype), description), "pair")
+        h5io.label(
+            h5io.write(group, column, np.array([value(pair) for pair in pairs], dtype=dtype), description), "pair"
+        )
     text = group.create_group("text")
     for column in ("prompt", "chosen", "rejected"):
         values = [shown(getattr(pair, column)).replace("\0", "\u2400") for pair in pairs]  # HDF5 strings end at NUL
@@ -58,17 +70,27 @@ def _write_part(file, name, pairs, encoded, categories):
 
 
 def write_pairs(path, parts, categories, harm, ledger, attributes):
-    """`parts`: "train" and "heldout" -> (pairs, encoded). `attributes`: name -> str, int, or anything else as JSON text."""
+    """`parts`: "train" and "heldout" -> (pairs, encoded). `attributes`: name -> str, int, or anything else as JSON
+    text."""
     with h5io.create(path, "catdpo-pairs") as file:
         for name, value in attributes.items():
             if isinstance(value, int):
                 file.attrs.create(name, value, dtype="<i8")
             else:
-                h5io.set_text(file, name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True))
+                h5io.set_text(
+                    file,
+                    name,
+                    value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True),
+                )
         group = file.create_group("categories")
         names = group.create_dataset("name", data=h5io.fixed_strings(categories))
         names.make_scale("category")
-        h5io.write(group, "harm", np.array(harm, dtype="u1"), "1 if a pair with a safe chosen and an unsafe rejected response has the category")
+        h5io.write(
+            group,
+            "harm",
+            np.array(harm, dtype="u1"),
+            "1 if a pair with a safe chosen and an unsafe rejected response has the category",
+        )
         for name, (pairs, encoded) in parts.items():
             _write_part(file, name, pairs, encoded, categories)
         ledger.store(file, categories)

@@ -7,8 +7,8 @@ import time
 class Progress:
     """Use as a context manager; call `step()` once per unit of work.
 
-    On a terminal one line is redrawn at most ten times a second. Elsewhere (a log file) a line is printed at most every `every`
-    seconds, so that short work prints nothing.
+    On a terminal one line is redrawn at most ten times a second. Elsewhere (a log file) a line is printed at most
+    every `every` seconds, so that short work prints nothing.
     """
 
     def __init__(self, label, total, unit="", stream=None, every=10.0):

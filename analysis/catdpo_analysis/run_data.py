@@ -10,11 +10,37 @@ from catdpo_analysis import h5io
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.stats import summarise, wilson
 
-SERIES = ("step", "epoch", "loss", "learning_rate", "grad_norm", "clipped", "num_tokens", "rewards/chosen", "rewards/rejected", "rewards/margins",
-          "rewards/accuracies", "logps/chosen", "logps/rejected")
+SERIES = (
+    "step",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "clipped",
+    "num_tokens",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+)
 PER_CATEGORY = ("margin", "violation_rate", "n", "violations", "pairs", "rewards_margins", "accuracy", "loss")
-PROVENANCE = ("run", "grid", "version", "mpi", "blas", "hdf5", "hosts", "started", "created", "restarts", "data_digest", "weights_digest",
-              "tokenizer_digest")
+PROVENANCE = (
+    "run",
+    "grid",
+    "version",
+    "mpi",
+    "blas",
+    "hdf5",
+    "hosts",
+    "started",
+    "created",
+    "restarts",
+    "data_digest",
+    "weights_digest",
+    "tokenizer_digest",
+)
 
 
 @dataclasses.dataclass
@@ -26,9 +52,9 @@ class Metrics:
     series: dict
     category: dict
     phases: list
-    seconds: np.ndarray | None       # [S, P]
+    seconds: np.ndarray | None  # [S, P]
     step_seconds: np.ndarray | None  # [S]
-    step_flops: np.ndarray | None    # [S]
+    step_flops: np.ndarray | None  # [S]
     config: str
     about: dict
 
@@ -54,13 +80,13 @@ class Evaluation:
     pairs: np.ndarray
     n: np.ndarray
     accuracy: np.ndarray
-    accuracy_interval: np.ndarray    # [K, 2]
+    accuracy_interval: np.ndarray  # [K, 2]
     violation_rate: np.ndarray
-    violation_interval: np.ndarray   # [K, 2]
+    violation_interval: np.ndarray  # [K, 2]
     rewards_margins: np.ndarray
-    summary: dict                    # "violation_rate" and "accuracy" -> micro, macro, worst, gap, variance
+    summary: dict  # "violation_rate" and "accuracy" -> micro, macro, worst, gap, variance
     worst_category: str
-    violation: np.ndarray | None     # of each pair, by `index`
+    violation: np.ndarray | None  # of each pair, by `index`
     index: np.ndarray | None
     about: dict
 
@@ -96,8 +122,13 @@ def read_run(path, before=None, after=None):
         missing.append(name)
         return None
 
-    run = Run(path, optional("metrics.h5", None, read_metrics), optional("eval-before.h5", before, read_evaluation),
-              optional("eval-after.h5", after, read_evaluation), missing)
+    run = Run(
+        path,
+        optional("metrics.h5", None, read_metrics),
+        optional("eval-before.h5", before, read_evaluation),
+        optional("eval-after.h5", after, read_evaluation),
+        missing,
+    )
     if not (run.metrics or run.before or run.after):
         raise UserError(f"{path} has none of metrics.h5, eval-before.h5 and eval-after.h5; name the directory of a run")
     return run
@@ -108,7 +139,11 @@ def _attributes(file, names):
     for name in names:
         if name in file.attrs:
             value = h5io.text(file, name)
-            value = ", ".join(str(v.decode() if isinstance(v, bytes) else v) for v in value) if isinstance(value, np.ndarray) else value
+            value = (
+                ", ".join(str(v.decode() if isinstance(v, bytes) else v) for v in value)
+                if isinstance(value, np.ndarray)
+                else value
+            )
             result[name] = value
     return result
 
@@ -124,10 +159,16 @@ def read_metrics(path):
         names, harm = _categories(file)
         train = file.get("train", {})
         series = {name: train[name][...] for name in SERIES if name in train}
-        category = {name: train["category"][name][...].astype(float) for name in PER_CATEGORY if "category" in train and name in train["category"]}
+        category = {
+            name: train["category"][name][...].astype(float)
+            for name in PER_CATEGORY
+            if "category" in train and name in train["category"]
+        }
         phases = h5io.strings(file["timing/phase"]) if "timing/phase" in file else []
-        seconds, step_seconds, step_flops = (file["timing"][name][...] if f"timing/{name}" in file else None
-                                             for name in ("seconds", "step_seconds", "step_flops"))
+        seconds, step_seconds, step_flops = (
+            file["timing"][name][...] if f"timing/{name}" in file else None
+            for name in ("seconds", "step_seconds", "step_flops")
+        )
         config = ""
         if "config" in file:
             value = file["config"][()]
@@ -137,8 +178,21 @@ def read_metrics(path):
         category = {name: values[:steps] for name, values in category.items()}
         if "step" not in series:
             series["step"] = np.arange(1, steps + 1)
-        seconds, step_seconds, step_flops = (None if values is None else values[:steps] for values in (seconds, step_seconds, step_flops))
-        return Metrics(names, harm, series, category, phases, seconds, step_seconds, step_flops, config, _attributes(file, PROVENANCE))
+        seconds, step_seconds, step_flops = (
+            None if values is None else values[:steps] for values in (seconds, step_seconds, step_flops)
+        )
+        return Metrics(
+            names,
+            harm,
+            series,
+            category,
+            phases,
+            seconds,
+            step_seconds,
+            step_flops,
+            config,
+            _attributes(file, PROVENANCE),
+        )
 
 
 def read_evaluation(path):
@@ -159,31 +213,67 @@ def read_evaluation(path):
         intervals = []
         for stem, values, counts in (("accuracy", accuracy, pairs), ("violation_rate", rate, n)):
             low, high = column(stem + "_low"), column(stem + "_high")
-            computed = np.array([wilson(value * count, count) if np.isfinite(value) else (np.nan, np.nan) for value, count in zip(values, counts)])
-            intervals.append(np.where(np.isfinite(low)[:, None] & np.isfinite(high)[:, None], np.stack([low, high], axis=1), computed.reshape(-1, 2)))
+            computed = np.array(
+                [
+                    wilson(value * count, count) if np.isfinite(value) else (np.nan, np.nan)
+                    for value, count in zip(values, counts)
+                ]
+            )
+            intervals.append(
+                np.where(
+                    np.isfinite(low)[:, None] & np.isfinite(high)[:, None],
+                    np.stack([low, high], axis=1),
+                    computed.reshape(-1, 2),
+                )
+            )
         use = harm if harm.any() else np.ones(len(names), dtype=bool)
         summary = {}
         stored = dict(file["eval/summary"].attrs) if "eval/summary" in file else {}
         for stem, values, counts, high in (("violation_rate", rate, n, True), ("accuracy", accuracy, pairs, False)):
             computed = summarise(values, np.where(use & (n > 0), counts, 0), high)
             if computed:
-                summary[stem] = computed | {key: float(stored[f"{stem}_{key}"]) for key in ("micro", "macro", "worst", "gap", "variance")
-                                            if f"{stem}_{key}" in stored}
+                summary[stem] = computed | {
+                    key: float(stored[f"{stem}_{key}"])
+                    for key in ("micro", "macro", "worst", "gap", "variance")
+                    if f"{stem}_{key}" in stored
+                }
         worst = h5io.text(file["eval/summary"], "worst_category", "") if "eval/summary" in file else ""
         if not worst and "violation_rate" in summary:
             worst = names[summary["violation_rate"]["worst_index"]]
         each = file.get("eval/pairs", {})
         return Evaluation(
-            names, harm, pairs, n, accuracy, intervals[0], rate, intervals[1], column("rewards_margins"), summary, worst,
-            each["violation"][...] if "violation" in each else None, each["index"][...] if "index" in each else None,
-            _attributes(file, ("model", "split", "step", "signal", "beta", "weights_digest", "data_digest")))
+            names,
+            harm,
+            pairs,
+            n,
+            accuracy,
+            intervals[0],
+            rate,
+            intervals[1],
+            column("rewards_margins"),
+            summary,
+            worst,
+            each["violation"][...] if "violation" in each else None,
+            each["index"][...] if "index" in each else None,
+            _attributes(file, ("model", "split", "step", "signal", "beta", "weights_digest", "data_digest")),
+        )
 
 
 def paired_changes(before, after):
-    """(pairs that stopped violating, pairs that began to) between two evaluations of the same pairs; None if they are not the same."""
-    if before is None or after is None or before.violation is None or after.violation is None or before.index is None or after.index is None:
+    """(pairs that stopped violating, pairs that began to) between two evaluations of the same pairs; None if they
+    are not the same."""
+    if (
+        before is None
+        or after is None
+        or before.violation is None
+        or after.violation is None
+        or before.index is None
+        or after.index is None
+    ):
         return None
-    if not np.array_equal(before.index, after.index) or before.about.get("data_digest") != after.about.get("data_digest"):
+    if not np.array_equal(before.index, after.index) or before.about.get("data_digest") != after.about.get(
+        "data_digest"
+    ):
         return None
     use = np.isfinite(before.violation) & np.isfinite(after.violation)
     change = after.violation[use] - before.violation[use]

@@ -1,7 +1,8 @@
-"""Tensors in safetensors files, one at a time: read as float32 whatever they are stored as, written as float32, bf16 or f16.
+"""Tensors in safetensors files, one at a time: read as float32 whatever they are stored as, written as float32, bf16 or
+f16.
 
-The library reads a file's header and checks it against the file; the values are mapped, so that memory holds one tensor. Its
-numpy side knows no bf16 and writes only whole files from memory, hence the few lines here.
+The library reads a file's header and checks it against the file; the values are mapped, so that memory holds one
+tensor. Its numpy side knows no bf16 and writes only whole files from memory, hence the few lines here.
 """
 
 import json
@@ -25,7 +26,9 @@ class SafetensorsFile:
             with safe_open(path, framework="numpy"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} cannot be read as safetensors (cut short, or a Git LFS pointer?): {error}") from None
+            raise UserError(
+                f"{path} cannot be read as safetensors (cut short, or a Git LFS pointer?): {error}"
+            ) from None
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
             self.header = json.loads(file.read(size))
@@ -39,8 +42,11 @@ class SafetensorsFile:
     def read(self, name):
         entry = self.header[name]
         if entry["dtype"] not in READABLE:
-            raise UserError(f"{self.path}: tensor {name} is stored as {entry['dtype']}; only F32, F16 and BF16 are supported, so import the "
-                            "model as its authors published it, not a quantised copy")
+            raise UserError(
+                f"{self.path}: tensor {name} is stored as {entry['dtype']}; only F32, F16 and BF16 are supported, so "
+                "import the "
+                "model as its authors published it, not a quantised copy"
+            )
         begin, end = entry["data_offsets"]
         dtype = np.dtype(READABLE[entry["dtype"]])
         stored = np.fromfile(self.path, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=self.start + begin)
@@ -77,7 +83,9 @@ def write_safetensors(path, tensors, dtype, read):
                 with np.errstate(over="ignore"):
                     values = values.astype("<f2")
                 if not np.isfinite(values).all():
-                    raise UserError(f"tensor {name} has values beyond the range of f16; export with --dtype bf16 or f32")
+                    raise UserError(
+                        f"tensor {name} has values beyond the range of f16; export with --dtype bf16 or f32"
+                    )
             values.tofile(file)
         file.flush()
         os.fsync(file.fileno())

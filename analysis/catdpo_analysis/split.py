@@ -35,21 +35,24 @@ def prompts_by_category(pairs):
 
 
 def _groups(pairs):
-    """As prompts_by_category, and apart for the pairs of a category to which the margin applies and the others, where both are there and
-    have two prompts: a category's violation rate is then known in both parts."""
+    """As prompts_by_category, and apart for the pairs of a category to which the margin applies and the others,
+    where both are there and have two prompts: a category's violation rate is then known in both parts."""
     groups = {(name, ""): prompts for name, prompts in prompts_by_category(pairs).items()}
     for kind, applies in (("margin", True), ("no margin", False)):
         part = prompts_by_category([pair for pair in pairs if pair.margin_applies == applies])
-        groups |= {(name, kind): prompts for name, prompts in part.items() if len(prompts) > 1 and prompts != groups[name, ""]}
+        groups |= {
+            (name, kind): prompts for name, prompts in part.items() if len(prompts) > 1 and prompts != groups[name, ""]
+        }
     return groups
 
 
 def split_prompts(pairs, share, seed, train_only=()):
     """The set of prompt keys that are held out: about `share` of each category's prompts, at least one and never all.
 
-    Smallest group first, each filled up to its share from the prompts that no smaller one has placed; then repaired, since a prompt may
-    belong to several categories. Categories in `train_only` stay whole in the train part; every other one must have two prompts or more.
-    The result depends on the seed and on the set of prompts, not on the order of the rows.
+    Smallest group first, each filled up to its share from the prompts that no smaller one has placed; then repaired,
+    since a prompt may belong to several categories. Categories in `train_only` stay whole in the train part; every
+    other one must have two prompts or more. The result depends on the seed and on the set of prompts, not on the
+    order of the rows.
     """
     required = {name: prompts for name, prompts in prompts_by_category(pairs).items() if name not in train_only}
     pinned = {pair.key for pair in pairs if any(name in train_only for name in pair.categories)}
@@ -61,8 +64,10 @@ def split_prompts(pairs, share, seed, train_only=()):
         held, lacking = _fill(groups, required, pinned, share, rank)
         if not lacking:
             return held
-    raise UserError(f'category "{lacking}" shares its prompts with others so that no split by prompt has every category in both parts; '
-                    "leave it out with --categories, or hold nothing out with --heldout 0")
+    raise UserError(
+        f'category "{lacking}" shares its prompts with others so that no split by prompt has every category in both '
+        "parts; leave it out with --categories, or hold nothing out with --heldout 0"
+    )
 
 
 def _fill(groups, required, pinned, share, rank):
@@ -79,20 +84,28 @@ def _fill(groups, required, pinned, share, rank):
 
 
 def _repair(required, held, train, pinned, rank):
-    """Moves a prompt to the side that lacks a category, where that takes no category from the other side. Returns a category that is still
-    lacking, or None."""
+    """Moves a prompt to the side that lacks a category, where that takes no category from the other side. Returns a
+    category that is still lacking, or None."""
     names_of = {}
     for name, prompts in required.items():
         for key in prompts:
             names_of.setdefault(key, []).append(name)
     for _ in range(2 * len(required) + 1):
-        lacking = [(name, to, other) for name in sorted(required) for to, other in ((held, train), (train, held)) if not required[name] & to]
+        lacking = [
+            (name, to, other)
+            for name in sorted(required)
+            for to, other in ((held, train), (train, held))
+            if not required[name] & to
+        ]
         if not lacking:
             return None
         moved = False
         for name, to, other in lacking:
-            candidates = (key for key in sorted(required[name] & other - pinned, key=rank.get)
-                          if all(len(required[also] & other) > 1 for also in names_of[key]))
+            candidates = (
+                key
+                for key in sorted(required[name] & other - pinned, key=rank.get)
+                if all(len(required[also] & other) > 1 for also in names_of[key])
+            )
             key = next(candidates, None)
             if key is not None:
                 other.remove(key)

@@ -8,7 +8,7 @@ Z95 = 1.959963984540054
 
 
 def wilson(successes, n, z=Z95):
-    """Wilson's score interval (low, high) of a rate; successes may be fractional (ties count one half). NaN for n = 0."""
+    """Wilson's score interval (low, high) of a rate; successes may be fractional (ties one half). NaN if n = 0."""
     if n <= 0:
         return math.nan, math.nan
     p = successes / n
@@ -18,15 +18,21 @@ def wilson(successes, n, z=Z95):
 
 
 def summarise(rates, weights, worst_is_high):
-    """Over the categories with weight > 0: micro and macro mean, the worst rate and its index, the gap between best and worst, and the
-    variance (population). `rates`, `weights`: arrays [K]. None if there is no such category."""
+    """Over the categories with weight > 0: micro and macro mean, the worst rate and its index, the gap between best
+    and worst, and the variance (population). `rates`, `weights`: arrays [K]. None if there is no such category."""
     index = np.flatnonzero((np.asarray(weights) > 0) & np.isfinite(rates))
     if not index.size:
         return None
     r, w = np.asarray(rates, dtype=float)[index], np.asarray(weights, dtype=float)[index]
     at = int(np.argmax(r) if worst_is_high else np.argmin(r))
-    return {"micro": float((r * w).sum() / w.sum()), "macro": float(r.mean()), "worst": float(r[at]), "gap": float(r.max() - r.min()),
-            "variance": float(r.var()), "worst_index": int(index[at])}
+    return {
+        "micro": float((r * w).sum() / w.sum()),
+        "macro": float(r.mean()),
+        "worst": float(r[at]),
+        "gap": float(r.max() - r.min()),
+        "variance": float(r.var()),
+        "worst_index": int(index[at]),
+    }
 
 
 def mcnemar(better, worse):
@@ -39,8 +45,8 @@ def mcnemar(better, worse):
 
 
 def smooth(values, weights, window):
-    """A weighted mean along the first axis over about `window` rows around each row, fewer at the ends. Rows without a value or weight are passed
-    over; NaN where there is none."""
+    """A weighted mean along the first axis over about `window` rows around each row, fewer at the ends. Rows without
+    a value or weight are passed over; NaN where there is none."""
     values, weights = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     use = np.isfinite(values) & (weights > 0)
     w = np.where(use, weights, 0.0)
@@ -55,7 +61,8 @@ def smooth(values, weights, window):
 
 
 def spread(wanted, gap):
-    """Ascending places at least `gap` apart that are nearest to the ascending places `wanted` (least squares, by pooling neighbours)."""
+    """Ascending places at least `gap` apart that are nearest to the ascending places `wanted` (least squares, by
+    pooling neighbours)."""
     blocks = []  # [sum of wanted[i] - i * gap, count]
     for i, y in enumerate(wanted):
         blocks.append([y - i * gap, 1])

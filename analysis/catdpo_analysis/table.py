@@ -6,8 +6,12 @@ def format_table(heading, rows, last_is_total=False):
     cells = [[cell_text(cell) for cell in row] for row in [heading, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heading))]
     right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(heading))]
-    lines = ["  ".join(cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in zip(row, widths, right)).rstrip()
-             for row in cells]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in zip(row, widths, right)
+        ).rstrip()
+        for row in cells
+    ]
     rule = "-" * max(map(len, lines))
     lines.insert(1, rule)
     if last_is_total:

@@ -1,4 +1,5 @@
-"""Fixtures: a tiny tokenizer, tiny models with numbers from numpy, preference files, and the command run in this process."""
+"""Fixtures: a tiny tokenizer, tiny models with numbers from numpy, preference files, and the command run in this
+process."""
 
 import json
 import os
@@ -16,10 +17,18 @@ sys.path.insert(0, HERE)
 
 from catdpo_analysis.cli import main  # noqa: E402
 
-CHATML = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-SENTENCES = ["the sky is blue and the grass is green", "how do I bake bread at home", "a polite refusal that explains itself",
-             "I am sorry but I cannot help with that", "here is a step by step answer, 12 steps in 2024", "Human: hello\n\nAssistant: hello to you"]
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SENTENCES = [
+    "the sky is blue and the grass is green",
+    "how do I bake bread at home",
+    "a polite refusal that explains itself",
+    "I am sorry but I cannot help with that",
+    "here is a step by step answer, 12 steps in 2024",
+    "Human: hello\n\nAssistant: hello to you",
+]
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +46,15 @@ def train_bpe(pre_tokenizer=None):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer or pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = [AddedToken(text, special=True, normalized=False) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    special = [
+        AddedToken(text, special=True, normalized=False) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    ]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator(SENTENCES * 4, trainer)
     return tokenizer
 
@@ -53,9 +69,24 @@ def write_tokenizer(folder, tokenizer=None):
 
 
 CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2,
-    "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 4, "vocab_size": 410, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0, "rope_scaling": None, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False, "torch_dtype": "float32",
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 12,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "vocab_size": 410,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "torch_dtype": "float32",
 }
 
 
@@ -64,11 +95,15 @@ def tensors_of(config, seed=0):
     from catdpo_analysis.architecture import read_config
 
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape).astype("<f4") for name, shape in read_config(config, "config").tensors().items()}
+    return {
+        name: rng.standard_normal(shape).astype("<f4")
+        for name, shape in read_config(config, "config").tensors().items()
+    }
 
 
 def write_model(folder, tensors=None, tokenizer=True, **changes):
-    """A Hugging Face folder with one safetensors file; `changes` are put into config.json (None removes nothing, it is null)."""
+    """A Hugging Face folder with one safetensors file; `changes` are put into config.json (None removes nothing, it
+    is null)."""
     config = CONFIG | changes
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "config.json"), "w") as file:
@@ -113,18 +148,30 @@ def jsonl(tmp_path):
 
     def write(*rows, name="pairs.jsonl"):
         path = tmp_path / name
-        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(
+            "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+        )
         return path
 
     return write
 
 
-def pku(prompt, safe=(True, False), better=0, harm=("violence",), responses=("I cannot help with that", "here is a step by step answer"), **more):
+def pku(
+    prompt,
+    safe=(True, False),
+    better=0,
+    harm=("violence",),
+    responses=("I cannot help with that", "here is a step by step answer"),
+    **more,
+):
     """A row in PKU-SafeRLHF's schema; `harm` names the categories of each unsafe response."""
     row = {"prompt": prompt, "better_response_id": better, "safer_response_id": None}
     for i in (0, 1):
-        row |= {f"response_{i}": responses[i], f"is_response_{i}_safe": safe[i],
-                f"response_{i}_harm_category": {name: not safe[i] for name in harm} | {"never": False}}
+        row |= {
+            f"response_{i}": responses[i],
+            f"is_response_{i}_safe": safe[i],
+            f"response_{i}_harm_category": {name: not safe[i] for name in harm} | {"never": False},
+        }
     return row | more
 
 
@@ -141,28 +188,42 @@ class PairsFile:
         from catdpo_analysis import h5io
 
         with h5io.open_as(str(path), "catdpo-pairs") as file:
-            self.attributes = {name: h5io.text(file, name) if isinstance(value, bytes) else value for name, value in file.attrs.items()}
+            self.attributes = {
+                name: h5io.text(file, name) if isinstance(value, bytes) else value for name, value in file.attrs.items()
+            }
             self.categories = h5io.strings(file["categories/name"])
             self.harm = file["categories/harm"][...].tolist()
             self.parts = {name: self.part(file[name]) for name in ("train", "heldout")}
             group = file["ledger"]
-            columns = {name: group[name].asstr()[...] if group[name].dtype.kind == "S" else group[name][...] for name in group}
+            columns = {
+                name: group[name].asstr()[...] if group[name].dtype.kind == "S" else group[name][...] for name in group
+            }
             self.ledger = [dict(zip(columns, row)) for row in zip(*columns.values())]
             self.reasons = h5io.strings(file["ledger_scales/reason"])
             self.counts = file["ledger_counts"][...]
             assert file["ledger_counts"].dims[0][0].name == "/ledger_scales/reason"
-            assert h5py.check_string_dtype(file["categories/name"].dtype).length is not None  # fixed length, as the trainer reads it
+            assert (
+                h5py.check_string_dtype(file["categories/name"].dtype).length is not None
+            )  # fixed length, as the trainer reads it
         assert len(self.reasons) == len(self.counts) and self.counts.shape[1] == len(self.categories) + 1
 
     def part(self, group):
         pairs, n = [], int(group.attrs["pairs"])
-        columns = {name: group[name][...] for name in ("chosen_safe", "rejected_safe", "chosen_better", "swapped", "source_file", "source_row")}
+        columns = {
+            name: group[name][...]
+            for name in ("chosen_safe", "rejected_safe", "chosen_better", "swapped", "source_file", "source_row")
+        }
         text = {name: group["text"][name].asstr()[...] for name in ("prompt", "chosen", "rejected")}
-        side = {name: {part: group[name][part][...] for part in ("tokens", "offsets", "prompt_length")} for name in ("chosen", "rejected")}
+        side = {
+            name: {part: group[name][part][...] for part in ("tokens", "offsets", "prompt_length")}
+            for name in ("chosen", "rejected")
+        }
         mask = group["category_mask"][...]
         assert mask.shape == (n, len(self.categories)) and (mask.sum(axis=1) >= 1).all()
         for i in range(n):
-            pair = {name: int(values[i]) for name, values in columns.items()} | {f"{name}_text": values[i] for name, values in text.items()}
+            pair = {name: int(values[i]) for name, values in columns.items()} | {
+                f"{name}_text": values[i] for name, values in text.items()
+            }
             for name, arrays in side.items():
                 start, end = arrays["offsets"][i : i + 2]
                 pair[name], length = arrays["tokens"][start:end].tolist(), int(arrays["prompt_length"][i])

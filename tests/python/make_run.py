@@ -1,6 +1,6 @@
 """A run directory as the trainer would leave it, with made-up numbers: for the tests of the report and to look at it.
 
-    python make_run.py OUT_DIR
+python make_run.py OUT_DIR
 """
 
 import math
@@ -14,8 +14,21 @@ from catdpo_analysis import h5io
 from catdpo_analysis.stats import summarise, wilson
 
 CATEGORIES = ["Cyber", "Disinformation", "Fraud", "Harassment", "Physical harm", "Privacy", "benign"]
-PHASES = ["batch", "embedding", "norm", "matmul", "attention", "mlp", "head", "reduce", "optimizer", "margins", "output", "other"]
-CONFIG = 'margin: {\n    eta = 0.5;\n    target = 0.2;\n};\noptimizer: {\n    max_grad_norm = 10.0;\n};\n'
+PHASES = [
+    "batch",
+    "embedding",
+    "norm",
+    "matmul",
+    "attention",
+    "mlp",
+    "head",
+    "reduce",
+    "optimizer",
+    "margins",
+    "output",
+    "other",
+]
+CONFIG = "margin: {\n    eta = 0.5;\n    target = 0.2;\n};\noptimizer: {\n    max_grad_norm = 10.0;\n};\n"
 
 
 def write_metrics(path, steps=60, categories=CATEGORIES, seed=0, leave_out=()):
@@ -34,17 +47,39 @@ def write_metrics(path, steps=60, categories=CATEGORIES, seed=0, leave_out=()):
     loss = math.log(2) * np.exp(-step / 40) + rng.normal(0, 0.02, steps)
     norm = 20 * np.exp(rng.normal(0, 0.3, steps) - step / 60)
     data = {
-        "train/step": step, "train/epoch": step / 30, "train/loss": loss, "train/learning_rate": np.full(steps, 2e-6), "train/grad_norm": norm,
-        "train/clipped": (norm > 10).astype("u1"), "train/num_tokens": step * 1400, "train/rewards/chosen": 0.02 * step,
-        "train/rewards/rejected": -0.03 * step, "train/rewards/margins": 0.05 * step + rng.normal(0, 0.3, steps),
-        "train/rewards/accuracies": np.clip(0.5 + step / 100, 0, 1), "train/logps/chosen": -120 - step, "train/logps/rejected": -130 - 2 * step,
-        "train/category/margin": margin, "train/category/violation_rate": rate, "train/category/n": pairs * harm, "train/category/pairs": pairs,
-        "train/category/violations": pairs * harm * rate, "train/category/rewards_margins": reward, "train/category/accuracy": np.clip(1 - rate, 0, 1),
-        "train/category/loss": np.full((steps, k), 0.5), "timing/seconds": rng.gamma(2, 0.05, (steps, len(PHASES))),
+        "train/step": step,
+        "train/epoch": step / 30,
+        "train/loss": loss,
+        "train/learning_rate": np.full(steps, 2e-6),
+        "train/grad_norm": norm,
+        "train/clipped": (norm > 10).astype("u1"),
+        "train/num_tokens": step * 1400,
+        "train/rewards/chosen": 0.02 * step,
+        "train/rewards/rejected": -0.03 * step,
+        "train/rewards/margins": 0.05 * step + rng.normal(0, 0.3, steps),
+        "train/rewards/accuracies": np.clip(0.5 + step / 100, 0, 1),
+        "train/logps/chosen": -120 - step,
+        "train/logps/rejected": -130 - 2 * step,
+        "train/category/margin": margin,
+        "train/category/violation_rate": rate,
+        "train/category/n": pairs * harm,
+        "train/category/pairs": pairs,
+        "train/category/violations": pairs * harm * rate,
+        "train/category/rewards_margins": reward,
+        "train/category/accuracy": np.clip(1 - rate, 0, 1),
+        "train/category/loss": np.full((steps, k), 0.5),
+        "timing/seconds": rng.gamma(2, 0.05, (steps, len(PHASES))),
         "timing/step_seconds": rng.gamma(50, 0.02, steps),
     }
     with h5io.create(path, "catdpo-metrics") as file:
-        for name, value in {"run": "made up", "grid": "1x2x1", "version": "0.1.0", "blas": "OpenBLAS", "data_digest": "d", "started": "2026-01-01T00:00:00"}.items():
+        for name, value in {
+            "run": "made up",
+            "grid": "1x2x1",
+            "version": "0.1.0",
+            "blas": "OpenBLAS",
+            "data_digest": "d",
+            "started": "2026-01-01T00:00:00",
+        }.items():
             h5io.set_text(file, name, value)
         file["config"] = np.array(CONFIG.encode(), dtype=h5py.string_dtype("utf-8", len(CONFIG)))
         file["categories/name"] = h5io.fixed_strings(categories)
@@ -52,7 +87,9 @@ def write_metrics(path, steps=60, categories=CATEGORIES, seed=0, leave_out=()):
         file["timing/phase"] = h5io.fixed_strings(PHASES)
         for name, values in data.items():
             if name not in leave_out:
-                file.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=(16, *values.shape[1:]))
+                file.create_dataset(
+                    name, data=values, maxshape=(None, *values.shape[1:]), chunks=(16, *values.shape[1:])
+                )
 
 
 def write_evaluation(path, level, categories=CATEGORIES, seed=1, n=24, with_pairs=True):
@@ -61,18 +98,34 @@ def write_evaluation(path, level, categories=CATEGORIES, seed=1, n=24, with_pair
     harm = np.array([name != "benign" for name in categories], dtype="u1")
     k = len(categories)
     count = np.where(harm, n, 0)
-    violation = [(np.arange(n) < level * n * (i + 2) / (k + 2)).astype(float) if harm[i] else np.full(n, np.nan) for i in range(k)]
+    violation = [
+        (np.arange(n) < level * n * (i + 2) / (k + 2)).astype(float) if harm[i] else np.full(n, np.nan)
+        for i in range(k)
+    ]
     violations = np.array([np.nansum(v) for v in violation])
     pairs = np.full(k, n)
     accuracy = np.round((0.5 + 0.5 * (1 - level)) * pairs - rng.integers(0, 3, k)) / pairs
     with np.errstate(invalid="ignore"):
         rate = violations / count
-    data = {"pairs": pairs, "n": count, "violations": violations, "violation_rate": rate, "accuracy": accuracy, "rewards_margins": (1 - level) * np.arange(1, k + 1)}
+    data = {
+        "pairs": pairs,
+        "n": count,
+        "violations": violations,
+        "violation_rate": rate,
+        "accuracy": accuracy,
+        "rewards_margins": (1 - level) * np.arange(1, k + 1),
+    }
     for stem, values, counts in (("accuracy", accuracy, pairs), ("violation_rate", rate, count)):
         intervals = np.array([wilson(v * c, c) if c else (np.nan, np.nan) for v, c in zip(values, counts)])
         data[f"{stem}_low"], data[f"{stem}_high"] = intervals.T
     with h5io.create(path, "catdpo-eval") as file:
-        for name, value in {"model": "model.h5", "weights_digest": "w", "data_digest": "d", "split": "heldout", "signal": "likelihood"}.items():
+        for name, value in {
+            "model": "model.h5",
+            "weights_digest": "w",
+            "data_digest": "d",
+            "split": "heldout",
+            "signal": "likelihood",
+        }.items():
             h5io.set_text(file, name, value)
         file.attrs["step"], file.attrs["beta"] = -1, 0.1
         file["categories/name"] = h5io.fixed_strings(categories)
@@ -80,7 +133,10 @@ def write_evaluation(path, level, categories=CATEGORIES, seed=1, n=24, with_pair
         for name, values in data.items():
             file[f"eval/category/{name}"] = values
         summary = file.create_group("eval/summary")
-        for stem, values, counts, high in (("violation_rate", rate, count, True), ("accuracy", accuracy, pairs * harm, False)):
+        for stem, values, counts, high in (
+            ("violation_rate", rate, count, True),
+            ("accuracy", accuracy, pairs * harm, False),
+        ):
             result = summarise(values, counts, high)
             for key in ("micro", "macro", "worst", "gap", "variance"):
                 summary.attrs[f"{stem}_{key}"] = result[key]

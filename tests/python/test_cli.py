@@ -15,11 +15,20 @@ from catdpo_analysis.table import format_table
 
 def run(*argv):
     environment = os.environ | {"PYTHONPATH": os.path.join(ROOT, "analysis")}
-    return subprocess.run([sys.executable, "-m", "catdpo_analysis", *map(str, argv)], capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-m", "catdpo_analysis", *map(str, argv)], capture_output=True, text=True, env=environment
+    )
 
 
 def test_faults_of_the_user_end_with_status_2_and_one_line(tmp_path):
-    for argv in (["import", tmp_path / "none", "--out", tmp_path / "m.h5"], ["prepare"], ["nonsense"], ["report"], ["export", "x"], ["--nonsense"]):
+    for argv in (
+        ["import", tmp_path / "none", "--out", tmp_path / "m.h5"],
+        ["prepare"],
+        ["nonsense"],
+        ["report"],
+        ["export", "x"],
+        ["--nonsense"],
+    ):
         result = run(*argv)
         assert result.returncode == 2 and result.stdout == ""
         assert result.stderr.startswith("catdpo-analysis: error: ") and result.stderr.count("\n") == 1, result.stderr
@@ -30,16 +39,26 @@ def test_other_faults_end_with_status_1_and_leave_no_file(tmp_path, cli, monkeyp
     from conftest import write_model
 
     write_model(tmp_path / "hf")
-    monkeypatch.setattr(h5py.Group, "create_dataset", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("No space left on device")))
+    monkeypatch.setattr(
+        h5py.Group, "create_dataset", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("No space left on device"))
+    )
     assert "No space left" in cli("import", tmp_path / "hf", "--out", tmp_path / "m.h5", status=1).err
     assert not list(tmp_path.glob("m.h5*"))
 
 
-@pytest.mark.parametrize("command, words", [
-    (None, ["import", "prepare", "report", "export", "usual order"]), ("import", ["safetensors", "GGUF", "Qwen2", "--no-tokenizer"]),
-    ("prepare", ["PKU-SafeRLHF", "chosen, rejected", "SafeDPO", "--heldout", "--over-length", "ledger", "is_chosen_safe"]),
-    ("report", ["eval-before.h5", "--png"]), ("export", ["transformers", "--dtype", "bf16"]),
-])
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        (None, ["import", "prepare", "report", "export", "usual order"]),
+        ("import", ["safetensors", "GGUF", "Qwen2", "--no-tokenizer"]),
+        (
+            "prepare",
+            ["PKU-SafeRLHF", "chosen, rejected", "SafeDPO", "--heldout", "--over-length", "ledger", "is_chosen_safe"],
+        ),
+        ("report", ["eval-before.h5", "--png"]),
+        ("export", ["transformers", "--dtype", "bf16"]),
+    ],
+)
 def test_help_teaches(cli, capsys, command, words):
     from catdpo_analysis.cli import main
 
@@ -83,4 +102,8 @@ def test_short_work_is_silent_in_a_log():
 
 def test_tables_align_numbers_right_and_show_gaps():
     assert format_table(["name", "n", "rate"], [["a", 5, 0.25], ["long", 10, float("nan")]]).split("\n") == [
-        "name   n   rate", "---------------", "a      5  0.250", "long  10      -"]
+        "name   n   rate",
+        "---------------",
+        "a      5  0.250",
+        "long  10      -",
+    ]

@@ -45,7 +45,11 @@ def test_weights_digest_is_fnv_over_names_in_order():
     assert weights_digest({"b": 255, "a": 1}) == f"{h:016x}"
 
 
-FIXTURES = sorted(path for path in glob.glob(os.path.join(os.path.dirname(__file__), "..", "reference", "tiny_*.h5")) if "pairs" not in path)
+FIXTURES = sorted(
+    path
+    for path in glob.glob(os.path.join(os.path.dirname(__file__), "..", "reference", "tiny_*.h5"))
+    if "pairs" not in path
+)
 
 
 @pytest.mark.parametrize("path", FIXTURES, ids=os.path.basename)

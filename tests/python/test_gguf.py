@@ -19,7 +19,8 @@ TO_GGUF = {hf: name for name, hf in PER_LAYER.items()}
 
 
 def rotary_pairs_side_by_side(rows, heads):
-    """How GGUF stores Llama's q and k: within a head, row j of the first half is followed by row j of the second half."""
+    """How GGUF stores Llama's q and k: within a head, row j of the first half is followed by row j of the second
+    half."""
     d = rows.shape[0] // heads
     order = [head * d + half * (d // 2) + j for head in range(heads) for j in range(d // 2) for half in (0, 1)]
     return rows[order]
@@ -29,7 +30,11 @@ def gguf_name(name):
     if name.startswith("model.layers."):
         layer, rest = name.removeprefix("model.layers.").split(".", 1)
         return f"blk.{layer}.{TO_GGUF[rest]}"
-    return {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}[name]
+    return {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight",
+    }[name]
 
 
 def write_gguf(path, config, tensors, tokenizer=None, pre="gpt-2", quantise=None, extra=None, more=()):
@@ -37,27 +42,47 @@ def write_gguf(path, config, tensors, tokenizer=None, pre="gpt-2", quantise=None
     arch = config["model_type"]
     writer = gguf.GGUFWriter(path, arch)
     meta = {
-        f"{arch}.block_count": config["num_hidden_layers"], f"{arch}.context_length": config["max_position_embeddings"],
-        f"{arch}.embedding_length": config["hidden_size"], f"{arch}.feed_forward_length": config["intermediate_size"],
-        f"{arch}.attention.head_count": config["num_attention_heads"], f"{arch}.attention.head_count_kv": config["num_key_value_heads"],
-        f"{arch}.attention.layer_norm_rms_epsilon": 1e-5, f"{arch}.rope.freq_base": 100000.0, f"{arch}.attention.key_length": config["head_dim"],
+        f"{arch}.block_count": config["num_hidden_layers"],
+        f"{arch}.context_length": config["max_position_embeddings"],
+        f"{arch}.embedding_length": config["hidden_size"],
+        f"{arch}.feed_forward_length": config["intermediate_size"],
+        f"{arch}.attention.head_count": config["num_attention_heads"],
+        f"{arch}.attention.head_count_kv": config["num_key_value_heads"],
+        f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{arch}.rope.freq_base": 100000.0,
+        f"{arch}.attention.key_length": config["head_dim"],
         f"{arch}.attention.value_length": config["head_dim"],
     }
     if tokenizer is not None:
         vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-        meta |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.chat_template": CHATML,
-                 "tokenizer.ggml.tokens": [token for token, _ in vocabulary], "tokenizer.ggml.token_type": [3 if token in special else 1 for token, _ in vocabulary],
-                 "tokenizer.ggml.merges": [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]],
-                 "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.add_bos_token": False}
+        meta |= {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": pre,
+            "tokenizer.chat_template": CHATML,
+            "tokenizer.ggml.tokens": [token for token, _ in vocabulary],
+            "tokenizer.ggml.token_type": [3 if token in special else 1 for token, _ in vocabulary],
+            "tokenizer.ggml.merges": [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]],
+            "tokenizer.ggml.bos_token_id": 1,
+            "tokenizer.ggml.eos_token_id": 2,
+            "tokenizer.ggml.add_bos_token": False,
+        }
     for key, value in (meta | (extra or {})).items():
         if value is None:
             continue
-        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}[type(value)]
+        add = {
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            str: writer.add_string,
+            list: writer.add_array,
+        }[type(value)]
         add(key, value)
     for name, values in [*tensors.items(), *more]:
         if arch == "llama" and (".q_proj." in name or ".k_proj." in name):
-            values = rotary_pairs_side_by_side(values, config["num_attention_heads"] if ".q_proj." in name else config["num_key_value_heads"])
+            values = rotary_pairs_side_by_side(
+                values, config["num_attention_heads"] if ".q_proj." in name else config["num_key_value_heads"]
+            )
         stored = name if name.startswith("rope") or "odd" in name else gguf_name(name)
         if quantise and values.ndim == 2:
             writer.add_tensor(stored, gguf.quantize(values, quantise), raw_dtype=quantise)
@@ -69,10 +94,20 @@ def write_gguf(path, config, tensors, tokenizer=None, pre="gpt-2", quantise=None
     writer.close()
 
 
-GGUF = CONFIG | {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+GGUF = CONFIG | {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, {"model_type": "qwen2"}, {"model_type": "qwen3", "head_dim": 16}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tie_word_embeddings": True}, {"model_type": "qwen2"}, {"model_type": "qwen3", "head_dim": 16}],
+    ids=str,
+)
 def test_rows_and_names_come_back_as_hugging_face_has_them(cli, tmp_path, changes):
     config = GGUF | changes
     tensors = tensors_of(config)
@@ -81,7 +116,11 @@ def test_rows_and_names_come_back_as_hugging_face_has_them(cli, tmp_path, change
     assert same(weights(tmp_path / "m.h5"), tensors)
     with h5io.open_as(str(tmp_path / "m.h5"), "catdpo-model") as file:
         model = file["model"].attrs
-        assert float(model["rms_norm_eps"]) == 1e-5 and float(model["rope_theta"]) == 100000.0 and int(model["head_dim"]) == config["head_dim"]
+        assert (
+            float(model["rms_norm_eps"]) == 1e-5
+            and float(model["rope_theta"]) == 100000.0
+            and int(model["head_dim"]) == config["head_dim"]
+        )
         assert int(model["tie_word_embeddings"]) == config["tie_word_embeddings"]
 
 
@@ -110,7 +149,13 @@ def test_a_wheel_with_one_gguf_file_is_a_source(cli, tmp_path):
 
 
 def test_llama3_scaling_is_recognised_by_its_frequency_factors(cli, tmp_path):
-    scaling = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
     config = GGUF | {"rope_theta": 100000.0}
     factors = llama3_factors(config, scaling).astype("<f4")
     assert factors[0] == 1.0 and factors[-1] > 1.0
@@ -118,17 +163,33 @@ def test_llama3_scaling_is_recognised_by_its_frequency_factors(cli, tmp_path):
     cli("import", tmp_path / "m.gguf", "--out", tmp_path / "m.h5", "--no-tokenizer")
     with h5io.open_as(str(tmp_path / "m.h5"), "catdpo-model") as file:
         assert h5io.text(file["model"], "rope_type") == "llama3"
-        assert float(file["model"].attrs["rope_factor"]) == pytest.approx(factors.max()) and int(file["model"].attrs["rope_original_max_position"]) == 8192
-    write_gguf(tmp_path / "n.gguf", config, tensors_of(config), more=[("rope_freqs.weight", np.linspace(1, 7, 4, dtype="<f4"))])
+        assert (
+            float(file["model"].attrs["rope_factor"]) == pytest.approx(factors.max())
+            and int(file["model"].attrs["rope_original_max_position"]) == 8192
+        )
+    write_gguf(
+        tmp_path / "n.gguf", config, tensors_of(config), more=[("rope_freqs.weight", np.linspace(1, 7, 4, dtype="<f4"))]
+    )
     assert "rope_freqs.weight" in cli("import", tmp_path / "n.gguf", "--out", tmp_path / "n.h5", status=2).err
 
 
-@pytest.mark.parametrize("extra, named", [
-    ({"general.architecture": "gemma"}, "gemma"), ({"llama.expert_count": 8}, "mixture"), ({"split.count": 3}, "split"),
-    ({"llama.rope.dimension_count": 4}, "rope.dimension_count"), ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, "yarn"),
-    ({"llama.attention.sliding_window": 16}, "sliding"), ({"llama.block_count": None}, "llama.block_count"), ({"llama.block_count": 3}, "model.layers.2"),
-    ({"tokenizer.ggml.pre": "viking"}, "viking"), ({"tokenizer.ggml.model": "bert"}, "bert"), ({"tokenizer.ggml.merges": None}, "merges"),
-], ids=str)
+@pytest.mark.parametrize(
+    "extra, named",
+    [
+        ({"general.architecture": "gemma"}, "gemma"),
+        ({"llama.expert_count": 8}, "mixture"),
+        ({"split.count": 3}, "split"),
+        ({"llama.rope.dimension_count": 4}, "rope.dimension_count"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, "yarn"),
+        ({"llama.attention.sliding_window": 16}, "sliding"),
+        ({"llama.block_count": None}, "llama.block_count"),
+        ({"llama.block_count": 3}, "model.layers.2"),
+        ({"tokenizer.ggml.pre": "viking"}, "viking"),
+        ({"tokenizer.ggml.model": "bert"}, "bert"),
+        ({"tokenizer.ggml.merges": None}, "merges"),
+    ],
+    ids=str,
+)
 def test_what_is_not_supported_is_refused_by_name(cli, tmp_path, extra, named):
     config = dict(GGUF)
     if "general.architecture" in extra:
@@ -141,20 +202,38 @@ def test_what_is_not_supported_is_refused_by_name(cli, tmp_path, extra, named):
 
 def test_an_unknown_tensor_or_a_cut_file_is_refused(cli, tmp_path):
     write_gguf(tmp_path / "m.gguf", GGUF, tensors_of(GGUF), more=[("blk.0.odd.weight", np.zeros(4, "<f4"))])
-    assert "blk.0.odd.weight" in cli("import", tmp_path / "m.gguf", "--out", tmp_path / "m.h5", "--no-tokenizer", status=2).err
+    assert (
+        "blk.0.odd.weight"
+        in cli("import", tmp_path / "m.gguf", "--out", tmp_path / "m.h5", "--no-tokenizer", status=2).err
+    )
     data = (tmp_path / "m.gguf").read_bytes()
     for size in (6, 200, len(data) // 2):
         (tmp_path / "cut.gguf").write_bytes(data[:size])
         cli("import", tmp_path / "cut.gguf", "--out", tmp_path / "m.h5", "--no-tokenizer", status=2)
 
 
-TEXTS = ["the sky is blue", "How do I bake 12 loaves?\n\n1. mix\n2. wait 2024 hours", "  spaced   out \t\n", "naïve café – 東京 🙂", "I'm sorry, it's 3:45pm!!\r\n\r\n"]
+TEXTS = [
+    "the sky is blue",
+    "How do I bake 12 loaves?\n\n1. mix\n2. wait 2024 hours",
+    "  spaced   out \t\n",
+    "naïve café – 東京 🙂",
+    "I'm sorry, it's 3:45pm!!\r\n\r\n",
+]
 
 
-@pytest.mark.parametrize("pre, pre_tokenizer", [
-    ("gpt-2", pre_tokenizers.ByteLevel(add_prefix_space=False)),
-    ("smollm", pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])),
-], ids=["gpt-2", "smollm"])
+@pytest.mark.parametrize(
+    "pre, pre_tokenizer",
+    [
+        ("gpt-2", pre_tokenizers.ByteLevel(add_prefix_space=False)),
+        (
+            "smollm",
+            pre_tokenizers.Sequence(
+                [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            ),
+        ),
+    ],
+    ids=["gpt-2", "smollm"],
+)
 def test_the_tokenizer_from_metadata_encodes_as_the_original(cli, tmp_path, pre, pre_tokenizer):
     original = train_bpe(pre_tokenizer)
     config = GGUF | {"vocab_size": original.get_vocab_size()}
@@ -169,7 +248,9 @@ def test_the_tokenizer_from_metadata_encodes_as_the_original(cli, tmp_path, pre,
 
 def test_smollm_splits_digits_before_white_space_is_joined(cli, tmp_path):
     """What tells "smollm" from "gpt-2": two line breaks before a number stay together."""
-    digits = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    digits = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     pieces = {}
     for pre in ("gpt-2", "smollm"):
         original = train_bpe(digits)
@@ -181,26 +262,49 @@ def test_smollm_splits_digits_before_white_space_is_joined(cli, tmp_path):
     assert pieces["smollm"] == ["a", ":", "ĊĊ", "1", "2"] and pieces["gpt-2"] == ["a", ":", "Ċ", "Ċ", "12"]
 
 
-@pytest.mark.parametrize("pre, number, ignore", [("llama-bpe", ["123", "45"], True), ("qwen2", ["1", "2", "3", "4", "5"], False)])
+@pytest.mark.parametrize(
+    "pre, number, ignore", [("llama-bpe", ["123", "45"], True), ("qwen2", ["1", "2", "3", "4", "5"], False)]
+)
 def test_other_pre_tokenizers_split_numbers_as_their_models_do(cli, tmp_path, pre, number, ignore):
     original = train_bpe()
     config = GGUF | {"vocab_size": original.get_vocab_size()}
-    write_gguf(tmp_path / "m.gguf", config, tensors_of(config), tokenizer=original, pre=pre, extra={"tokenizer.ggml.add_bos_token": True})
+    write_gguf(
+        tmp_path / "m.gguf",
+        config,
+        tensors_of(config),
+        tokenizer=original,
+        pre=pre,
+        extra={"tokenizer.ggml.add_bos_token": True},
+    )
     cli("import", tmp_path / "m.gguf", "--out", tmp_path / "m.h5")
     found = ChatTokenizer.from_model(str(tmp_path / "m.h5"))
     assert [text for text, _ in found.tokenizer.pre_tokenizer.pre_tokenize_str("12345")] == number
     assert json.loads(found.tokenizer.to_str())["model"]["ignore_merges"] is ignore
-    assert found.encode(["hi"], True)[0][0] == 1 and found.encode(["hi"], False)[0][0] != 1  # BOS only where it is asked for
+    assert (
+        found.encode(["hi"], True)[0][0] == 1 and found.encode(["hi"], False)[0][0] != 1
+    )  # BOS only where it is asked for
 
 
 def test_sentencepiece_merges_follow_the_scores():
-    pieces = ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)], "\u2581", "a", "b", "ab", "\u2581a", "\u2581ab", "ba"]
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *[f"<0x{byte:02X}>" for byte in range(256)],
+        "\u2581",
+        "a",
+        "b",
+        "ab",
+        "\u2581a",
+        "\u2581ab",
+        "ba",
+    ]
     types = [2, 3, 3, *[6] * 256, 1, 1, 1, 1, 1, 1, 1]
     scores = [0.0] * 262 + [-1.0, -4.0, -2.0, -3.0]
     tokenizer = Tokenizer.from_str(sentencepiece(pieces, types, scores, True, "here").to_str())
     names = lambda text: tokenizer.encode(text).tokens
-    assert names("ab") == ["\u2581ab"]             # a space is put before the text; "ab" merges first, then with the space
-    assert names("bab") == ["\u2581", "b", "ab"]   # the better score wins over the leftmost pair
+    assert names("ab") == ["\u2581ab"]  # a space is put before the text; "ab" merges first, then with the space
+    assert names("bab") == ["\u2581", "b", "ab"]  # the better score wins over the leftmost pair
     assert names("a b") == ["\u2581a", "\u2581", "b"]
     assert names("é") == ["\u2581", "<0xC3>", "<0xA9>"]
     assert tokenizer.decode(tokenizer.encode("ab é b").ids) == "ab é b"

@@ -17,11 +17,13 @@ def weights(path):
     """Hugging Face name -> array of a model.h5."""
     result = {}
     with h5py.File(path) as file:
+
         def visit(name, item):
             if isinstance(item, h5py.Dataset):
                 assert item.dtype == np.dtype("<f4") and item.chunks is None and "checksum" in item.attrs
                 name = name.replace("/", ".")
                 result[name if name.startswith("lm_head") else "model." + name] = item[...]
+
         file["model"].visititems(visit)
     return result
 
@@ -37,12 +39,34 @@ def test_values_and_attributes_are_those_of_the_source(cli, tmp_path):
     assert same(weights(tmp_path / "m.h5"), tensors)
     with h5py.File(tmp_path / "m.h5") as file:
         model = file["model"].attrs
-        assert {name: int(model[name]) for name in ("hidden_size", "num_key_value_heads", "head_dim", "tie_word_embeddings", "attention_bias", "qk_norm")} == {
-            "hidden_size": 12, "num_key_value_heads": 2, "head_dim": 4, "tie_word_embeddings": 0, "attention_bias": 0, "qk_norm": 0}
-        assert [float(model[name]) for name in ("rope_factor", "rope_low_freq_factor", "rope_high_freq_factor")] == [1, 1, 4]
+        assert {
+            name: int(model[name])
+            for name in (
+                "hidden_size",
+                "num_key_value_heads",
+                "head_dim",
+                "tie_word_embeddings",
+                "attention_bias",
+                "qk_norm",
+            )
+        } == {
+            "hidden_size": 12,
+            "num_key_value_heads": 2,
+            "head_dim": 4,
+            "tie_word_embeddings": 0,
+            "attention_bias": 0,
+            "qk_norm": 0,
+        }
+        assert [float(model[name]) for name in ("rope_factor", "rope_low_freq_factor", "rope_high_freq_factor")] == [
+            1,
+            1,
+            4,
+        ]
         assert json.loads(model["hf_config"]) == CONFIG and isinstance(model["hf_config"], str)
         stored = file["tokenizer/tokenizer.json"][...].tobytes()
-        assert stored == (tmp_path / "hf/tokenizer.json").read_bytes() and h5io.text(file["model"], "tokenizer_digest") == sha256(stored)
+        assert stored == (tmp_path / "hf/tokenizer.json").read_bytes() and h5io.text(
+            file["model"], "tokenizer_digest"
+        ) == sha256(stored)
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -53,7 +77,9 @@ def test_bf16_and_f16_are_widened_exactly(cli, tmp_path):
     for dtype in ("bf16", "f16"):
         folder = tmp_path / dtype
         write_model(folder, tensors)
-        write_safetensors(folder / "model.safetensors", {name: value.shape for name, value in tensors.items()}, dtype, tensors.get)
+        write_safetensors(
+            folder / "model.safetensors", {name: value.shape for name, value in tensors.items()}, dtype, tensors.get
+        )
         cli("import", folder, "--out", tmp_path / "m.h5")
         for name, value in weights(tmp_path / "m.h5").items():
             if dtype == "f16":
@@ -78,35 +104,69 @@ def test_several_files_with_an_index_are_one_model(cli, tmp_path):
     assert "model-1.safetensors" in cli("import", tmp_path / "hf", "--out", tmp_path / "n.h5", status=2).err
 
 
-@pytest.mark.parametrize("changes", [
-    {"model_type": "mistral", "sliding_window": None}, {"model_type": "mistral", "sliding_window": 128}, {"model_type": "qwen2"},
-    {"model_type": "qwen2", "tie_word_embeddings": True, "sliding_window": 16, "use_sliding_window": False}, {"model_type": "qwen3", "head_dim": 8},
-    {"rope_scaling": {"type": "linear", "factor": 2.0}}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}, "rope_theta": None},
-    {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
-], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "mistral", "sliding_window": None},
+        {"model_type": "mistral", "sliding_window": 128},
+        {"model_type": "qwen2"},
+        {"model_type": "qwen2", "tie_word_embeddings": True, "sliding_window": 16, "use_sliding_window": False},
+        {"model_type": "qwen3", "head_dim": 8},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}, "rope_theta": None},
+        {
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ],
+    ids=str,
+)
 def test_supported_families_and_options(cli, tmp_path, changes):
     config = write_model(tmp_path / "hf", tensors_of(CONFIG | changes), **changes)
     cli("import", tmp_path / "hf", "--out", tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5") as file:
         model = file["model"].attrs
         assert h5io.text(file["model"], "architecture") == config["model_type"]
-        assert int(model["attention_bias"]) == (config["model_type"] == "qwen2") and int(model["qk_norm"]) == (config["model_type"] == "qwen3")
+        assert int(model["attention_bias"]) == (config["model_type"] == "qwen2") and int(model["qk_norm"]) == (
+            config["model_type"] == "qwen3"
+        )
         if "rope_parameters" in changes:
             assert float(model["rope_theta"]) == 5000.0
         if config["rope_scaling"] and h5io.text(file["model"], "rope_type") == "llama3":
             assert int(model["rope_original_max_position"]) == 64 and float(model["rope_factor"]) == 8.0
 
 
-@pytest.mark.parametrize("changes, named", [
-    ({"model_type": "gemma2"}, "gemma2"), ({"model_type": None}, "model_type"), ({"hidden_act": "gelu"}, "gelu"), ({"mlp_bias": True}, "mlp_bias"),
-    ({"attention_bias": True}, "attention_bias"), ({"model_type": "mistral", "sliding_window": 64}, "sliding_window"),
-    ({"model_type": "mistral"}, "sliding"), ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64}, "sliding_window"),
-    ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding"), ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
-    ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "dynamic"), ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
-    ({"quantization_config": {"quant_method": "gptq"}}, "gptq"), ({"num_local_experts": 8}, "num_local_experts"),
-    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"), ({"num_attention_heads": 5}, "num_attention_heads"), ({"head_dim": 3}, "head_dim"),
-    ({"hidden_size": "12"}, "hidden_size"), ({"vocab_size": None}, "vocab_size"), ({"num_hidden_layers": 0}, "num_hidden_layers"),
-], ids=str)
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"model_type": "gemma2"}, "gemma2"),
+        ({"model_type": None}, "model_type"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"model_type": "mistral", "sliding_window": 64}, "sliding_window"),
+        ({"model_type": "mistral"}, "sliding"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64}, "sliding_window"),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "dynamic"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"num_local_experts": 8}, "num_local_experts"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"num_attention_heads": 5}, "num_attention_heads"),
+        ({"head_dim": 3}, "head_dim"),
+        ({"hidden_size": "12"}, "hidden_size"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers"),
+    ],
+    ids=str,
+)
 def test_what_the_engine_cannot_compute_is_refused_by_name(cli, tmp_path, changes, named):
     config = write_model(tmp_path / "hf", tensors_of(CONFIG), **changes)
     if changes == {"model_type": "mistral"}:
@@ -123,14 +183,21 @@ def damaged(change):
     return tensors
 
 
-@pytest.mark.parametrize("change, named", [
-    (lambda t: t.pop("model.norm.weight"), "model.norm.weight is missing"),
-    (lambda t: t.update({"model.layers.0.self_attn.o_proj.bias": np.zeros(12, "<f4")}), "o_proj.bias"),
-    (lambda t: t.update({"model.norm.weight": np.zeros(13, "<f4")}), "model.norm.weight has shape (13,)"),
-    (lambda t: t["model.layers.1.mlp.up_proj.weight"].__setitem__((3, 2), np.nan), "model.layers.1.mlp.up_proj.weight"),
-    (lambda t: t["lm_head.weight"].__setitem__((0, 0), np.inf), "lm_head.weight"),
-    (lambda t: t.update({"model.norm.weight": np.zeros(12, "i1")}), "stored as I8"),
-], ids=["missing", "extra", "shape", "nan", "inf", "quantised"])
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda t: t.pop("model.norm.weight"), "model.norm.weight is missing"),
+        (lambda t: t.update({"model.layers.0.self_attn.o_proj.bias": np.zeros(12, "<f4")}), "o_proj.bias"),
+        (lambda t: t.update({"model.norm.weight": np.zeros(13, "<f4")}), "model.norm.weight has shape (13,)"),
+        (
+            lambda t: t["model.layers.1.mlp.up_proj.weight"].__setitem__((3, 2), np.nan),
+            "model.layers.1.mlp.up_proj.weight",
+        ),
+        (lambda t: t["lm_head.weight"].__setitem__((0, 0), np.inf), "lm_head.weight"),
+        (lambda t: t.update({"model.norm.weight": np.zeros(12, "i1")}), "stored as I8"),
+    ],
+    ids=["missing", "extra", "shape", "nan", "inf", "quantised"],
+)
 def test_a_wrong_tensor_is_refused_by_name_and_nothing_is_written(cli, tmp_path, change, named):
     write_model(tmp_path / "hf", damaged(change))
     (tmp_path / "m.h5").write_text("an earlier file")
@@ -186,7 +253,13 @@ def test_memory_stays_at_one_tensor(cli, tmp_path):
     """Peak of what Python and numpy allocate while importing: far below the size of the model."""
     import tracemalloc
 
-    config = {"num_hidden_layers": 24, "intermediate_size": 3000, "hidden_size": 120, "num_attention_heads": 6, "head_dim": 20}
+    config = {
+        "num_hidden_layers": 24,
+        "intermediate_size": 3000,
+        "hidden_size": 120,
+        "num_attention_heads": 6,
+        "head_dim": 20,
+    }
     tensors = tensors_of(CONFIG | config)
     write_model(tmp_path / "hf", tensors, tokenizer=False, **config)
     size, largest = sum(value.nbytes for value in tensors.values()), max(value.nbytes for value in tensors.values())

@@ -10,8 +10,16 @@ from catdpo_analysis.split import prompt_key, prompts_by_category, split_prompts
 
 
 def make(prompt, categories, margin=True):
-    pair = Pair(prompt=prompt, chosen="a", rejected="b", chat=False, categories=list(categories), rule="category",
-                chosen_safe=1, rejected_safe=0 if margin else 1)
+    pair = Pair(
+        prompt=prompt,
+        chosen="a",
+        rejected="b",
+        chat=False,
+        categories=list(categories),
+        rule="category",
+        chosen_safe=1,
+        rejected_safe=0 if margin else 1,
+    )
     pair.key = prompt_key(pair)
     return pair
 
@@ -62,16 +70,32 @@ def test_order_of_rows_does_not_matter_and_seeds_do():
     assert split_prompts(pairs[::-1], 0.2, 0) == held and split_prompts(pairs, 0.2, 1) != held
 
 
-@pytest.mark.parametrize("a, b, equal", [
-    (trl("The  sky\n is"), trl(" the SKY is "), True), (pku("How do I?"), trl("how do i?"), True), (trl("caf\u00e9"), trl("cafe\u0301"), True),
-    (trl("one"), trl("two"), False),
-    ({"prompt": [{"role": "user", "content": "How do I?"}], "chosen": [{"role": "assistant", "content": "x"}], "rejected": [{"role": "assistant", "content": "y"}]},
-     pku("how do I?"), True),
-    ({"chosen": "\n\nHuman: hi\n\nAssistant: I am", "rejected": "\n\nHuman: hi\n\nAssistant: I can"},
-     {"chosen": "\n\nHuman: hi\n\nAssistant: yes", "rejected": "\n\nHuman: hi\n\nAssistant: no"}, True),
-])
+@pytest.mark.parametrize(
+    "a, b, equal",
+    [
+        (trl("The  sky\n is"), trl(" the SKY is "), True),
+        (pku("How do I?"), trl("how do i?"), True),
+        (trl("caf\u00e9"), trl("cafe\u0301"), True),
+        (trl("one"), trl("two"), False),
+        (
+            {
+                "prompt": [{"role": "user", "content": "How do I?"}],
+                "chosen": [{"role": "assistant", "content": "x"}],
+                "rejected": [{"role": "assistant", "content": "y"}],
+            },
+            pku("how do I?"),
+            True,
+        ),
+        (
+            {"chosen": "\n\nHuman: hi\n\nAssistant: I am", "rejected": "\n\nHuman: hi\n\nAssistant: I can"},
+            {"chosen": "\n\nHuman: hi\n\nAssistant: yes", "rejected": "\n\nHuman: hi\n\nAssistant: no"},
+            True,
+        ),
+    ],
+)
 def test_the_same_prompt_in_other_clothes_is_one_prompt(a, b, equal):
     from catdpo_analysis.formats import Options, read_pair
+
     keys = [prompt_key(read_pair(row, "here", Options())) for row in (a, b)]
     assert (keys[0] == keys[1]) is equal
 
@@ -83,16 +107,35 @@ def prompts_in(part):
 def test_prompts_shared_by_files_stay_together(cli, tokenizer_dir, jsonl, tmp_path):
     first = jsonl(*[pku(f"question {i}", harm=("x",)) for i in range(20)])
     second = jsonl(*[trl(f"QUESTION  {i}", category="y") for i in range(20)], name="b.jsonl")
-    cli("prepare", first, second, "--tokenizer", tokenizer_dir, "--out", tmp_path / "p.h5", "--heldout", "0.3", "--seed", "7")
+    cli(
+        "prepare",
+        first,
+        second,
+        "--tokenizer",
+        tokenizer_dir,
+        "--out",
+        tmp_path / "p.h5",
+        "--heldout",
+        "0.3",
+        "--seed",
+        "7",
+    )
     file = PairsFile(tmp_path / "p.h5")
-    assert not prompts_in(file.parts["train"]) & prompts_in(file.parts["heldout"]) and len(prompts_in(file.parts["heldout"])) == 6
+    assert (
+        not prompts_in(file.parts["train"]) & prompts_in(file.parts["heldout"])
+        and len(prompts_in(file.parts["heldout"])) == 6
+    )
     for part in file.parts.values():
         assert {name for pair in part for name in pair["categories"]} == {"x", "y"}
     assert int(file.attributes["seed"]) == 7
 
 
-RARE = [*[pku(f"q{i}", harm=("x",)) for i in range(10)], pku("only", harm=("y",)), pku("only", harm=("y",), responses=("no", "other")),
-        pku("single", harm=("z", "x"))]
+RARE = [
+    *[pku(f"q{i}", harm=("x",)) for i in range(10)],
+    pku("only", harm=("y",)),
+    pku("only", harm=("y",), responses=("no", "other")),
+    pku("single", harm=("z", "x")),
+]
 
 
 def run(cli, tokenizer_dir, tmp_path, rows, *options, status=0):
@@ -111,18 +154,24 @@ def test_rare_categories_are_pooled_dropped_or_kept_in_train_as_asked(cli, token
     assert set(pooled.categories) == {"x", "other"} and len(pooled.pairs) == 13
     for part in pooled.parts.values():
         assert {name for pair in part for name in pair["categories"]} == {"x", "other"}
-    assert pooled.reason_of(10) == ['category pooled into "other"'] and all(entry["tokens_after"] > 0 for entry in pooled.ledger)
+    assert pooled.reason_of(10) == ['category pooled into "other"'] and all(
+        entry["tokens_after"] > 0 for entry in pooled.ledger
+    )
 
     dropped = run(cli, tokenizer_dir, tmp_path, jsonl(*RARE), "--rare", "drop")
     assert dropped.categories == ["x"] and len(dropped.pairs) == 11
     assert dropped.reason_of(10) == dropped.reason_of(11) == ["category too rare"]
-    assert [entry["tokens_after"] > 0 for entry in dropped.ledger if entry["row"] == 12] == [True]  # it lost a label, not its place
+    assert [entry["tokens_after"] > 0 for entry in dropped.ledger if entry["row"] == 12] == [
+        True
+    ]  # it lost a label, not its place
 
     kept = run(cli, tokenizer_dir, tmp_path, jsonl(*RARE), "--rare", "keep-train")
     assert set(kept.categories) == {"x", "y", "z"} and len(kept.pairs) == 13
     assert {name for pair in kept.parts["heldout"] for name in pair["categories"]} == {"x"}
 
-    assert "other" in run(cli, tokenizer_dir, tmp_path, jsonl(*RARE[:11]), "--rare", "pool", status=2).err  # alone in "other" it is still one prompt
+    assert (
+        "other" in run(cli, tokenizer_dir, tmp_path, jsonl(*RARE[:11]), "--rare", "pool", status=2).err
+    )  # alone in "other" it is still one prompt
 
 
 def test_min_pairs_makes_a_category_rare(cli, tokenizer_dir, jsonl, tmp_path):

@@ -20,10 +20,19 @@ def small_images(monkeypatch):
     monkeypatch.setitem(figures.STYLE, "savefig.dpi", 40)
 
 
-@pytest.mark.parametrize("successes, n, low, high", [
-    (45, 50, .7864, .9565), (90, 100, .8256, .9448), (450, 500, .8706, .9233), (48, 50, .8654, .9890), (50, 50, .9287, 1), (29, 30, .8333, .9941),
-    (30, 30, .8865, 1), (0, 30, 0, 1 - .8865),
-])
+@pytest.mark.parametrize(
+    "successes, n, low, high",
+    [
+        (45, 50, 0.7864, 0.9565),
+        (90, 100, 0.8256, 0.9448),
+        (450, 500, 0.8706, 0.9233),
+        (48, 50, 0.8654, 0.9890),
+        (50, 50, 0.9287, 1),
+        (29, 30, 0.8333, 0.9941),
+        (30, 30, 0.8865, 1),
+        (0, 30, 0, 1 - 0.8865),
+    ],
+)
 def test_wilson_intervals_have_their_known_values(successes, n, low, high):
     assert wilson(successes, n) == pytest.approx((low, high), abs=6e-5)
 
@@ -33,14 +42,21 @@ def test_wilson_of_nothing_is_nothing():
 
 
 def test_summaries_over_the_categories_that_have_pairs():
-    result = summarise(np.array([.1, .5, np.nan, .3]), np.array([10, 30, 0, 0]), worst_is_high=True)
-    assert result == pytest.approx({"micro": .4, "macro": .3, "worst": .5, "gap": .4, "variance": .04, "worst_index": 1})
-    assert summarise(np.array([.1, .5]), np.array([10, 30]), worst_is_high=False)["worst"] == .1
+    result = summarise(np.array([0.1, 0.5, np.nan, 0.3]), np.array([10, 30, 0, 0]), worst_is_high=True)
+    assert result == pytest.approx(
+        {"micro": 0.4, "macro": 0.3, "worst": 0.5, "gap": 0.4, "variance": 0.04, "worst_index": 1}
+    )
+    assert summarise(np.array([0.1, 0.5]), np.array([10, 30]), worst_is_high=False)["worst"] == 0.1
     assert summarise(np.array([np.nan]), np.array([0]), True) is None
 
 
 def test_mcnemar_is_exact():
-    assert mcnemar(0, 0) == 1 and mcnemar(5, 5) == 1 and mcnemar(6, 0) == pytest.approx(2 / 64) and mcnemar(1, 7) == pytest.approx(18 / 256)
+    assert (
+        mcnemar(0, 0) == 1
+        and mcnemar(5, 5) == 1
+        and mcnemar(6, 0) == pytest.approx(2 / 64)
+        and mcnemar(1, 7) == pytest.approx(18 / 256)
+    )
 
 
 def test_smoothing_is_a_weighted_mean_that_passes_over_gaps():
@@ -64,12 +80,22 @@ def test_a_whole_run(cli, tmp_path):
         if evaluation.n[k]:
             low, high = evaluation.violation_interval[k]
             assert f"{evaluation.violation_rate[k]:.2f} [{low:.2f}, {high:.2f}]" in result.out
-    assert f'{evaluation.summary["violation_rate"]["macro"]:.3f}' in result.out and "missing" not in result.out and "McNemar" in result.out
+    assert (
+        f"{evaluation.summary['violation_rate']['macro']:.3f}" in result.out
+        and "missing" not in result.out
+        and "McNemar" in result.out
+    )
     page = (tmp_path / "run/report.html").read_text()
     for word in (*CATEGORIES, "Margins", "Violations while training", "Reward margins", "Time", "1x2x1", "eta = 0.5"):
         assert word in page
-    assert sorted(path.name for path in (tmp_path / "png").iterdir()) == ["evaluation.png", "margin.png", "optimisation.png", "rewards_margins.png",
-                                                                          "timing.png", "violation_rate.png"]
+    assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [
+        "evaluation.png",
+        "margin.png",
+        "optimisation.png",
+        "rewards_margins.png",
+        "timing.png",
+        "violation_rate.png",
+    ]
 
 
 def test_the_page_needs_no_network_and_its_images_are_whole(cli, tmp_path):
@@ -85,8 +111,17 @@ def test_the_page_needs_no_network_and_its_images_are_whole(cli, tmp_path):
     assert not (tmp_path / "run/report.html").exists()
 
 
-@pytest.mark.parametrize("left", [["metrics.h5"], ["eval-after.h5"], ["eval-before.h5"], ["metrics.h5", "eval-before.h5"], ["eval-before.h5", "eval-after.h5"]],
-                         ids=lambda left: "+".join(left))
+@pytest.mark.parametrize(
+    "left",
+    [
+        ["metrics.h5"],
+        ["eval-after.h5"],
+        ["eval-before.h5"],
+        ["metrics.h5", "eval-before.h5"],
+        ["eval-before.h5", "eval-after.h5"],
+    ],
+    ids=lambda left: "+".join(left),
+)
 def test_what_is_missing_is_named_and_the_rest_is_shown(cli, tmp_path, left):
     write_run(tmp_path / "run")
     missing = set(os.listdir(tmp_path / "run")) - set(left)
@@ -98,7 +133,9 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(cli, tmp_path, left):
         assert f"missing: {name}" in result.out and name in page
     for name in left:
         assert f"missing: {name}" not in result.out
-    assert ("Held-out evaluation" in page) == any(name.startswith("eval") for name in left) and ("Margins" in page) == ("metrics.h5" in left)
+    assert ("Held-out evaluation" in page) == any(name.startswith("eval") for name in left) and ("Margins" in page) == (
+        "metrics.h5" in left
+    )
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 300])
@@ -109,10 +146,16 @@ def test_runs_of_any_length(cli, tmp_path, steps):
     assert ("no step yet" in (tmp_path / "run/report.html").read_text()) == (steps == 0)
 
 
-@pytest.mark.parametrize("left_out", [
-    ("train/grad_norm", "train/category/pairs", "timing/seconds"), ("train/clipped", "train/category/margin", "timing/step_seconds"),
-    ("train/category/rewards_margins", "train/num_tokens", "train/step"), ("train/rewards/margins", "train/category/violation_rate"),
-], ids="+".join)
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        ("train/grad_norm", "train/category/pairs", "timing/seconds"),
+        ("train/clipped", "train/category/margin", "timing/step_seconds"),
+        ("train/category/rewards_margins", "train/num_tokens", "train/step"),
+        ("train/rewards/margins", "train/category/violation_rate"),
+    ],
+    ids="+".join,
+)
 def test_metrics_that_lack_a_column_still_give_a_report(cli, tmp_path, left_out):
     os.mkdir(tmp_path / "run")
     write_metrics(tmp_path / "run/metrics.h5", steps=5, leave_out=left_out)
@@ -137,7 +180,11 @@ def test_colours_are_the_same_in_all_plots_and_grey_without_a_margin(tmp_path):
     write_run(tmp_path / "run", categories=[f"c{i}" for i in range(14)] + ["benign"])
     run = read_run(str(tmp_path / "run"))
     styles = figures.category_styles(run.categories)
-    assert len(set(styles.values())) == 15 and styles["benign"][0] in figures.GREYS and all(styles[f"c{i}"][0] in figures.PALETTE for i in range(14))
+    assert (
+        len(set(styles.values())) == 15
+        and styles["benign"][0] in figures.GREYS
+        and all(styles[f"c{i}"][0] in figures.PALETTE for i in range(14))
+    )
     for name, _, figure in figures.draw_all(run):
         if name in ("margin", "violation_rate", "rewards_margins"):
             labels = {text.get_text(): text.get_color() for text in figure.axes[0].texts if text.get_text() in styles}
