@@ -30,7 +30,8 @@ import runner
 HERE = os.path.dirname(os.path.abspath(__file__))
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
 FOREIGN = {"TRL default": ([], {}), "TRL best": (["--precompute"], KEEP_MEMORY)}
-LAYOUTS = {"catdpo 2x1": (1, (2, 1)), "catdpo 1x2": (1, (1, 2)), "catdpo 2 x 1x1": (2, (1, 1))}  # replicas, grid
+# replicas, grid, passes a step: two whole models take more memory, and two passes of half the pairs give it back
+LAYOUTS = {"catdpo 2x1": (1, (2, 1), 1), "catdpo 1x2": (1, (1, 2), 1), "catdpo 2 x 1x1": (2, (1, 1), 2)}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", required=True, help="SmolLM2 as catdpo imported it (model.h5)")
@@ -89,12 +90,12 @@ def trl_result(result, peak):
 
 
 def run_catdpo(a, name, data, folder):
-    replicas, grid = LAYOUTS[name]
+    replicas, grid, passes = LAYOUTS[name]
     run = os.path.join(folder, "run")
     config = runner.write_config(
         os.path.join(folder, "run.cfg"), run=dict(dir=run, progress="off"), model=dict(path=os.path.abspath(a.model)), data=dict(path=data),
         reference=dict(cache=os.path.join(folder, "reference.h5")), objective=dict(type="dpo", beta=0.1),
-        batch=dict(pairs=a.pairs_per_step, sampling="sequential"), schedule=dict(type="constant", steps=a.steps, warmup=0.0),
+        batch=dict(pairs=a.pairs_per_step, sampling="sequential", accumulation=passes), schedule=dict(type="constant", steps=a.steps, warmup=0.0),
         optimizer=dict(learning_rate=1e-6), parallel=dict(grid=grid, replicas=replicas), checkpoint=dict(final=False))
     sets = [x for s in a.set for x in ("--set", s)]
     ranks = replicas * grid[0] * grid[1]
