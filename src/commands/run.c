@@ -133,11 +133,11 @@ bool run_load_model(Run *run, const char *path, Error *err)
 /* One planned group of pairs: every pass of this replica, forward only. */
 static void logps_of_group(Run *run, const int64_t *pairs, int count, double *chosen, double *rejected)
 {
-    const SequenceResult *result = run->model.result;
     batcher_plan(&run->batcher, pairs, count);
     for (int pass = 0; pass < run->batcher.passes; pass++) {
         const Batch *batch = batcher_pass(&run->batcher, pass);
         transformer_pass(&run->model, batch, NULL, NULL, false);
+        const SequenceResult *result = run->model.result;
         for (int i = 0; i < batch->pair_count; i++) {
             chosen[batch->pair[i]] = result[2 * i + PAIR_CHOSEN].logp;
             rejected[batch->pair[i]] = result[2 * i + PAIR_REJECTED].logp;

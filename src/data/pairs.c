@@ -1,9 +1,11 @@
 /* Preference pairs in memory: where the arrays lie, and what must hold of them. */
 #include "catdpo/pairs.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
@@ -35,6 +37,21 @@ static int64_t place_arrays(Pairs *pairs, char *base)
     return used;
 }
 
+/* Open MPI 4 leaves the other ranks waiting when there is no room for shared memory, so that has to be known before. */
+static bool has_room(MPI_Comm node, int64_t bytes, Error *err)
+{
+    int ranks;
+    CHECK_MPI(MPI_Comm_size(node, &ranks));
+    const char *named = getenv("OMPI_MCA_osc_sm_backing_directory"), *folder = named ? named : "/dev/shm";
+    struct statvfs room;
+    if (ranks == 1) return true;
+    if (statvfs(folder, &room) != 0) return !named || error_usage(err, "%s: %s", named, strerror(errno));
+    double free_bytes = (double)room.f_bavail * (double)room.f_frsize;
+    if (free_bytes > bytes + (1 << 20)) return true;
+    return error_fault(err, "%s has %.1f MB of room; the pairs that the ranks of a node share need %.1f MB: enlarge it, or name a "
+                       "larger folder in OMPI_MCA_osc_sm_backing_directory", folder, free_bytes / 1e6, bytes / 1e6);
+}
+
 bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64_t tokens[PAIR_SIDES], MPI_Comm comm,
                     Error *err)
 {
@@ -44,22 +61,15 @@ bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64
     int64_t bytes = place_arrays(pairs, NULL);
 
     CHECK_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &pairs->node));
-    CHECK_MPI(MPI_Comm_set_errhandler(pairs->node, MPI_ERRORS_RETURN));  /* a small /dev/shm is the user's to mend */
     MPI_Aint size = 0;
     int unit;
     char *base = NULL;
     bool writer = pairs_is_writer(pairs);
-    bool ok = MPI_Win_allocate_shared(writer ? (MPI_Aint)bytes : 0, 1, MPI_INFO_NULL, pairs->node, &base, &pairs->window) == MPI_SUCCESS;
-    if (!ok) {
-        pairs->window = MPI_WIN_NULL;
-        error_fault(err, "no %.1f MB of memory for the pairs that the ranks of a node share: enlarge /dev/shm, or name a larger "
-                    "folder with the Open MPI parameter osc_sm_backing_store", bytes / 1e6);
-    }
-    CHECK_MPI(MPI_Comm_set_errhandler(pairs->node, MPI_ERRORS_ARE_FATAL));
-    if (!error_agree(comm, ok, err)) {
+    if (!error_agree(comm, !writer || has_room(pairs->node, bytes, err), err)) {
         pairs_free(pairs);
         return false;
     }
+    CHECK_MPI(MPI_Win_allocate_shared(writer ? (MPI_Aint)bytes : 0, 1, MPI_INFO_NULL, pairs->node, &base, &pairs->window));
     CHECK_MPI(MPI_Win_shared_query(pairs->window, 0, &size, &unit, &base));
     CHECK_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, pairs->window));
     place_arrays(pairs, base);

@@ -327,24 +327,27 @@ bool h5_write_string(H5File *file, const char *object, const char *name, const c
     return ok;
 }
 
-/* One attribute as it is, whatever its type; fixed-size and variable-length text alike. */
+/* One attribute as it is, whatever its type. (HDF5 1.10 believes what a file says of the length of variable-length text: only
+ * files that were made by catdpo-analysis should hold any.) */
 static herr_t copy_attribute(hid_t from, const char *name, const H5A_info_t *info, void *to)
 {
     enum { MOST_BYTES = 1 << 20 };
     (void)info;
-    hid_t attribute = H5Aopen(from, name, H5P_DEFAULT), type = H5Aget_type(attribute), space = H5Aget_space(attribute), copy = -1;
-    hssize_t points = H5Sget_simple_extent_npoints(space);
-    size_t size = H5Tget_size(type);
-    void *value = points > 0 && size > 0 && (size_t)points <= MOST_BYTES / size ? calloc((size_t)points, size) : NULL;
-    bool ok = value && H5Aread(attribute, type, value) >= 0;
-    if (ok) copy = H5Acreate2(*(hid_t *)to, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
-    ok = ok && copy >= 0 && H5Awrite(copy, type, value) >= 0;
-    if (value && H5Tdetect_class(type, H5T_VLEN) + H5Tis_variable_str(type) > 0) H5Dvlen_reclaim(type, space, H5P_DEFAULT, value);
-    if (copy >= 0) H5Aclose(copy);
+    void *value = NULL;
+    hid_t attribute = H5Aopen(from, name, H5P_DEFAULT), type = -1, space = -1, copy = -1;
+    bool ok = attribute >= 0 && (type = H5Aget_type(attribute)) >= 0 && (space = H5Aget_space(attribute)) >= 0;
+    hssize_t points = ok ? H5Sget_simple_extent_npoints(space) : 0;
+    size_t size = ok ? H5Tget_size(type) : 0;
+    ok = ok && points > 0 && size > 0 && (size_t)points <= MOST_BYTES / size && (value = calloc((size_t)points, size))
+      && H5Aread(attribute, type, value) >= 0
+      && (copy = H5Acreate2(*(hid_t *)to, name, type, space, H5P_DEFAULT, H5P_DEFAULT)) >= 0 && H5Awrite(copy, type, value) >= 0;
+    if (value && (H5Tdetect_class(type, H5T_VLEN) > 0 || H5Tis_variable_str(type) > 0))
+        H5Dvlen_reclaim(type, space, H5P_DEFAULT, value);
     free(value);
-    H5Sclose(space);
-    H5Tclose(type);
-    H5Aclose(attribute);
+    if (copy >= 0) H5Aclose(copy);
+    if (space >= 0) H5Sclose(space);
+    if (type >= 0) H5Tclose(type);
+    if (attribute >= 0) H5Aclose(attribute);
     return ok ? 0 : -1;
 }
 

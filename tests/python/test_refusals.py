@@ -174,8 +174,7 @@ OUTPUT = {
 CASES = {**CONFIG, **FILES, **FIT, **NUMBERS, **OUTPUT}
 
 
-def refuse(make, apart=True):
-    case = make()
+def refuse(case, apart=True):
     folder = engine.new_folder("refused")
     settings = {**engine.DEFAULTS, "run.dir": os.path.join(folder, "run"), **SETTINGS, **case.settings}
     config = os.path.join(folder, case.missing or "run.cfg")
@@ -188,7 +187,7 @@ def refuse(make, apart=True):
 
 @pytest.fixture(scope="module")
 def refused():
-    return {name: engine.submit(refuse, make) for name, make in CASES.items()}
+    return {name: engine.submit(refuse, make()) for name, make in CASES.items()}
 
 
 def files(directory):
@@ -220,7 +219,7 @@ def test_refused_in_one_line(refused, name):
 @pytest.mark.parametrize("name", ["wrong number of ranks", "training that runs away"])
 def test_mpirun_passes_the_status_on(name):
     """The status that mpirun, and so a job script, sees is the documented one, and there is still only one line of ours."""
-    case, run = refuse(CASES[name], apart=False)
+    case, run = refuse(CASES[name](), apart=False)
     assert run.status == case.status and len(run.errors) == 1 and not run.hung, repr(run)
 
 

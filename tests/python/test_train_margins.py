@@ -5,7 +5,6 @@ reports can be worked out again from the indices of its pairs.
 """
 
 import functools
-import itertools
 
 import engine
 import numpy as np
@@ -194,22 +193,33 @@ def test_sequential_sampling_follows_the_file():
     assert drawn("fixed").reshape(-1).tolist() == row + row
 
 
+@functools.cache
+def one_label():
+    """The pairs with the first of their categories alone."""
+    def change(file):
+        mask = file["train/category_mask"]
+        mask[...] = np.eye(3, dtype="u1")[np.argmax(mask[()], axis=1)]
+        engine.set_text(file, "data_digest", "one label")
+    return engine.copy(engine.PAIRS, change, "pairs.h5")
+
+
 def test_balanced_sampling_gives_every_category_its_turn():
-    """balanced: each round of draws has every category that has pairs once, the rare one as often as the common one; within a category
-    all pairs have had their turn before one comes again."""
-    pairs = drawn("global")
-    assert (pairs[4, 4:] == -1).all() and (pairs[9, 4:] == -1).all()
-    draws = pairs[pairs >= 0].reshape(-1)
-    mask = engine.pairs_of(labelled())["category_mask"]
-    for first in range(0, len(draws) - 2, 3):
-        assert has_one_each(mask[draws[first:first + 3], :3])
-    single = np.flatnonzero(mask[:, 1] & (mask.sum(axis=1) == 1))
-    assert 2 < np.isin(draws, np.flatnonzero(mask[:, 1])).sum() >= len(draws) // 3 > len(draws) * len(single) / len(mask)
-
-
-def has_one_each(mask):
-    """Can the three pairs be told apart as one of each of three categories?"""
-    return any(all(mask[place, k] for k, place in enumerate(order)) for order in itertools.permutations(range(3)))
+    """balanced: each round of draws has every category once, in a new order, the rare one as often as the common one; within a category
+    all pairs have had their turn before one comes again. An epoch has as many draws as there are pairs."""
+    pairs = engine.train(1, **{"data.path": one_label(), "batch.sampling": "balanced", "schedule.steps": 10, "optimizer.learning_rate": 0.0}
+                         ).metrics()["train/pairs"]
+    assert (pairs[[4, 9], 4:] == -1).all()
+    draws = pairs[pairs >= 0]
+    assert len(draws) == 56
+    kind = engine.pairs_of(one_label())["category_mask"].argmax(axis=1)
+    rounds = kind[draws[:54]].reshape(18, 3)
+    assert np.array_equal(np.sort(rounds, axis=1), np.tile([0, 1, 2], (18, 1))) and len(np.unique(rounds, axis=0)) > 2
+    for k in range(3):
+        members, own = np.flatnonzero(kind == k), draws[kind[draws] == k]
+        turns = [own[i:i + len(members)] for i in range(0, len(own), len(members))]
+        assert all(np.array_equal(np.sort(turn), members) for turn in turns if len(turn) == len(members))
+        assert len(np.unique(turns[-1])) == len(turns[-1])
+    assert (kind == 1).sum() < 4 and (kind == 0).sum() > 12
 
 
 # ---- nothing to do ----------------------------------------------------------------------------------------------------

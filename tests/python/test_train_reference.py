@@ -56,12 +56,12 @@ def test_cache_is_believed():
 
 
 def other_data():
-    return engine.copy(engine.PAIRS, lambda file: engine.set_text(file, "data_digest", "other data"), "pairs.h5")
+    return engine.copy(engine.PAIRS, lambda file: engine.set_text(file, "data_digest", "0123"), "pairs.h5")
 
 
 def other_tokenizer():
-    model = engine.change_model(lambda model: engine.set_text(model, "tokenizer_digest", "other tokenizer"))
-    pairs = engine.copy(engine.PAIRS, lambda file: engine.set_text(file, "tokenizer_digest", "other tokenizer"), "pairs.h5")
+    model = engine.change_model(lambda model: engine.set_text(model, "tokenizer_digest", "4567"))
+    pairs = engine.copy(engine.PAIRS, lambda file: engine.set_text(file, "tokenizer_digest", "4567"), "pairs.h5")
     return {"model.path": model, "data.path": pairs}
 
 
