@@ -14,6 +14,7 @@ pytestmark = engine.needs_binary
 USAGE, FAULT = 2, 1      # as `catdpo --help` has them
 MODEL, PAIRS = engine.DEFAULTS["model.path"], engine.PAIRS
 Q = "layers/1/self_attn/q_proj/weight"
+RUN_AWAY = "training that runs away"
 SETTINGS = {"parallel.replicas": 2, "schedule.steps": 2}
 UNSEEMLY = ("internal error", "MPI_ABORT", "Signal:", "Segmentation", "HDF5-DIAG", "Traceback", "Assertion", "Sanitizer", "runtime error:")
 
@@ -34,6 +35,12 @@ def plain_file(text="this is not HDF5\n" * 100):
     path = os.path.join(engine.new_folder("file"), "plain.h5")
     with open(path, "w") as file:
         file.write(text)
+    return path
+
+
+def folder_called(name):
+    path = os.path.join(engine.new_folder("folder"), name)
+    os.makedirs(path)
     return path
 
 
@@ -162,7 +169,7 @@ NUMBERS = {
     "one bit of a weight": lambda: Case(USAGE, "model.h5", "q_proj", "checksum", **model(flip_a_bit)),
     "another digest": lambda: Case(USAGE, "model.h5", "digest", **model(lambda m: engine.set_text(m, "weights_digest", "0" * 16))),
     "weights beyond float32": lambda: Case(FAULT, "not a finite number", **model(enlarge, True)),
-    "training that runs away": lambda: Case(FAULT, "step 2", "optimizer.learning_rate", **{"optimizer.learning_rate": 1e30, "schedule.steps": 4}),
+    RUN_AWAY: lambda: Case(FAULT, "step 2", "optimizer.learning_rate", **{"optimizer.learning_rate": 1e30, "schedule.steps": 4}),
 }
 OUTPUT = {
     "run directory below a file": lambda: Case(USAGE, "run.dir", "Not a directory", **{"run.dir": plain_file() + "/run"}),
@@ -170,6 +177,9 @@ OUTPUT = {
     "results below a file": lambda: Case(FAULT, "plain.h5/eval.h5", command="eval", options=("--out", plain_file() + "/eval.h5")),
     "results in a folder that is not there": lambda: Case(FAULT, "nowhere/eval.h5", command="eval",
                                                           options=("--out", engine.new_folder() + "/nowhere/eval.h5")),
+    "results in the place of a folder": lambda: Case(FAULT, "cannot rename", command="eval", options=("--out", folder_called("eval.h5"))),
+    "checkpoint in the place of a folder": lambda: Case(FAULT, "cannot rename", "final.h5", **{
+        "run.dir": os.path.dirname(os.path.dirname(folder_called("checkpoints/final.h5")))}),
 }
 CASES = {**CONFIG, **FILES, **FIT, **NUMBERS, **OUTPUT}
 
@@ -186,8 +196,10 @@ def refuse(case, apart=True):
 
 
 @pytest.fixture(scope="module")
-def refused():
-    return {name: engine.submit(refuse, make()) for name, make in CASES.items()}
+def refused(request):
+    """Futures of the cases that the tests of this session ask for."""
+    asked = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")} | {RUN_AWAY}
+    return {name: engine.submit(refuse, make()) for name, make in CASES.items() if name in asked}
 
 
 def files(directory):
@@ -206,7 +218,8 @@ def test_refused_in_one_line(refused, name):
         assert word in run.errors[0], run.errors[0]
     assert not any(word in run.err for word in UNSEEMLY), run.err
     assert run.out == "" or name.startswith("results")
-    assert not engine.leftovers(run.folder)
+    assert not engine.leftovers(run.folder) and not engine.leftovers(run.directory) and not any(
+        engine.leftovers(os.path.dirname(path)) for path in case.options if path.endswith(".h5"))
     left = files(run.directory)
     for path in left:
         if path.endswith(".h5"):  # under its final name a file is complete
@@ -216,7 +229,7 @@ def test_refused_in_one_line(refused, name):
         assert left == []         # refused before anything was done
 
 
-@pytest.mark.parametrize("name", ["wrong number of ranks", "training that runs away"])
+@pytest.mark.parametrize("name", ["wrong number of ranks", RUN_AWAY])
 def test_mpirun_passes_the_status_on(name):
     """The status that mpirun, and so a job script, sees is the documented one, and there is still only one line of ours."""
     case, run = refuse(CASES[name](), apart=False)
@@ -225,7 +238,7 @@ def test_mpirun_passes_the_status_on(name):
 
 def test_steps_before_a_run_away_are_kept(refused):
     """Training that ends in NaN leaves its steps in metrics.h5, the failing one with its pairs too, as its message promises, and no checkpoint."""
-    _, run = refused["training that runs away"].result()
+    _, run = refused[RUN_AWAY].result()
     metrics = run.metrics()
     assert metrics["train/step"].tolist() == [1, 2]
     assert np.isfinite(metrics["train/loss"][0]) and not np.isfinite(metrics["train/loss"][1] + metrics["train/grad_norm"][1])
