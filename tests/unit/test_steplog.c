@@ -70,7 +70,7 @@ static void test_keep(const char *path)
     fputs("{\"step\":13,\"to", torn);
     fclose(torn);
 
-    log = steplog_open(path, 12, 3, categories, &err);  /* the torn line goes */
+    log = steplog_open(path, 13, 3, categories, &err);  /* the torn line goes */
     CHECK(log && count_lines(path) == 12);
     steplog_close(log);
     log = steplog_open(path, 9, 3, categories, &err);   /* and what the next run does again */
