@@ -7,21 +7,27 @@
 
 enum { SUM_EXP, SUM_EXP_LOGIT, SUM_LOGIT, TARGET_LOGIT, SUMS };
 
-/* Over one token's local logits: sums of exp(x - top), exp(x - top) (x - top) and x. */
+/* Over one token's local logits: sums of exp(x - top), exp(x - top) (x - top) and x. Pieces in float, their sums in double: a vocabulary is
+ * long enough for float alone to be off by 1e-5 nats. */
 SIMD_CLONES
 static void logit_sums(const float *x, int n, float top, double *sums)
 {
-    float exponentials = 0, weighted = 0, plain = 0;
+    enum { PIECE = 1024 };
+    sums[SUM_EXP] = sums[SUM_EXP_LOGIT] = sums[SUM_LOGIT] = 0;
+    for (int start = 0; start < n; start += PIECE) {
+        int end = start + PIECE < n ? start + PIECE : n;
+        float exponentials = 0, weighted = 0, plain = 0;
 #pragma omp simd reduction(+ : exponentials, weighted, plain)
-    for (int i = 0; i < n; i++) {
-        float e = simd_exp(x[i] - top);
-        exponentials += e;
-        weighted += e * (x[i] - top);
-        plain += x[i];
+        for (int i = start; i < end; i++) {
+            float e = simd_exp(x[i] - top);
+            exponentials += e;
+            weighted += e * (x[i] - top);
+            plain += x[i];
+        }
+        sums[SUM_EXP] += exponentials;
+        sums[SUM_EXP_LOGIT] += weighted;
+        sums[SUM_LOGIT] += plain;
     }
-    sums[SUM_EXP] = exponentials;
-    sums[SUM_EXP_LOGIT] = weighted;
-    sums[SUM_LOGIT] = plain;
 }
 
 /* x = -c exp(x - shift) */
