@@ -13,6 +13,9 @@
  * all ranks and returns the same verdict, value and message on all ranks. A file opened with MPI_COMM_NULL belongs to
  * the calling process alone: plain driver, nothing is collective.
  *
+ * A finished file is sealed (src/io/h5_seal.c): checksums behind its end cover every byte that no dataset's own checksum
+ * covers. h5_open refuses a file whose seal does not hold, and accepts one without: another program changed it.
+ *
  * Files are hostile input: only hard links are followed; compression, virtual and external storage and variable-length
  * data are refused; types, ranks and extents are compared with what the reader expects and sizes with the size of the
  * file before anything is allocated.
@@ -54,6 +57,8 @@ typedef struct H5File {
     bool     collective;    /* MPI-IO's collective transfers; false unless set: see src/io/h5_slab.c */
     char     *scratch;      /* memory for moving slabs, kept from one to the next; owned */
     size_t   scratch_bytes;
+    struct Seal *seal;      /* rank 0, while writing: src/io/h5_seal.c; owned */
+    bool     sealed;        /* rank 0: it was read with a seal, and that holds */
     char     path[FILE_PATH];
 } H5File;
 

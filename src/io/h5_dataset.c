@@ -161,11 +161,12 @@ static hid_t make_space(int axes, const int64_t dims[], int growing)
     return axes == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(axes, extents, most);
 }
 
-static hid_t make_contiguous(const H5File *file, const char *name, hid_t type, int axes, const int64_t dims[], Error *err)
+/* `later`: its values are not part of the layout, and so not of its seal (h5_seal.c goes by the fill time). */
+static hid_t make_contiguous(const H5File *file, const char *name, hid_t type, int axes, const int64_t dims[], bool later, Error *err)
 {
     hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
     CHECK(creation >= 0 && H5Pset_layout(creation, H5D_CONTIGUOUS) >= 0 && H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0
-          && H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER) >= 0);
+          && H5Pset_fill_time(creation, later ? H5D_FILL_TIME_NEVER : H5D_FILL_TIME_IFSET) >= 0);
     return make_dataset(file, name, type, make_space(axes, dims, 0), creation, err);
 }
 
@@ -188,7 +189,7 @@ bool h5_create_dataset(H5File *file, const char *name, DataType type, int axes, 
 {
     bool ok = true;
     if (file->rank == 0) {
-        hid_t set = make_contiguous(file, name, h5_file_type(type), axes, dims, err);
+        hid_t set = make_contiguous(file, name, h5_file_type(type), axes, dims, true, err);
         ok = set >= 0;
         if (ok) H5Dclose(set);
     }
@@ -255,7 +256,7 @@ static int64_t elements(int axes, const int64_t dims[])
 static bool write_whole(H5File *file, const char *name, hid_t file_type, hid_t memory_type, int axes, const int64_t dims[],
                         const void *values, Error *err)
 {
-    hid_t set = make_contiguous(file, name, file_type, axes, dims, err);
+    hid_t set = make_contiguous(file, name, file_type, axes, dims, false, err);
     if (set < 0) return false;
     bool ok = elements(axes, dims) == 0 || h5_ok(H5Dwrite(set, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), err,
                                                  "%s: cannot write %s", file->path, name);

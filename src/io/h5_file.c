@@ -114,30 +114,42 @@ static hid_t access_list(const H5File *file, bool parallel)
 }
 
 /* Rank 0: what is wrong with a file that HDF5 is about to open, in the system's words. */
-static bool is_readable(const char *path, int64_t *size, Error *err)
+static bool is_readable(const char *path, int64_t *size, bool *sealed, Error *err)
 {
     struct stat status;
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) return error_usage(err, "%s: cannot open: %s", path, strerror(errno));
     bool ok = fstat(descriptor, &status) == 0 || error_fault(err, "%s: %s", path, strerror(errno));
     if (ok && !S_ISREG(status.st_mode)) ok = error_usage(err, "%s: not a regular file", path);
+    if (ok) {
+        *size = status.st_size;
+        htri_t hdf5 = H5Fis_hdf5(path);
+        H5Eclear2(H5E_DEFAULT);
+        ok = (hdf5 > 0 || error_usage(err, "%s: not an HDF5 file", path)) && seal_verify(path, descriptor, *size, sealed, err);
+    }
     close(descriptor);
-    if (!ok) return false;
-    *size = status.st_size;
-    htri_t hdf5 = H5Fis_hdf5(path);
-    H5Eclear2(H5E_DEFAULT);
-    return hdf5 > 0 || error_usage(err, "%s: not an HDF5 file", path);
+    return ok;
+}
+
+/* Rank 0: HDF5 would not see that a seal is damaged such that it is not known as one. */
+static bool check_end(const H5File *file, Error *err)
+{
+    haddr_t end = 0;
+    if (file->sealed || !h5_ok(H5Fget_eoa(file->meta, &end), err, "%s: cannot find its end", file->path)) return file->sealed;
+    return (haddr_t)file->size <= end || error_usage(err, "%s: damaged: what follows the HDF5 data is not the seal of a catdpo file. Use another "
+                                                     "copy, or make it again", file->path);
 }
 
 bool h5_open(H5File *file, const char *path, MPI_Comm comm, Error *err)
 {
     if (!start(file, path, comm, false, err)) return false;
     bool ok = true;
-    if (file->rank == 0 && (ok = is_readable(path, &file->size, err))) {
+    if (file->rank == 0 && (ok = is_readable(path, &file->size, &file->sealed, err))) {
         hid_t list = access_list(file, false);
         file->meta = H5Fopen(path, H5F_ACC_RDONLY, list);
         Error damage = { 0 };
         if (!h5_ok(file->meta, &damage, "%s: damaged or truncated HDF5 file", path)) ok = error_usage(err, "%s", damage.message);
+        ok = ok && check_end(file, err);
         H5Pclose(list);
     }
     return h5_share(file, ok, &file->size, sizeof file->size, err);
@@ -225,7 +237,7 @@ bool h5_modify(H5File *file, const char *path, MPI_Comm comm, Error *err)
     bool ok = true;
     if (file->rank == 0) {
         int source = -1;
-        ok = is_readable(path, &file->size, err) && open_temporary(file, name, err);
+        ok = is_readable(path, &file->size, &file->sealed, err) && open_temporary(file, name, err);
         if (ok && (source = open(path, O_RDONLY | O_CLOEXEC)) < 0) ok = error_fault(err, "%s: cannot open: %s", path, strerror(errno));
         if (ok && !copy_file(source, file->disk)) ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
         if (source >= 0) close(source);
@@ -245,8 +257,10 @@ static bool close_meta(H5File *file, bool keep, Error *err)
     char name[FILE_PATH + 4];
     bool ok = true;
     temporary_name(file, name);
-    if (file->meta >= 0) ok = h5_ok(H5Fclose(file->meta), err, "%s: cannot close", name);
+    if (file->writing && keep && file->meta >= 0) ok = seal_begin(file, err);
+    if (file->meta >= 0) ok = h5_ok(H5Fclose(file->meta), err, "%s: cannot close", name) && ok;
     if (file->writing && file->memory >= 0) {
+        ok = ok && (!keep || seal_measure(file, file->memory, err));
         if (ok && keep && !copy_file(file->memory, file->disk)) ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
         close(file->memory);
     }
@@ -333,6 +347,7 @@ bool h5_commit(H5File *file, Error *err)
     temporary_name(file, name);
     bool on_all = file->data >= 0;
     bool ok = h5_agree(file, close_data(file, true, err) && close_meta(file, true, err), err);
+    if (ok) ok = h5_agree(file, file->rank != 0 || seal_append(file, name, err), err);
     /* what a rank wrote may still be in its own node's memory */
     if (ok) ok = h5_agree(file, !(on_all || file->rank == 0) || sync_path(name, 0, err), err);
     if (ok) {
@@ -352,6 +367,7 @@ void h5_close(H5File *file)
     free(file->scratch);
     file->scratch = NULL;
     file->scratch_bytes = 0;
+    seal_free(file);
     temporary_name(file, name);
     if (file->writing && file->rank == 0) unlink(name);
     file->writing = false;

@@ -26,6 +26,19 @@ hid_t h5_open_dataset(const H5File *file, const char *name, Error *err);
 bool h5_check_dataset(const H5File *file, hid_t set, const char *name, int type, int axes, int64_t dims[], size_t *width,
                       Error *err);
 
+/* ---- the seal: h5_seal.c; rank 0, not collective ---- */
+
+typedef struct Seal Seal;
+/* Note which parts of the file that is laid out have checksums of their own, while HDF5 still has it open; */
+bool seal_begin(H5File *file, Error *err);
+/* the checksum of the rest, once the layout is complete in `descriptor`; */
+bool seal_measure(H5File *file, int descriptor, Error *err);
+/* and put both behind the end of the finished file `name`. */
+bool seal_append(const H5File *file, const char *name, Error *err);
+void seal_free(H5File *file);
+/* Does a file of `whole` bytes hold what its seal says? An EXIT_USAGE error if not; without a seal *sealed is false. */
+bool seal_verify(const char *path, int descriptor, int64_t whole, bool *sealed, Error *err);
+
 /* How many of the held indices of an axis lie below `index` of the dataset. */
 int64_t slab_axis_below(const SlabAxis *axis, int64_t index);
 /* Copy the held indices [from, to) of axis 0 (and all of the others) between a dense row-major buffer and the slab's memory;

@@ -367,8 +367,8 @@ static bool read_all(const char *path, Error *err)
     return ok;
 }
 
-/* One flipped bit at a time: a refusal or an answer, never a crash, a hang or an open object; and metadata, which have
- * checksums, are never believed when they are wrong. */
+/* One flipped bit at a time, in every byte of a file whose datasets are all part of its layout: refused, never a crash, a hang or an
+ * open object. */
 static void test_flips(Scratch *scratch)
 {
     char path[512], bad[512];
@@ -402,8 +402,8 @@ static void test_flips(Scratch *scratch)
         accepted += ok;
     }
     free(bytes);
-    if (world_rank() == 0) printf("%ld bytes: %ld flips refused, %ld without effect on what is read\n", (long)status.st_size, refused, accepted);
-    CHECK(refused > accepted);
+    if (world_rank() == 0) printf("%ld bytes: %ld flips refused, %ld not seen\n", (long)status.st_size, refused, accepted);
+    CHECK(accepted == 0);
 }
 
 int main(int argc, char **argv)
