@@ -29,7 +29,7 @@ bool error_usage(Error *err, const char *format, ...) __attribute__((format(prin
 bool error_fault(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Collective over comm. Returns true on every rank if `ok` is true on every rank. Otherwise false on every rank, and
- * every rank's err holds the message of the lowest rank that failed. */
+ * every rank's err holds the message of the lowest rank that failed. MPI_COMM_NULL: this process alone. */
 bool error_agree(MPI_Comm comm, bool ok, Error *err);
 
 /* Our own bug or MPI's failure: print place, rank and text to stderr and MPI_Abort. Never returns. Not collective. */

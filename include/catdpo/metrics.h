@@ -8,7 +8,7 @@
 #ifndef CATDPO_METRICS_H
 #define CATDPO_METRICS_H
 
-#include "catdpo/error.h"
+#include "catdpo/h5.h"
 #include "catdpo/pairs.h"
 
 #include <mpi.h>
@@ -83,6 +83,19 @@ bool metrics_full(const Metrics *metrics);
 /* Write the buffered rows and commit; nothing to do without rows. After a failure the file is as before and the rows
  * are kept for another attempt. Collective; all ranks must have appended the same steps. */
 bool metrics_flush(Metrics *metrics, Error *err);
+/* What metrics_check found. */
+typedef struct MetricsSummary {
+    char    grid[64], started[64];
+    int64_t steps, restarts, categories;
+    int64_t ranks, pairs;                    /* the most that any run of the file had: ranks, pairs a step */
+    char    name[CATEGORIES_MAX][CATEGORY_NAME];
+    uint8_t harm[CATEGORIES_MAX];
+} MetricsSummary;
+
+/* Verify an open file: names and shapes of all columns, their checksums, steps 1 to n, values within their bounds, and
+ * counts that agree with each other. By a process alone (a file opened with MPI_COMM_NULL). */
+bool metrics_check(H5File *file, MetricsSummary *summary, Error *err);
+
 /* Rows not flushed are lost. Not collective. NULL is harmless. */
 void metrics_free(Metrics *metrics);
 

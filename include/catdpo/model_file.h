@@ -30,6 +30,12 @@ bool model_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error
  * against the file's. Collective over grid->world. */
 bool tensors_read(H5File *file, const Transformer *t, const char *group, float *flat, uint64_t *checksums, Error *err);
 
+/* The same checks by a process alone that keeps nothing: shapes, checksums (into checksums[parts_count]) and finite numbers, with
+ * `positive` none below zero, in 16 MB of memory. p: of a grid of one rank. progress (NULL: none) is told how many numbers were read. */
+typedef void TensorsProgress(void *context, int64_t numbers);
+bool tensors_verify(H5File *file, const Parameters *p, const char *group, bool positive, uint64_t *checksums, TensorsProgress *progress,
+                    void *context, Error *err);
+
 /* How arrays of the weights' shape are kept under another group: /optimizer/m and /optimizer/v. */
 typedef struct ShardedArray {
     const float *flat;      /* this rank's values for [first, end) of the flat array, at index 0 */

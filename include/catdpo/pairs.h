@@ -44,11 +44,12 @@ typedef struct Pairs {
     char     *settings;                         /* how they were prepared, JSON text; owned */
     MPI_Comm node;                              /* ranks that share the arrays; owned, MPI_COMM_NULL: none */
     MPI_Win  window;                            /* the shared memory; owned */
+    void     *memory;                           /* instead, of a process alone; owned */
 } Pairs;
 
 /* Memory for count pairs, category_count categories and tokens[side] tokens, zeroed, shared by the ranks of comm
  * that are on one node; the first of them (pairs_is_writer) fills in the arrays. The other fields are zero.
- * Collective over comm. */
+ * Collective over comm. MPI_COMM_NULL: memory of this process alone, which needs no MPI. */
 bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64_t tokens[PAIR_SIDES], MPI_Comm comm,
                     Error *err);
 bool pairs_is_writer(const Pairs *pairs);

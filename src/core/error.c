@@ -46,6 +46,7 @@ bool error_fault(Error *err, const char *format, ...)
 bool error_agree(MPI_Comm comm, bool ok, Error *err)
 {
     int rank, speaker;
+    if (comm == MPI_COMM_NULL) return ok;
     CHECK_MPI(MPI_Comm_rank(comm, &rank));
     int mine = ok ? INT_MAX : rank;
     CHECK_MPI(MPI_Allreduce(&mine, &speaker, 1, MPI_INT, MPI_MIN, comm));

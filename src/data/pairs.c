@@ -59,6 +59,11 @@ bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64
     *pairs = (Pairs){ .count = count, .category_count = category_count, .node = MPI_COMM_NULL, .window = MPI_WIN_NULL };
     for (int i = 0; i < PAIR_SIDES; i++) pairs->side[i].token_count = tokens[i];
     int64_t bytes = place_arrays(pairs, NULL);
+    if (comm == MPI_COMM_NULL) {
+        pairs->memory = calloc(1, (size_t)bytes);
+        place_arrays(pairs, pairs->memory);
+        return pairs->memory || error_fault(err, "no memory for pairs of %.1f MB", (double)bytes / 1e6);
+    }
 
     CHECK_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &pairs->node));
     MPI_Aint size = 0;
@@ -79,13 +84,14 @@ bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64
 
 bool pairs_is_writer(const Pairs *pairs)
 {
-    int rank;
-    CHECK_MPI(MPI_Comm_rank(pairs->node, &rank));
+    int rank = 0;
+    if (!pairs->memory) CHECK_MPI(MPI_Comm_rank(pairs->node, &rank));
     return rank == 0;
 }
 
 void pairs_publish(Pairs *pairs)
 {
+    if (pairs->memory) return;
     CHECK_MPI(MPI_Win_sync(pairs->window));
     CHECK_MPI(MPI_Barrier(pairs->node));
     CHECK_MPI(MPI_Win_sync(pairs->window));
@@ -95,6 +101,7 @@ void pairs_free(Pairs *pairs)
 {
     if (pairs->category_count == 0) return;  /* zeroed: not even the handles are MPI's */
     free(pairs->settings);
+    free(pairs->memory);
     if (pairs->window != MPI_WIN_NULL) {
         CHECK_MPI(MPI_Win_unlock_all(pairs->window));
         CHECK_MPI(MPI_Win_free(&pairs->window));

@@ -32,25 +32,34 @@ static uint64_t checksum_spread(const uint32_t *word, int64_t memory_step, int64
     return sum;
 }
 
-/* All held indices of one axis, the other indices being fixed: base is the linear index of index 0 on this axis. */
-static uint64_t checksum_axis(const SlabAxis *axis, uint64_t base, uint64_t stride, int words, const uint32_t *memory)
+/* The same for bytes, each a word of its own. */
+static uint64_t checksum_bytes(const uint8_t *byte, int64_t memory_step, int64_t count, uint64_t first, uint64_t step)
 {
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += mix(byte[i * memory_step], first + (uint64_t)i * step);
+    return sum;
+}
+
+/* All held indices of one axis, the other indices being fixed: base is the linear index of index 0 on this axis. */
+static uint64_t checksum_axis(const SlabAxis *axis, uint64_t base, uint64_t stride, size_t size, const char *memory)
+{
+    int words = (int)(size / 4);
     int64_t held = slab_axis_count(axis);
     uint64_t sum = 0;
     for (int64_t at = 0; at < held; at += axis->block) {
         int64_t run = held - at < axis->block ? held - at : axis->block;
         uint64_t first = base + (uint64_t)slab_index(axis, at) * stride;
-        const uint32_t *start = memory + slab_offset(axis, at) * words;
+        const char *start = memory + slab_offset(axis, at) * (int64_t)size;
+        if (size == 1) sum += checksum_bytes((const uint8_t *)start, axis->step, run, first, stride);
         for (int w = 0; w < words; w++)
-            sum += checksum_spread(start + w, axis->step * words, run, first * words + w, stride * words);
+            sum += checksum_spread((const uint32_t *)(const void *)start + w, axis->step * words, run, first * words + w, stride * words);
     }
     return sum;
 }
 
 uint64_t checksum_slab(const Slab *slab, DataType type, const void *values)
 {
-    int words = (int)(data_size(type) / 4);
-    CHECK(words == 1 || words == 2);
+    size_t size = data_size(type);
     if (slab_count(slab) == 0) return 0;
 
     uint64_t stride[SLAB_AXES], sum = 0;  /* of the whole tensor, row-major, in elements */
@@ -70,7 +79,7 @@ uint64_t checksum_slab(const Slab *slab, DataType type, const void *values)
             base += (uint64_t)slab_index(&slab->axis[i], at[i]) * stride[i];
             offset += slab_offset(&slab->axis[i], at[i]);
         }
-        sum += checksum_axis(&slab->axis[inner], base, stride[inner], words, (const uint32_t *)values + offset * words);
+        sum += checksum_axis(&slab->axis[inner], base, stride[inner], size, (const char *)values + offset * (int64_t)size);
         int i = slab->axes - 1;
         while (i >= 0 && ++at[i] == held[i]) at[i--] = 0;
         if (i < 0) return sum;

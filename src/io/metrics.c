@@ -1,32 +1,16 @@
 /* metrics.h5: rows kept in memory, then appended to a copy of the file that replaces it. */
-#include "catdpo/metrics.h"
+#include "metrics_private.h"
 
-#include "catdpo/h5.h"
+#include "catdpo/checksum.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { METRICS_VERSION = 1 };
-
 /* ---- the columns ------------------------------------------------------------------------------------------------- */
-
-/* What a row of a dataset has behind its step. */
-typedef enum { SCALAR, PER_CATEGORY, PER_PAIR, PER_PHASE, PER_RANK_AND_CATEGORY } Shape;
-
-/* Whose values are stored: all ranks have the same; the largest counts; each rank its own. */
-typedef enum { SAME, LARGEST, OWN } Source;
-
-typedef struct Column {
-    const char *dataset;
-    DataType type;
-    Shape shape;
-    Source source;
-    size_t offset;          /* in StepMetrics: of the value (SCALAR), else of the pointer to the values */
-    const char *units, *description;
-} Column;
 
 #define FIELD(member) offsetof(StepMetrics, member)
 
@@ -77,16 +61,12 @@ static const Column columns[] = {
 
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
-struct Metrics {
-    char path[FILE_PATH];
-    MPI_Comm comm;
-    int rank, ranks;
-    int64_t categories, pairs, phases;
-    int64_t stored;             /* rows in the file; the last one is step `stored` */
-    int64_t rows, capacity;     /* in the buffers */
-    int64_t stored_ranks, stored_pairs; /* extents in the file: the most that any run of it had */
-    char *memory, *buffer[COLUMNS];     /* [capacity, width] of the column's type, this rank's */
-};
+static_assert((int)COLUMNS <= (int)METRICS_COLUMNS_MAX, "a larger METRICS_COLUMNS_MAX is needed");
+
+const Column *metrics_column(int index)
+{
+    return index < COLUMNS ? &columns[index] : NULL;
+}
 
 /* Elements of one row in memory (of one rank). */
 static int64_t width(const Metrics *m, const Column *c)
@@ -101,8 +81,7 @@ static int64_t width(const Metrics *m, const Column *c)
     return 0;
 }
 
-/* The dataset's shape with this many rows; returns the axes. */
-static int shape(const Metrics *m, const Column *c, int64_t rows, int64_t dims[3])
+int metrics_shape(const Metrics *m, const Column *c, int64_t rows, int64_t dims[3])
 {
     dims[0] = rows;
     switch (c->shape) {
@@ -123,12 +102,12 @@ static bool create_column(H5File *file, const Metrics *m, const Column *c, Error
     static const char *const label[] = { [PER_CATEGORY] = "category", [PER_PAIR] = "pair", [PER_PHASE] = "phase",
                                          [PER_RANK_AND_CATEGORY] = "rank" };
     int64_t dims[3], chunk[3], row = 1;
-    int axes = shape(m, c, 0, dims), growing = c->shape == PER_PAIR || c->shape == PER_RANK_AND_CATEGORY ? 2 : 1;
+    int axes = metrics_shape(m, c, 0, dims), growing = c->shape == PER_PAIR || c->shape == PER_RANK_AND_CATEGORY ? 2 : 1;
     for (int i = 1; i < axes; i++) row *= chunk[i] = dims[i] > 0 ? dims[i] : 1;
     chunk[0] = 8192 / row > 16 ? 8192 / row : 16;   /* about 64 KB, */
     if (chunk[0] > 1024) chunk[0] = 1024;           /* and not for a single number */
     bool ok = h5_create_extendible(file, c->dataset, c->type, axes, growing, dims, chunk, c->type == DATA_INT64 ? -1 : 0, err)
-           && h5_describe(file, c->dataset, c->units, c->description, err);
+           && h5_describe(file, c->dataset, c->units, c->description, err) && h5_write_uint64(file, c->dataset, "checksum", 0, err);
     if (ok && c == &columns[0]) return h5_make_scale(file, c->dataset, "step", err);
     ok = ok && h5_label_axis(file, c->dataset, 0, "step", columns[0].dataset, err);
     if (ok && axes > 1) ok = h5_label_axis(file, c->dataset, 1, label[c->shape], c->shape == PER_CATEGORY || c->shape == PER_PHASE ? scale[c->shape] : NULL, err);
@@ -250,7 +229,7 @@ static Slab new_rows(const Metrics *m, const Column *c, int64_t rows)
 {
     int64_t dims[3];
     if (c->source != OWN && m->rank != 0) return slab_none();
-    Slab slab = slab_rows(shape(m, c, rows, dims), dims, m->stored, m->rows);
+    Slab slab = slab_rows(metrics_shape(m, c, rows, dims), dims, m->stored, m->rows);
     SlabAxis *axis = slab.axis;
     axis[0].step = width(m, c);
     if (c->shape == PER_PAIR) axis[1].block = m->pairs;
@@ -258,27 +237,55 @@ static Slab new_rows(const Metrics *m, const Column *c, int64_t rows)
     return slab;
 }
 
+/* What no rank writes of the new rows: columns of ranks and pairs that this run does not have, which read as -1. */
+static Slab unwritten(const Metrics *m, const Column *c, int64_t rows)
+{
+    int64_t dims[3], held = c->shape == PER_PAIR ? m->pairs : c->shape == PER_RANK_AND_CATEGORY ? m->ranks : -1;
+    int axes = metrics_shape(m, c, rows, dims);
+    if (m->rank != 0 || held < 0 || held == dims[1]) return slab_none();
+    CHECK(c->type == DATA_INT64);
+    return metrics_unwritten(axes, dims, m->stored, m->rows, held);
+}
+
+/* The columns' checksums with the new rows. */
+static void add_rows(const Metrics *m, uint64_t sums[])
+{
+    static const int64_t fill = -1;
+    for (int i = 0; i < COLUMNS; i++) {
+        const Column *c = &columns[i];
+        Slab slab = new_rows(m, c, m->stored + m->rows), rest = unwritten(m, c, m->stored + m->rows);
+        sums[i] = checksum_slab(&slab, c->type, m->buffer[i]) + checksum_slab(&rest, c->type, &fill);
+    }
+    checksum_sum(COLUMNS, sums, m->comm);
+    for (int i = 0; i < COLUMNS; i++) sums[i] += m->checksum[i];
+}
+
 bool metrics_flush(Metrics *m, Error *err)
 {
     if (m->rows == 0) return true;
     int64_t dims[3], rows = m->stored + m->rows;
+    uint64_t sums[METRICS_COLUMNS_MAX];
+    for (int i = 0; i < COLUMNS; i++) {
+        const Column *c = &columns[i];
+        if (c->source != LARGEST) continue;
+        CHECK(c->type == DATA_FLOAT64);
+        CHECK_MPI(MPI_Reduce(m->rank == 0 ? MPI_IN_PLACE : m->buffer[i], m->buffer[i], (int)(m->rows * width(m, c)), MPI_DOUBLE, MPI_MAX, 0,
+                             m->comm));
+    }
+    add_rows(m, sums);
     H5File file;
     bool ok = h5_modify(&file, m->path, m->comm, err);
     for (int i = 0; ok && i < COLUMNS; i++)
-        ok = h5_resize(&file, columns[i].dataset, shape(m, &columns[i], rows, dims), dims, err);
+        ok = h5_resize(&file, columns[i].dataset, metrics_shape(m, &columns[i], rows, dims), dims, err)
+          && h5_write_uint64(&file, columns[i].dataset, "checksum", sums[i], err);
     for (int i = 0; ok && i < COLUMNS; i++) {
-        const Column *c = &columns[i];
-        if (c->source == LARGEST) {
-            CHECK(c->type == DATA_FLOAT64);
-            CHECK_MPI(MPI_Reduce(m->rank == 0 ? MPI_IN_PLACE : m->buffer[i], m->buffer[i], (int)(m->rows * width(m, c)), MPI_DOUBLE,
-                                 MPI_MAX, 0, m->comm));
-        }
-        Slab slab = new_rows(m, c, rows);
-        ok = h5_write_slab(&file, c->dataset, c->type, &slab, m->buffer[i], err);
+        Slab slab = new_rows(m, &columns[i], rows);
+        ok = h5_write_slab(&file, columns[i].dataset, columns[i].type, &slab, m->buffer[i], err);
     }
     ok = ok && h5_commit(&file, err);
     h5_close(&file);
     if (!ok) return false;
+    memcpy(m->checksum, sums, sizeof m->checksum);
     m->stored = rows;
     m->rows = 0;
     return true;
@@ -317,8 +324,7 @@ static bool check_steps(H5File *file, int64_t rows, int64_t step, Error *err)
     return ok;
 }
 
-/* Is the file what these columns made? Leaves its extents in m. */
-static bool check_layout(H5File *file, Metrics *m, const MetricsInfo *info, int64_t step, Error *err)
+bool metrics_check_layout(H5File *file, Metrics *m, const MetricsInfo *info, int64_t step, Error *err)
 {
     const char *names[CATEGORIES_MAX];
     CHECK(info->category_count <= CATEGORIES_MAX);
@@ -333,7 +339,7 @@ static bool check_layout(H5File *file, Metrics *m, const MetricsInfo *info, int6
     for (int i = 0; i < COLUMNS; i++) {
         const Column *c = &columns[i];
         m->stored_ranks = ranks, m->stored_pairs = pairs;
-        int axes = shape(m, c, rows, dims);
+        int axes = metrics_shape(m, c, rows, dims);
         if (!h5_expect(file, c->dataset, c->type, axes, dims, err)) return false;
         if (c->shape == PER_RANK_AND_CATEGORY) ranks = dims[1];
         if (c->shape == PER_PAIR) pairs = dims[1];
@@ -349,7 +355,8 @@ static bool cut(H5File *file, const Metrics *m, const MetricsInfo *info, int64_t
     int64_t dims[3];
     bool ok = true;
     for (int i = 0; ok && i < COLUMNS; i++)
-        ok = h5_resize(file, columns[i].dataset, shape(m, &columns[i], step, dims), dims, err);
+        ok = h5_resize(file, columns[i].dataset, metrics_shape(m, &columns[i], step, dims), dims, err)
+          && h5_write_uint64(file, columns[i].dataset, "checksum", m->checksum[i], err);
     return ok && h5_delete(file, "/config", err) && write_run(file, info, restarts, err);
 }
 
@@ -360,8 +367,10 @@ Metrics *metrics_resume(const char *path, const MetricsInfo *info, int64_t step,
     CHECK(step >= 0);
     H5File file;
     int64_t restarts = 0;
-    bool ok = h5_open(&file, path, comm, err) && check_layout(&file, m, info, step, err)
+    bool ok = h5_open(&file, path, comm, err) && metrics_check_layout(&file, m, info, step, err)
            && h5_read_int64(&file, "/", "restarts", 0, INT64_MAX - 1, &restarts, err);
+    for (int i = 0; ok && i < COLUMNS; i++)
+        ok = metrics_verify_column(&file, m, &columns[i], step, &m->checksum[i], NULL, NULL, err);
     h5_close(&file);
     if (ok) {
         ok = h5_modify(&file, path, comm, err) && cut(&file, m, info, step, restarts + 1, err) && h5_commit(&file, err);

@@ -158,17 +158,38 @@ static bool all_finite(const float *x, int64_t n)
     return isfinite(simd_square_sum(x, n)) || (isfinite(simd_sum(x, n)) && isfinite(simd_max(x, (int)n)));
 }
 
+/* Is a part there, with its shape? Leaves its dataset's name, its shape (1 or 2 axes) and, if `sum` is not NULL, its checksum. */
+static bool expect_part(H5File *file, const char *group, const Tensor *tensor, int index, char dataset[DATASET], int64_t dims[2], uint64_t *sum,
+                        Error *err)
+{
+    name_dataset(dataset, group, tensor->part[index].name);
+    dims[0] = tensor->part[index].rows;
+    dims[1] = tensor->columns.length;
+    return h5_expect(file, dataset, DATA_FLOAT32, tensor->vector ? 1 : 2, dims, err) &&
+           (!sum || h5_read_uint64(file, dataset, "checksum", sum, err));
+}
+
+static bool same_checksum(const H5File *file, const char *dataset, uint64_t found, uint64_t stored, Error *err)
+{
+    return found == stored ||
+           error_usage(err, "%s: %s is damaged: its checksum is %016llx, the file says %016llx. Copy or import it again", file->path,
+                       dataset, (unsigned long long)found, (unsigned long long)stored);
+}
+
+static bool refuse_numbers(const H5File *file, const char *dataset, const char *others, Error *err)
+{
+    return error_usage(err, "%s: %s%s holds NaN or infinite numbers: start from a file that is whole", file->path, dataset, others);
+}
+
 /* One part from the file to its place in a flat array. With checksum != NULL it must be the one that the file gives. Collective. */
 static bool read_part(H5File *file, const Transformer *t, const char *group, const Tensor *tensor, int index, float *flat, uint64_t *checksum,
                       Error *err)
 {
     const Grid *grid = t->grid;
     char dataset[DATASET];
-    name_dataset(dataset, group, tensor->part[index].name);
-    int64_t dims[2] = { tensor->part[index].rows, tensor->columns.length };
+    int64_t dims[2];
     uint64_t stored = 0;
-    if (!h5_expect(file, dataset, DATA_FLOAT32, tensor->vector ? 1 : 2, dims, err) ||
-        (checksum && !h5_read_uint64(file, dataset, "checksum", &stored, err)))
+    if (!expect_part(file, group, tensor, index, dataset, dims, checksum ? &stored : NULL, err))
         return false;
     float *values = flat + tensor->offset + rows_before(tensor, index);
     Slab slab = slab_of(tensor, grid, index, 0, tensor->columns.local, false);
@@ -179,9 +200,7 @@ static bool read_part(H5File *file, const Transformer *t, const char *group, con
     slab = slab_of(tensor, grid, index, 0, tensor->columns.local, true);
     *checksum = grid->replica == 0 ? checksum_slab(&slab, DATA_FLOAT32, values) : 0;
     checksum_sum(1, checksum, grid->world);
-    return *checksum == stored ||
-           error_usage(err, "%s: %s is damaged: its checksum is %016llx, the file says %016llx. Copy or import it again", file->path,
-                       dataset, (unsigned long long)*checksum, (unsigned long long)stored);
+    return same_checksum(file, dataset, *checksum, stored, err);
 }
 
 bool tensors_read(H5File *file, const Transformer *t, const char *group, float *flat, uint64_t *checksums, Error *err)
@@ -192,13 +211,62 @@ bool tensors_read(H5File *file, const Transformer *t, const char *group, float *
         for (int j = 0; j < tensor->part_count; j++, at++)
             if (!read_part(file, t, group, tensor, j, flat, checksums ? &checksums[at] : NULL, err))
                 return false;
-        bool finite = all_finite(flat + tensor->offset, tensor->local) ||
-                      error_usage(err, "%s: %s/%s or what goes with it holds NaN or infinite numbers: start from a file that is whole", file->path,
-                                  group, tensor->part[0].name);
+        char dataset[DATASET];
+        name_dataset(dataset, group, tensor->part[0].name);
+        bool finite = all_finite(flat + tensor->offset, tensor->local) || refuse_numbers(file, dataset, " or what goes with it", err);
         if (!error_agree(t->grid->world, finite, err))
             return false;
     }
     return true;
+}
+
+/* ---- verifying -------------------------------------------------------------------------------------------------- */
+
+/* One part, some rows at a time in buffer[most]. */
+static bool verify_part(H5File *file, const char *group, const Tensor *tensor, int index, bool positive, float *buffer, int64_t most,
+                        uint64_t *checksum, Error *err)
+{
+    char dataset[DATASET];
+    int64_t dims[2];
+    uint64_t stored;
+    int axes = tensor->vector ? 1 : 2;
+    if (!expect_part(file, group, tensor, index, dataset, dims, &stored, err))
+        return false;
+    int64_t width = axes == 1 ? 1 : dims[1], rows = most / width;
+    *checksum = 0;
+    for (int64_t at = 0; at < dims[0]; at += rows) {
+        int64_t count = dims[0] - at < rows ? dims[0] - at : rows;
+        Slab slab = slab_rows(axes, dims, at, count);
+        if (!h5_read_slab(file, dataset, DATA_FLOAT32, &slab, buffer, err))
+            return false;
+        *checksum += checksum_slab(&slab, DATA_FLOAT32, buffer);
+        if (!all_finite(buffer, count * width))
+            return refuse_numbers(file, dataset, "", err);
+        for (int64_t i = 0; positive && i < count * width; i++)
+            if (buffer[i] < 0)
+                return error_usage(err, "%s: %s holds %g; a second moment is not negative: use another checkpoint", file->path, dataset,
+                                   (double)buffer[i]);
+    }
+    return same_checksum(file, dataset, *checksum, stored, err);
+}
+
+bool tensors_verify(H5File *file, const Parameters *p, const char *group, bool positive, uint64_t *checksums, TensorsProgress *progress,
+                    void *context, Error *err)
+{
+    int64_t most = 1 << 22;
+    for (int i = 0; i < p->count; i++)
+        if (p->tensor[i].columns.length > most)
+            most = p->tensor[i].columns.length;
+    float *buffer = malloc((size_t)most * sizeof *buffer);
+    bool ok = buffer || error_fault(err, "out of memory for reading %s", file->path);
+    for (int i = 0, at = 0; ok && i < p->count; i++)
+        for (int j = 0; ok && j < p->tensor[i].part_count; j++, at++) {
+            ok = verify_part(file, group, &p->tensor[i], j, positive, buffer, most, &checksums[at], err);
+            if (ok && progress)
+                progress(context, (int64_t)p->tensor[i].part[j].rows * p->tensor[i].columns.length);
+        }
+    free(buffer);
+    return ok;
 }
 
 bool model_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error *err)

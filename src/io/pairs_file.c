@@ -88,6 +88,7 @@ static bool with_remedy(bool ok, Error *err)
 /* The readers' verdict and what they found, to the ranks beside them; and all readers must have found the same. */
 static bool share_sizes(Sizes *sizes, char **settings, bool reader, MPI_Comm node, MPI_Comm comm, const char *path, Error *err)
 {
+    if (comm == MPI_COMM_NULL) return true;
     CHECK_MPI(MPI_Bcast(sizes, (int)sizeof *sizes, MPI_BYTE, 0, node));
     if (!reader) *settings = malloc(sizes->settings_bytes);
     CHECK(*settings);
@@ -101,10 +102,11 @@ static bool share_sizes(Sizes *sizes, char **settings, bool reader, MPI_Comm nod
 bool pairs_load(Pairs *pairs, const char *path, const char *group, MPI_Comm comm, Error *err)
 {
     *pairs = (Pairs){ 0 };
-    MPI_Comm node;
-    int node_rank;
-    CHECK_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node));
-    CHECK_MPI(MPI_Comm_rank(node, &node_rank));
+    MPI_Comm node = MPI_COMM_NULL;
+    int node_rank = 0;
+    bool alone = comm == MPI_COMM_NULL;
+    if (!alone) CHECK_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node));
+    if (!alone) CHECK_MPI(MPI_Comm_rank(node, &node_rank));
     bool reader = node_rank == 0, ok = true;
     H5File file;
     Sizes sizes;
@@ -127,13 +129,13 @@ bool pairs_load(Pairs *pairs, const char *path, const char *group, MPI_Comm comm
         char where[FILE_PATH + 256];
         snprintf(where, sizeof where, "%s: /%.200s", path, group);
         if (reader) ok = with_remedy(read_arrays(&file, group, pairs, err), err) && pairs_check(pairs, where, err);
-        CHECK_MPI(MPI_Bcast(&pairs->longest, 1, MPI_INT64_T, 0, node));
+        if (!alone) CHECK_MPI(MPI_Bcast(&pairs->longest, 1, MPI_INT64_T, 0, node));
         ok = error_agree(comm, ok, err);
         pairs_publish(pairs);
     }
     if (reader) h5_close(&file);
     free(settings);
-    CHECK_MPI(MPI_Comm_free(&node));
+    if (!alone) CHECK_MPI(MPI_Comm_free(&node));
     if (!ok) pairs_free(pairs);
     return ok;
 }

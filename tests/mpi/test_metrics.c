@@ -1,6 +1,7 @@
 /* Promises: every row arrives, each rank's partial counts at its place, the largest time of any rank; the file under its final
  * name is complete after every flush and as before after a failed one; a run continues after any step, with other ranks and pairs a
- * step too; labels, scales and units are there. */
+ * step too; each column has the checksum of its values; labels, scales and units are there. */
+#include "catdpo/checksum.h"
 #include "catdpo/h5.h"
 #include "catdpo/metrics.h"
 #include "scratch.h"
@@ -42,6 +43,14 @@ static void append(Metrics *m, int64_t step, int64_t pairs, int rank)
         .pair_index = index, .phase_seconds = seconds, .step_seconds = step + 0.25 * rank });
 }
 
+/* However the rows were written, a column has the checksum of its values as they are read. */
+static void check_checksum(H5File *file, const char *name, const void *words, int64_t count)
+{
+    Error err = { 0 };
+    uint64_t stored;
+    CHECK(h5_read_uint64(file, name, "checksum", &stored, &err) && stored == checksum_words(words, count, 0, 1));
+}
+
 /* On one rank, with plain HDF5: what a reader from elsewhere sees. Step s was written by ranks_of[s] ranks with pairs_of[s] pairs. */
 static void check_file(const char *path, int64_t steps, const int ranks_of[], const int pairs_of[], int ranks, int pairs)
 {
@@ -66,6 +75,15 @@ static void check_file(const char *path, int64_t steps, const int ranks_of[], co
         && h5_read_array(&file, "/timing/step_seconds", DATA_FLOAT64, 1, &s, step_seconds, &err)
         && h5_read_int64(&file, "/", "restarts", 0, 100, &restarts, &err);
     if (!ok) fatal(__FILE__, __LINE__, "%s", err.message);
+    check_checksum(&file, "/train/step", step, 2 * steps);
+    check_checksum(&file, "/train/category/margin", margin, 2 * steps * K);
+    check_checksum(&file, "/train/partial/n", partial, 2 * steps * ranks * K);
+    check_checksum(&file, "/train/partial/violations", violations, 2 * steps * ranks * K);
+    check_checksum(&file, "/train/pairs", index, 2 * steps * pairs);
+    check_checksum(&file, "/timing/seconds", seconds, 2 * steps * P);
+    uint32_t words[64];
+    for (int64_t i = 0; i < steps; i++) words[i] = clipped[i];
+    check_checksum(&file, "/train/clipped", words, steps);
     h5_close(&file);
     for (int64_t i = 0; i < steps; i++) {
         int64_t t = i + 1;
