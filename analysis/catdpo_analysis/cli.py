@@ -14,6 +14,7 @@ The usual order:
   catdpo-analysis import  SmolLM2/ --out model.h5                    weights + tokenizer -> model.h5
   catdpo-analysis prepare pairs.jsonl --model model.h5 --out pairs.h5  preference data -> token ids
   mpirun -n 2 catdpo train run.cfg                                   (the trainer)
+  catdpo-analysis watch   runs/first                                 the run while it goes
   catdpo-analysis report  runs/first                                 tables and an HTML page
   catdpo-analysis export  runs/first/checkpoints/final.h5 --out hf/  back to a Hugging Face folder
 """
@@ -59,10 +60,21 @@ Reads what the run directory has of metrics.h5, eval-before.h5, eval-after.h5 an
   catdpo-analysis report runs/first                 writes runs/first/report.html
 """
 
+WATCH = """Show a run in the terminal while it goes: progress, loss, margin and violation rate of each category,
+throughput, checkpoints, restarts. Only reads; run it on a login node, over ssh, as often as wanted. q ends the view.
+
+Whether the run lives is told by its heartbeat and its log changing while we look, so a first look may take a few
+seconds to say. Works on running, finished, stopped and crashed runs.
+
+  catdpo-analysis watch runs/first
+  catdpo-analysis watch runs/first --once           one frame, for scripts
+"""
+
 COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "import": ("import_model", "a Hugging Face folder or a GGUF file -> model.h5", IMPORT),
     "prepare": ("prepare", "preference data -> pairs.h5", PREPARE),
     "report": ("report", "a run directory -> tables and an HTML page", REPORT),
+    "watch": ("watch", "a run in the terminal while it goes", WATCH),
     "export": ("export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
 }
 
@@ -95,8 +107,7 @@ def main(argv=None):
         if args.command is None:
             parser.print_help()
             return 2
-        args.execute(args)
-        return 0
+        return args.execute(args) or 0
     except UserError as error:
         print("catdpo-analysis: error: " + str(error).replace("\n", " "), file=sys.stderr)
         return 2

@@ -148,7 +148,7 @@ def violation_rates(metrics, styles):
         styles,
         metrics.categories,
         percent=True,
-        target=metrics.setting("target"),
+        target=metrics.settings.get("margin.target"),
     )
 
 
@@ -204,7 +204,7 @@ def optimisation(metrics):
                     markersize=6,
                 )
                 title += f", {clipped.mean():.0%} clipped"
-            limit = metrics.setting("max_grad_norm")
+            limit = metrics.settings.get("optimizer.max_grad_norm")
             if limit:
                 ax.axhline(limit, color=INK, linewidth=1, linestyle=(0, (1, 2)))
             ax.set_title(title)

@@ -62,11 +62,12 @@ def create(path, format_name):
 @contextlib.contextmanager
 def open_as(path, *formats):
     """An existing file of one of `formats`, open for reading; anything else is refused by name, and so is damage
-    found while reading."""
+    found while reading. No lock is asked for: a file under its final name is complete and is only ever replaced, and
+    many shared file systems know no locks."""
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path}")
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read as HDF5 (wrong kind of file, or cut short): {shorten(error, 160)}"

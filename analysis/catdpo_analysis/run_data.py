@@ -1,13 +1,14 @@
 """What a run directory has to say: metrics and evaluations, each optional, read into plain arrays."""
 
 import dataclasses
+import functools
 import os
-import re
 
 import numpy as np
 
 from catdpo_analysis import h5io
 from catdpo_analysis.errors import UserError
+from catdpo_analysis.settings import parse_settings
 from catdpo_analysis.stats import summarise, wilson
 
 SERIES = (
@@ -62,13 +63,10 @@ class Metrics:
     def steps(self):
         return len(next(iter(self.series.values()), ()))
 
-    def setting(self, name):
-        """A number from the resolved config, None if it is not there."""
-        found = re.search(rf"\b{name}\s*=\s*([-+0-9.eE]+)", self.config)
-        try:
-            return float(found.group(1)) if found else None
-        except ValueError:
-            return None
+    @functools.cached_property
+    def settings(self):
+        """{"group.key": value} of the resolved config."""
+        return parse_settings(self.config)
 
 
 @dataclasses.dataclass
@@ -154,14 +152,15 @@ def _categories(file):
     return names, harm
 
 
-def read_metrics(path):
+def read_metrics(path, per_category=PER_CATEGORY):
+    """metrics.h5; of the columns by category only those of `per_category`."""
     with h5io.open_as(path, "catdpo-metrics") as file:
         names, harm = _categories(file)
         train = file.get("train", {})
         series = {name: train[name][...] for name in SERIES if name in train}
         category = {
             name: train["category"][name][...].astype(float)
-            for name in PER_CATEGORY
+            for name in per_category
             if "category" in train and name in train["category"]
         }
         phases = h5io.strings(file["timing/phase"]) if "timing/phase" in file else []

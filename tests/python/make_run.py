@@ -3,6 +3,7 @@
 python make_run.py OUT_DIR
 """
 
+import json
 import math
 import os
 import sys
@@ -144,6 +145,57 @@ def write_evaluation(path, level, categories=CATEGORIES, seed=1, n=24, with_pair
         if with_pairs:
             file["eval/pairs/violation"] = np.concatenate(violation)
             file["eval/pairs/index"] = np.arange(n * k)
+
+
+def log_line(step, total=100, categories=CATEGORIES, loss=None):
+    """A line of log.jsonl, as the trainer writes it."""
+    k = len(categories)
+    row = {
+        "step": step,
+        "total_steps": total,
+        "epoch": step / 30,
+        "loss": 0.69 * math.exp(-step / 40) if loss is None else loss,
+        "grad_norm": 3.0,
+        "learning_rate": 2e-6,
+        "tokens_per_second": 450.0 + step,
+        "rewards/margins": 0.05 * step,
+        "rewards/accuracies": 0.75,
+        "seconds": 3.0,
+        "margins": {name: 0.01 * step * i for i, name in enumerate(categories)},
+        "violation_rate": {name: (i + 1) / (k + 1) for i, name in enumerate(categories)},
+    }
+    return json.dumps(row, separators=(",", ":")) + "\n"
+
+
+def write_log(folder, steps, torn=False, **kwargs):
+    """log.jsonl of the steps up to `steps`; torn: the last line is cut off in the middle."""
+    text = "".join(log_line(step, **kwargs) for step in range(1, steps + 1))
+    with open(os.path.join(folder, "log.jsonl"), "w") as file:
+        file.write(text[: -len(log_line(steps)) // 2] if torn else text)
+
+
+def beat(folder, count, number=1):
+    """A heartbeat of writer-<number>, written as the trainer does: whole."""
+    path = os.path.join(folder, f"writer-{number}", "heartbeat")
+    with open(path + ".tmp", "w") as file:
+        file.write(f"{count}\n")
+    os.replace(path + ".tmp", path)
+
+
+def write_writer(folder, number=1, **owner):
+    """The lock of a copy of the program that runs, or died without cleaning up."""
+    writer = os.path.join(folder, f"writer-{number}")
+    os.makedirs(writer)
+    values = {"token": "t", "host": "node3", "pid": 77, "job": "4711", "restart": 0, "ranks": 4} | owner
+    with open(os.path.join(writer, "owner"), "w") as file:
+        file.writelines(f"{key} = {value}\n" for key, value in values.items())
+    beat(folder, 1, number)
+
+
+def write_checkpoints(folder, *names):
+    os.makedirs(os.path.join(folder, "checkpoints"), exist_ok=True)
+    for name in names:
+        open(os.path.join(folder, "checkpoints", name), "w").close()
 
 
 def write_run(folder, **kwargs):
