@@ -9,6 +9,7 @@ import numpy as np
 
 from catdpo_analysis import CREATOR
 from catdpo_analysis.errors import UserError, shorten
+from catdpo_analysis.seal import seal
 
 ATTRIBUTE_LIMIT = 60000  # bytes; HDF5 keeps attributes of up to 64 KiB in the object header
 
@@ -57,6 +58,7 @@ def create(path, format_name):
             set_text(file, "creator", CREATOR)
             set_text(file, "created", datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"))
             yield file
+        seal(temporary)
 
 
 @contextlib.contextmanager

@@ -21,4 +21,16 @@ typedef struct CheckpointInfo {
 bool checkpoint_write(const char *path, const char *model_path, const Transformer *t, const Optimizer *optimizer, const MarginState *margins,
                       const CheckpointInfo *info, Error *err);
 
+/* What checkpoint_check found. */
+typedef struct CheckpointSummary {
+    int64_t step, total_steps, num_tokens, categories;
+    char    version[64], data_digest[DIGEST_TEXT], reference_digest[DIGEST_TEXT];
+    char    name[CATEGORIES_MAX][CATEGORY_NAME];
+    double  margin[CATEGORIES_MAX], violation_rate[CATEGORIES_MAX];
+} CheckpointSummary;
+
+/* Verify what an open checkpoint holds beside its model and its moments: margins, sampler, where the run is. By a process alone (a file
+ * opened with MPI_COMM_NULL). */
+bool checkpoint_check(H5File *file, CheckpointSummary *summary, Error *err);
+
 #endif

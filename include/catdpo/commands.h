@@ -1,4 +1,4 @@
-/* The command line: catdpo COMMAND CONFIG [--set key=value]... [options].
+/* The command line: catdpo COMMAND CONFIG [--set key=value]... [options], or catdpo COMMAND FILE... [options].
  *
  * A Command is a row of the table in src/commands/main.c; parsing, help and "did you mean" all come from that table and
  * from the options of each row. Parsing needs no MPI, so that help and usage errors work without mpirun.
@@ -31,12 +31,15 @@ typedef struct Command {
     const char          *examples; /* lines, each ended */
     const CommandOption *options;  /* NULL: none */
     int (*run)(const CommandLine *line, MPI_Comm comm);
+    bool                 files;    /* takes FILE... instead of CONFIG and runs on one process, without MPI */
 } Command;
 
 /* What was asked for. Text belongs to argv. */
 struct CommandLine {
     const Command *command;
-    const char    *config;                  /* CONFIG */
+    const char    *config;                  /* CONFIG; NULL with files */
+    int            file_count;              /* FILE... */
+    const char   **files;                   /* the array is owned */
     int            set_count;
     char         **sets;                    /* "group.key=value" of each --set, in order; the array is owned */
     const char    *values[COMMAND_OPTIONS]; /* of command->options; "" for a flag that was given; NULL: not given */
@@ -50,6 +53,7 @@ const char *command_option(const CommandLine *line, const char *name);
 
 int command_train(const CommandLine *line, MPI_Comm comm);
 int command_eval(const CommandLine *line, MPI_Comm comm);
+int command_check(const CommandLine *line, MPI_Comm comm); /* comm is MPI_COMM_NULL: not collective */
 
 /* ---- parsing and help, for main and its tests; not collective ---- */
 

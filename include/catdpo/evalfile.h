@@ -2,7 +2,7 @@
 #ifndef CATDPO_EVALFILE_H
 #define CATDPO_EVALFILE_H
 
-#include "catdpo/error.h"
+#include "catdpo/h5.h"
 #include "catdpo/pairs.h"
 
 #include <mpi.h>
@@ -42,5 +42,9 @@ typedef struct EvalResult {
 /* Write the file, atomically, replacing an earlier one. Collective over comm: rank 0 writes its values, the verdict
  * is the same everywhere. */
 bool eval_file_write(const char *path, const EvalResult *result, MPI_Comm comm, Error *err);
+
+/* Verify an open file: shapes, rates in [0, 1], finite log-probabilities, and that rates, intervals and summaries follow from the counts.
+ * By a process alone (a file opened with MPI_COMM_NULL). */
+bool eval_file_check(H5File *file, EvalSummary *accuracy, EvalSummary *violation_rate, int64_t *pairs, Error *err);
 
 #endif

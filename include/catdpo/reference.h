@@ -3,7 +3,7 @@
 #ifndef CATDPO_REFERENCE_H
 #define CATDPO_REFERENCE_H
 
-#include "catdpo/error.h"
+#include "catdpo/h5.h"
 
 #include <mpi.h>
 #include <stdbool.h>
@@ -31,5 +31,9 @@ ReferenceStatus reference_cache_read(const char *path, const char *group, const 
  * replaced as a whole, atomically. Collective over comm; rank 0's values count. */
 bool reference_cache_write(const char *path, const char *group, const ReferenceKey *key, int64_t count,
                            const double *chosen, const double *rejected, MPI_Comm comm, Error *err);
+
+/* Verify a group of an open file: checksums and finite values. *count: its pairs, -1 without such a group. By a process alone (a file
+ * opened with MPI_COMM_NULL). */
+bool reference_check(H5File *file, const char *group, int64_t *count, Error *err);
 
 #endif

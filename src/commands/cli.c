@@ -104,7 +104,7 @@ static bool refuse_option(const Command *command, const char *argument, Error *e
     if (command)
         for (const CommandOption *o = command->options ? command->options : no_options; o->name; o++)
             names[count++] = o->name;
-    for (int k = command ? 0 : 1; common_names[k]; k++) names[count++] = common_names[k];
+    for (int k = command && !command->files ? 0 : 1; common_names[k]; k++) names[count++] = common_names[k];
 
     char name[64], hint[128], otherwise[64];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(argument, "="), argument);
@@ -133,6 +133,10 @@ static bool take_argument(CommandLine *line, int argc, char *const argv[], int *
 {
     const char *argument = argv[*at], *given, *value;
     if (*options_end || argument[0] != '-' || !argument[1]) {
+        if (line->command->files) {
+            line->files[line->file_count++] = argument;
+            return true;
+        }
         if (line->config)
             return error_usage(err, "catdpo %s takes one config file; '%.100s' is one too many", line->command->name,
                                argument);
@@ -143,7 +147,7 @@ static bool take_argument(CommandLine *line, int argc, char *const argv[], int *
         *options_end = true;
         return true;
     }
-    if (is_option(argument, "--set", &given)) {
+    if (!line->command->files && is_option(argument, "--set", &given)) {
         if (!take_value("--set", "GROUP.KEY=VALUE", given, argc, argv, at, &value, err)) return false;
         line->sets[line->set_count++] = (char *)value;
         return true;
@@ -176,14 +180,18 @@ bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[],
     if (!command->name) return refuse_command(argv[1], commands, err);
     cli->line.command = command;
     cli->line.sets = calloc((size_t)argc, sizeof *cli->line.sets);
-    if (!cli->line.sets) return error_fault(err, "no memory left for the command line");
+    cli->line.files = calloc((size_t)argc, sizeof *cli->line.files);
+    if (!cli->line.sets || !cli->line.files) return error_fault(err, "no memory left for the command line");
 
     bool options_end = false;
     for (int at = 2; at < argc; at++) {
         if (!options_end && take_question(cli, argv[at], err)) return err->exit_status == EXIT_DONE;
         if (!take_argument(&cli->line, argc, argv, &at, &options_end, err)) return false;
     }
-    if (!cli->line.config)
+    if (command->files && cli->line.file_count == 0)
+        return error_usage(err, "catdpo %s needs a file: catdpo %s FILE... (catdpo %s --help)", command->name, command->name,
+                           command->name);
+    if (!command->files && !cli->line.config)
         return error_usage(err, "catdpo %s needs a config file: catdpo %s CONFIG (catdpo %s --help)", command->name,
                            command->name, command->name);
     return true;
@@ -192,14 +200,17 @@ bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[],
 void cli_free(Cli *cli)
 {
     free(cli->line.sets);
+    free(cli->line.files);
     *cli = (Cli){0};
 }
 
 /* ---- help ---- */
 
-static const char common_help[] =
-    "  --set GROUP.KEY=VALUE  goes before the setting in CONFIG; may be given several times\n"
+#define CONFIG_HELP \
+    "  --set GROUP.KEY=VALUE  goes before the setting in CONFIG; may be given several times\n" \
     "  --help-config[=FORM]   all settings with types, defaults and bounds; FORM: text, markdown or cfg\n"
+
+static const char common_help[] =
     "  --help, -h             this text\n"
     "  --version              version of catdpo\n";
 
@@ -214,9 +225,10 @@ static void help(FILE *out, const Command commands[])
     fputs("catdpo trains language models to be safe with Cat-DPO: preference optimisation with a safety margin for\n"
           "each harm category that grows while the model still prefers unsafe responses there. It runs under MPI on\n"
           "any number of ranks; all its products are ScaLAPACK's on a process grid.\n"
-          "\nusage: catdpo COMMAND CONFIG [--set GROUP.KEY=VALUE]... [option]...\n\ncommands:\n", out);
+          "\nusage: catdpo COMMAND CONFIG [--set GROUP.KEY=VALUE]... [option]...\n"
+          "       catdpo check FILE...\n\ncommands:\n", out);
     for (const Command *c = commands; c->name; c++) fprintf(out, "  %-8s %s\n", c->name, c->summary);
-    fprintf(out, "\n  catdpo COMMAND --help explains one of them\n\noptions:\n%s\nexamples:\n", common_help);
+    fprintf(out, "\n  catdpo COMMAND --help explains one of them\n\noptions:\n%s%s\nexamples:\n", CONFIG_HELP, common_help);
     for (const Command *c = commands; c->name; c++) fputs(c->examples, out);
     fprintf(out, "\n%s", exit_help);
 }
@@ -224,7 +236,7 @@ static void help(FILE *out, const Command commands[])
 static void command_help(FILE *out, const Command *command)
 {
     const CommandOption *options = command->options ? command->options : no_options;
-    fprintf(out, "usage: catdpo %s CONFIG [--set GROUP.KEY=VALUE]...", command->name);
+    fprintf(out, "usage: catdpo %s %s", command->name, command->files ? "FILE..." : "CONFIG [--set GROUP.KEY=VALUE]...");
     for (const CommandOption *o = options; o->name; o++) {
         fprintf(out, " [%s", o->name);
         if (o->argument) fprintf(out, " %s", o->argument);
@@ -239,7 +251,7 @@ static void command_help(FILE *out, const Command *command)
             fprintf(out, "%s%s", k == 0 ? ": " : o->choices[k + 1] ? ", " : " or ", o->choices[k]);
         fputc('\n', out);
     }
-    fprintf(out, "%s\nexamples:\n%s\n%s", common_help, command->examples, exit_help);
+    fprintf(out, "%s%s\nexamples:\n%s\n%s", command->files ? "" : CONFIG_HELP, common_help, command->examples, exit_help);
 }
 
 bool cli_answer(const Cli *cli, const Command commands[], FILE *out, Error *err)

@@ -46,6 +46,21 @@ static const Command commands[] = {
         .options = eval_options,
         .run = command_eval,
     },
+    {
+        .name = "check",
+        .summary = "is a file whole? every kind of file that catdpo and catdpo-analysis write",
+        .help =
+            "Verifies models, checkpoints, pairs, metrics, references and evaluations: structure, attributes,\n"
+            "checksums of every byte, finite numbers, and what must hold between them. Prints for each file what it\n"
+            "is, and `ok` or the first thing that is wrong with it. A directory stands for the files of the run in it.\n"
+            "Needs neither mpirun nor an allocation, and memory for one file of pairs at most. Exit status 2 if a\n"
+            "file is damaged, missing or none of these.\n",
+        .examples = "  catdpo check model.h5 pairs.h5\n"
+                    "  catdpo check runs/first\n"
+                    "  catdpo check runs/first/checkpoints/*.h5\n",
+        .files = true,
+        .run = command_check,
+    },
     {0},
 };
 
@@ -59,6 +74,12 @@ int main(int argc, char *argv[])
         if (err.exit_status != EXIT_DONE && speaks) fprintf(stderr, "catdpo: %s\n", err.message);
         cli_free(&cli);
         return err.exit_status;
+    }
+
+    if (cli.line.command->files) { /* one process, also if mpirun started several */
+        int status = cli_launch_rank() == 0 ? cli.line.command->run(&cli.line, MPI_COMM_NULL) : EXIT_DONE;
+        cli_free(&cli);
+        return status;
     }
 
     blas_repair(argv); /* may start the program again */

@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -123,5 +124,25 @@ bool reference_cache_write(const char *path, const char *group, const ReferenceK
     bool ok = open_for_group(&file, path, group, key, comm, err) && write_side(&file, group, "chosen", count, chosen, err)
            && write_side(&file, group, "rejected", count, rejected, err) && h5_commit(&file, err);
     h5_close(&file);
+    return ok;
+}
+
+/* ---- verifying --------------------------------------------------------------------------------------------------- */
+
+bool reference_check(H5File *file, const char *group, int64_t *count, Error *err)
+{
+    char name[256];
+    bool has_group = false;
+    CHECK(file->comm == MPI_COMM_NULL);
+    *count = -1;
+    snprintf(name, sizeof name, "/%.200s", group);
+    if (!h5_check_format(file, format, REFERENCE_VERSION, err) || !h5_exists(file, name, &has_group, err)) return false;
+    if (!has_group) return true;
+    snprintf(name, sizeof name, "/%.200s/chosen", group);
+    if (!h5_expect(file, name, DATA_FLOAT64, 1, count, err)) return false;
+    double *values = malloc((size_t)(*count + 1) * sizeof *values);
+    bool ok = (values || error_fault(err, "%s: no memory for %" PRId64 " pairs", file->path, *count))
+           && read_side(file, group, "chosen", *count, values, err) && read_side(file, group, "rejected", *count, values, err);
+    free(values);
     return ok;
 }

@@ -23,8 +23,9 @@ static const CommandOption options[] = {{"--model", "FILE", NULL, "the model"},
                                         {"--quick", NULL, NULL, "a flag"},
                                         {0}};
 static const Command commands[] = {
-    {"train", "trains", "Trains a model.\n", "  catdpo train run.cfg\n", NULL, nothing},
-    {"eval", "evaluates", "Evaluates a model.\n", "  catdpo eval run.cfg\n", options, nothing},
+    {"train", "trains", "Trains a model.\n", "  catdpo train run.cfg\n", NULL, nothing, false},
+    {"eval", "evaluates", "Evaluates a model.\n", "  catdpo eval run.cfg\n", options, nothing, false},
+    {"look", "looks", "Looks at files.\n", "  catdpo look a.h5\n", NULL, nothing, true},
     {0},
 };
 
@@ -73,6 +74,13 @@ static void lines_are_understood(void **state)
     assert_string_equal(command_option(&cli.line, "--model"), "m.h5");
     assert_string_equal(command_option(&cli.line, "--split"), "train");
     assert_non_null(command_option(&cli.line, "--quick"));
+    cli_free(&cli);
+
+    cli = accept("catdpo look a.h5 b.h5 -- --c.h5");
+    assert_int_equal(cli.line.file_count, 3);
+    assert_string_equal(cli.line.files[1], "b.h5");
+    assert_string_equal(cli.line.files[2], "--c.h5");
+    assert_null(cli.line.config);
     cli_free(&cli);
 
     cli = accept("catdpo eval -- --odd.cfg");
@@ -125,6 +133,8 @@ static void wrong_lines_are_refused_in_one_line(void **state)
         {"catdpo eval a.cfg --model", "--model needs a value: --model FILE"},
         {"catdpo eval a.cfg --model x --model y", "--model is given twice"},
         {"catdpo eval a.cfg --split test", "--split must be heldout or train, not 'test'"},
+        {"catdpo look", "needs a file: catdpo look FILE..."},
+        {"catdpo look a.h5 --set a.b=1", "unknown option '--set'"},
         {"catdpo eval a.cfg --quick=1", "--quick takes no value"},
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
@@ -148,6 +158,7 @@ static void help_names_everything(void **state)
         {"catdpo eval --help",
          {"usage: catdpo eval CONFIG", "Evaluates a model.", "--model FILE", "the pairs: heldout or train", "--quick",
           "--set", "exit status"}},
+        {"catdpo look --help", {"usage: catdpo look FILE...\n", "Looks at files.", "--help", "exit status"}},
         {"catdpo --help-config", {"margin.eta"}},
         {"catdpo --version", {"catdpo "}},
     };

@@ -1,0 +1,312 @@
+/* catdpo check: what files are, and whether they are whole. By one process, without MPI. */
+#include "catdpo/checkpoint.h"
+#include "catdpo/commands.h"
+#include "catdpo/evalfile.h"
+#include "catdpo/log.h"
+#include "catdpo/metrics.h"
+#include "catdpo/pairs_file.h"
+#include "catdpo/reference.h"
+#include "catdpo/sha256.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+typedef struct Check {
+    H5File   file;
+    Log      log;
+    Progress progress;
+    int64_t  done;        /* numbers verified so far */
+} Check;
+
+/* ---- what is said ------------------------------------------------------------------------------------------------ */
+
+static void say(const char *label, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void say(const char *label, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    printf("  %-11s ", label);
+    vprintf(format, arguments);
+    putchar('\n');
+    va_end(arguments);
+}
+
+static void say_categories(int64_t count, const char name[][CATEGORY_NAME])
+{
+    enum { SHOWN = 8 };
+    printf("  %-11s %lld:", "categories", (long long)count);
+    for (int64_t k = 0; k < count && k < SHOWN; k++) printf("%s %s", k > 0 ? "," : "", name[k]);
+    puts(count > SHOWN ? ", ..." : "");
+}
+
+static void count_numbers(void *context, int64_t numbers)
+{
+    Check *c = context;
+    char note[64];
+    c->done += numbers;
+    snprintf(note, sizeof note, "of %.0f MB", (double)c->progress.total * 4);
+    progress_update(&c->progress, c->done / 1000000, &(ProgressFields){ NAN, NAN, NULL, NAN, note });
+}
+
+/* ---- one kind of file each: everything in the open file is verified ------------------------------------------------ */
+
+static bool check_tokenizer(H5File *file, const char *digest, Error *err)
+{
+    char found[SHA256_TEXT] = "";
+    int64_t bytes = 0;
+    bool exists = false;
+    Blobs blobs;
+    if (!h5_exists(file, "/tokenizer", &exists, err)) return false;
+    if (!exists) blobs = (Blobs){ 0 };
+    else if (!h5_read_blobs(file, "/tokenizer", &blobs, err)) return false;
+    for (int i = 0; i < blobs.count; i++) {
+        bytes += blobs.member[i].size;
+        if (strcmp(blobs.member[i].name, "tokenizer.json") == 0) sha256(blobs.member[i].bytes, (size_t)blobs.member[i].size, found);
+    }
+    bool same = strcmp(found, digest) == 0;
+    if (same) say("tokenizer", "%d files, %lld bytes, digest %.12s...", blobs.count, (long long)bytes, *digest ? digest : "none");
+    blobs_free(&blobs);
+    return same || error_usage(err, "%s: tokenizer.json has the digest %s, the model says %s: damaged or exchanged. Import the model again",
+                               file->path, *found ? found : "(there is none)", *digest ? digest : "(there is none)");
+}
+
+/* Tensors of the model and, in a checkpoint, of its moments. */
+static bool check_tensors(Check *c, const ModelInfo *info, Error *err)
+{
+    static const char *const groups[] = { "/model", "/optimizer/m", "/optimizer/v" };
+    const Grid alone = { .replicas = 1, .rows = 1, .columns = 1, .world = MPI_COMM_NULL, .comm = MPI_COMM_NULL };
+    const Architecture *a = &info->architecture;
+    int count = info->step < 0 ? 1 : 3;
+    Parameters p;
+    char digest[WEIGHTS_DIGEST];
+    if (!parameters_layout(&p, a, &alone, err)) return false;
+    say("model", "%s, %lld parameters, %d layers, hidden %d, %d heads (%d key/value), vocabulary %d", a->name, (long long)p.logical,
+        a->layers, a->hidden, a->heads, a->groups, a->vocab);
+    uint64_t *checksums = calloc((size_t)parts_count(&p), sizeof *checksums);
+    bool ok = checksums || error_fault(err, "out of memory for the checksums of %s", c->file.path);
+    c->done = 0;
+    progress_begin(&c->progress, &c->log, c->log.terminal >= 0 ? PROGRESS_BAR : PROGRESS_OFF, "check", 0, count * p.logical / 1000000);
+    for (int i = 0; ok && i < count; i++) {
+        ok = tensors_verify(&c->file, &p, groups[i], i == 2, checksums, count_numbers, c, err);
+        ok = ok && (i > 0 || (parts_digest(&p, checksums, digest, err)
+                              && (strcmp(digest, info->weights_digest) == 0
+                                  || error_usage(err, "%s: its weights have the digest %s, the file says %s: damaged. Copy or import it again",
+                                                 c->file.path, digest, info->weights_digest))));
+    }
+    if (ok) say("weights", "%d tensors, digest %s", parts_count(&p), digest);
+    free(checksums);
+    parameters_free(&p);
+    return ok;
+}
+
+static bool check_model(Check *c, Error *err)
+{
+    ModelInfo info;
+    char path[FILE_PATH];
+    memcpy(path, c->file.path, sizeof path);
+    h5_close(&c->file);
+    return model_file_open(&c->file, path, &info, MPI_COMM_NULL, err) && check_tensors(c, &info, err)
+        && check_tokenizer(&c->file, info.tokenizer_digest, err);
+}
+
+static bool check_checkpoint(Check *c, Error *err)
+{
+    CheckpointSummary *s = malloc(sizeof *s);
+    bool ok = (s || error_fault(err, "no memory left")) && checkpoint_check(&c->file, s, err);
+    if (ok) {
+        say("step", "%lld of %lld, %lld tokens, catdpo %s", (long long)s->step, (long long)s->total_steps, (long long)s->num_tokens, s->version);
+        say("made with", "data %.12s..., reference %s", s->data_digest, s->reference_digest);
+        say_categories(s->categories, (const char (*)[CATEGORY_NAME])s->name);
+        double low = INFINITY, high = -INFINITY;
+        for (int64_t k = 0; k < s->categories; k++) low = fmin(low, s->margin[k]), high = fmax(high, s->margin[k]);
+        say("margins", "%.4f to %.4f", low, high);
+    }
+    free(s);
+    return ok && check_model(c, err);
+}
+
+static bool check_pairs(Check *c, Error *err)
+{
+    static const char *const groups[] = { "train", "heldout" };
+    for (int i = 0; i < 2; i++) {
+        Pairs pairs;
+        if (!pairs_load(&pairs, c->file.path, groups[i], MPI_COMM_NULL, err)) return false;
+        if (i == 0) {
+            say("made with", "data %.12s..., tokenizer %.12s..., template %.12s...", pairs.data_digest, pairs.tokenizer_digest,
+                pairs.template_digest);
+            say_categories(pairs.category_count, (const char (*)[CATEGORY_NAME])pairs.category_name);
+        }
+        say(groups[i], "%lld pairs, %lld tokens, longest sequence %lld", (long long)pairs.count,
+            (long long)(pairs.side[PAIR_CHOSEN].token_count + pairs.side[PAIR_REJECTED].token_count), (long long)pairs.longest);
+        pairs_free(&pairs);
+    }
+    return true;
+}
+
+static bool check_metrics(Check *c, Error *err)
+{
+    MetricsSummary *s = malloc(sizeof *s);
+    bool ok = (s || error_fault(err, "no memory left")) && metrics_check(&c->file, s, err);
+    if (ok) {
+        if (s->steps > 0) say("steps", "1 to %lld, up to %lld pairs a step", (long long)s->steps, (long long)s->pairs);
+        else say("steps", "none yet");
+        say("run", "grid %s, started %s, %lld restart%s, up to %lld ranks", s->grid, s->started, (long long)s->restarts,
+            s->restarts == 1 ? "" : "s", (long long)s->ranks);
+        say_categories(s->categories, (const char (*)[CATEGORY_NAME])s->name);
+    }
+    free(s);
+    return ok;
+}
+
+static bool check_reference(Check *c, Error *err)
+{
+    static const char *const groups[] = { "train", "heldout" };
+    char data[DIGEST_TEXT], weights[DIGEST_TEXT], tokenizer[DIGEST_TEXT], settings[256];
+    if (!h5_read_string(&c->file, "/", "data_digest", data, sizeof data, err)
+        || !h5_read_string(&c->file, "/", "weights_digest", weights, sizeof weights, err)
+        || !h5_read_string(&c->file, "/", "tokenizer_digest", tokenizer, sizeof tokenizer, err)
+        || !h5_read_string(&c->file, "/", "settings", settings, sizeof settings, err)) return false;
+    say("made with", "data %.12s..., weights %s, %s", data, weights, settings);
+    for (int i = 0; i < 2; i++) {
+        int64_t count;
+        if (!reference_check(&c->file, groups[i], &count, err)) return false;
+        if (count >= 0) say(groups[i], "%lld pairs", (long long)count);
+    }
+    return true;
+}
+
+static bool check_eval(Check *c, Error *err)
+{
+    EvalSummary accuracy, violation;
+    int64_t pairs;
+    char model[FILE_PATH], split[256];
+    if (!eval_file_check(&c->file, &accuracy, &violation, &pairs, err) || !h5_read_string(&c->file, "/", "model", model, sizeof model, err)
+        || !h5_read_string(&c->file, "/", "split", split, sizeof split, err)) return false;
+    say("evaluated", "%s on %lld pairs of %s", model, (long long)pairs, split);
+    say("accuracy", "micro %.3f, worst %.3f", accuracy.micro, accuracy.worst);
+    say("violations", "micro %.3f, worst %.3f", violation.micro, violation.worst);
+    return true;
+}
+
+/* ---- files ------------------------------------------------------------------------------------------------------- */
+
+static const struct Kind {
+    const char *format;
+    bool (*check)(Check *c, Error *err);
+} kinds[] = {
+    { CHECKPOINT_FORMAT, check_checkpoint }, { MODEL_FORMAT, check_model },         { "catdpo-pairs", check_pairs },
+    { "catdpo-metrics", check_metrics },     { "catdpo-reference", check_reference }, { "catdpo-eval", check_eval },
+};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+static bool check_kind(Check *c, Error *err)
+{
+    char format[64] = "", creator[128] = "unknown", created[64] = "unknown";
+    int64_t version;
+    bool marked, named;
+    if (!h5_has_attribute(&c->file, "/", "format", &marked, err)) return false;
+    if (marked && !h5_read_string(&c->file, "/", "format", format, sizeof format, err)) return false;
+    int kind = 0;
+    while (kind < KINDS && strcmp(kinds[kind].format, format) != 0) kind++;
+    if (kind == KINDS)
+        return error_usage(err, "%s: an HDF5 file of another program: %s%s%s", c->file.path, marked ? "its format is \"" : "it has no root attribute "
+                           "\"format\"", format, marked ? "\"" : "");
+    if (!h5_read_int64(&c->file, "/", "format_version", 1, INT64_MAX, &version, err)
+        || !h5_has_attribute(&c->file, "/", "creator", &named, err)
+        || (named && !h5_read_string(&c->file, "/", "creator", creator, sizeof creator, err))
+        || !h5_has_attribute(&c->file, "/", "created", &named, err)
+        || (named && !h5_read_string(&c->file, "/", "created", created, sizeof created, err))) return false;
+    say("format", "%s, version %lld, by %s, %s", format, (long long)version, creator, created);
+    if (!c->file.sealed) say("seal", "none: written by another program; attributes and small values cannot be verified");
+    return kinds[kind].check(c, err);
+}
+
+/* One block on stdout. True if the file is whole. */
+static bool check_file(const char *path)
+{
+    Check c = { 0 };
+    Error err = { 0 };
+    printf("%s\n", path);
+    fflush(stdout);
+    log_open(&c.log, stderr, 0);
+    bool ok = h5_open(&c.file, path, MPI_COMM_NULL, &err) && check_kind(&c, &err);
+    h5_close(&c.file);
+    log_close(&c.log); /* wipes the bar */
+    size_t length = strlen(path);
+    bool named = strncmp(err.message, path, length) == 0 && strncmp(err.message + length, ": ", 2) == 0;
+    if (ok) puts("  ok");
+    else printf("  BAD: %s\n", err.message + (named ? length + 2 : 0));
+    fflush(stdout);
+    return ok;
+}
+
+/* ---- run directories --------------------------------------------------------------------------------------------- */
+
+static bool ends_in(const char *name, const char *end)
+{
+    size_t length = strlen(name), tail = strlen(end);
+    return length >= tail && strcmp(name + length - tail, end) == 0;
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+
+static int is_ours(const struct dirent *entry) { return entry->d_name[0] != '.' && ends_in(entry->d_name, ".h5"); }
+
+/* The *.h5 of a directory, in order; *count grows by their number, *bad by those that are not whole. */
+static bool check_directory(const char *directory, int *count, int *bad)
+{
+    struct dirent **entry;
+    int found = scandir(directory, &entry, is_ours, by_name);
+    if (found < 0) return false;
+    for (int i = 0; i < found; i++) {
+        char path[FILE_PATH + 512];
+        snprintf(path, sizeof path, "%s/%s", directory, entry[i]->d_name);
+        *bad += !check_file(path);
+        free(entry[i]);
+    }
+    *count += found;
+    free(entry);
+    return true;
+}
+
+/* The files of a run directory. True if there are some and all are whole. */
+static bool check_run(const char *directory)
+{
+    char checkpoints[FILE_PATH + 16];
+    int count = 0, bad = 0;
+    snprintf(checkpoints, sizeof checkpoints, "%.*s/checkpoints", FILE_PATH, directory);
+    bool listed = check_directory(directory, &count, &bad);
+    if (!listed) printf("%s\n  BAD: cannot list the directory: %s\n", directory, strerror(errno));
+    else if (!check_directory(checkpoints, &count, &bad) && errno != ENOENT) {
+        printf("%s\n  BAD: cannot list the directory: %s\n", checkpoints, strerror(errno));
+        bad++;
+    } else if (count == 0) printf("%s\n  BAD: holds no .h5 file, and no checkpoints/ with any: name a run directory or a file\n", directory);
+    return listed && count > 0 && bad == 0;
+}
+
+int command_check(const CommandLine *line, MPI_Comm comm)
+{
+    CHECK(comm == MPI_COMM_NULL);
+    bool whole = true;
+    for (int i = 0; i < line->file_count; i++) {
+        struct stat status;
+        char path[FILE_PATH];
+        snprintf(path, sizeof path, "%s", line->files[i]);
+        size_t length = strlen(path);
+        while (length > 1 && path[length - 1] == '/') path[--length] = '\0';
+        bool directory = strlen(line->files[i]) < FILE_PATH && stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+        whole = (directory ? check_run(path) : check_file(line->files[i])) && whole;
+    }
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "catdpo: cannot write the answer: %s\n", strerror(errno));
+        return EXIT_FAULT;
+    }
+    return whole ? EXIT_DONE : EXIT_USAGE;
+}
