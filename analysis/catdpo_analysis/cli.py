@@ -16,6 +16,7 @@ The usual order:
   mpirun -n 2 catdpo train run.cfg                                   (the trainer)
   catdpo-analysis watch   runs/first                                 the run while it goes
   catdpo-analysis report  runs/first                                 tables and an HTML page
+  catdpo-analysis compare runs/*                                     several runs
   catdpo-analysis export  runs/first/checkpoints/final.h5 --out hf/  back to a Hugging Face folder
 """
 
@@ -70,11 +71,23 @@ seconds to say. Works on running, finished, stopped and crashed runs.
   catdpo-analysis watch runs/first --once           one frame, for scripts
 """
 
+COMPARE = """Compare runs: what they were asked for and what came of it, as tables on the terminal, an HTML page or
+JSON.
+
+Settings that differ are found by themselves; runs that differ only in their seed are summed up with mean and standard
+deviation. Violation rates are those of eval-after.h5 (or another eval*.h5) where there is one, else those of training.
+Runs that failed or never started are named, and the others are compared; the exit status is 1 if there are none.
+
+  catdpo-analysis compare runs/sweep-* --out compare.html
+  catdpo-analysis compare runs/catdpo runs/dpo --baseline runs/dpo      with paired tests on the held-out pairs
+"""
+
 COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "import": ("import_model", "a Hugging Face folder or a GGUF file -> model.h5", IMPORT),
     "prepare": ("prepare", "preference data -> pairs.h5", PREPARE),
     "report": ("report", "a run directory -> tables and an HTML page", REPORT),
     "watch": ("watch", "a run in the terminal while it goes", WATCH),
+    "compare": ("compare", "several runs -> tables and an HTML page", COMPARE),
     "export": ("export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
 }
 

@@ -75,7 +75,7 @@ def _label_ends(ax, ends):
     places += max(0.0, low - places[0]) - max(0.0, places[-1] - high)
     for place, (y, name, colour) in zip(places, ends):
         ax.annotate(
-            _short(name),
+            short_name(name),
             xy=(1, y),
             xycoords=ax.get_yaxis_transform(),
             xytext=(1.015, place),
@@ -87,7 +87,7 @@ def _label_ends(ax, ends):
         )
 
 
-def _short(name):
+def short_name(name):
     return name if len(name) <= 30 else name[:28] + "\u2026"
 
 
@@ -274,7 +274,7 @@ def evaluation(before, after, styles):
         ax.set_title(title)
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0, labelcolor=INK)
-    axes[0].set_yticks(range(len(names)), [_short(name) for name in reversed(names)])
+    axes[0].set_yticks(range(len(names)), [short_name(name) for name in reversed(names)])
     axes[0].set_ylim(-0.6, len(names) - 0.4)
     fig.get_layout_engine().set(wspace=0.06)
     return fig

@@ -44,6 +44,27 @@ def mcnemar(better, worse):
     return min(1.0, 2 * tail / 2**n)
 
 
+def holm(p_values):
+    """p-values of several tests after Holm's correction."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def interval_of_mean(rates, low, high):
+    """(low, high) of the mean of independent rates from their own intervals: the squared distances to the limits add
+    up (method of variance estimates recovery). Arrays [K]; NaN if one of them is."""
+    rates, low, high = (np.asarray(values, dtype=float) for values in (rates, low, high))
+    k, mean = len(rates), rates.mean()
+    return (
+        float(mean - math.sqrt(((rates - low) ** 2).sum()) / k),
+        float(mean + math.sqrt(((high - rates) ** 2).sum()) / k),
+    )
+
+
 def smooth(values, weights, window):
     """A weighted mean along the first axis over about `window` rows around each row, fewer at the ends. Rows without
     a value or weight are passed over; NaN where there is none."""

@@ -24,3 +24,19 @@ def cell_text(cell):
     if cell is None or cell != cell:
         return "-"
     return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+
+
+def format_columns(heading, rows, width):
+    """A table in as many parts as it takes to have no line wider than `width`, each with the first column."""
+    sizes = [max(len(cell_text(row[i])) for row in [heading, *rows]) for i in range(len(heading))]
+    parts, columns, used = [], [0], sizes[0]
+    for i in range(1, len(heading)):
+        if len(columns) > 1 and used + 2 + sizes[i] > width:
+            parts.append(columns)
+            columns, used = [0], sizes[0]
+        columns.append(i)
+        used += 2 + sizes[i]
+    parts.append(columns)
+    return "\n\n".join(
+        format_table([heading[i] for i in columns], [[row[i] for i in columns] for row in rows]) for columns in parts
+    )

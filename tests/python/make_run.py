@@ -32,7 +32,7 @@ PHASES = [
 CONFIG = "margin: {\n    eta = 0.5;\n    target = 0.2;\n};\noptimizer: {\n    max_grad_norm = 10.0;\n};\n"
 
 
-def write_metrics(path, steps=60, categories=CATEGORIES, seed=0, leave_out=()):
+def write_metrics(path, steps=60, categories=CATEGORIES, seed=0, leave_out=(), config=CONFIG):
     """metrics.h5 of `steps` steps; datasets named in `leave_out` are not written."""
     rng = np.random.default_rng(seed)
     k = len(categories)
@@ -82,7 +82,7 @@ def write_metrics(path, steps=60, categories=CATEGORIES, seed=0, leave_out=()):
             "started": "2026-01-01T00:00:00",
         }.items():
             h5io.set_text(file, name, value)
-        file["config"] = np.array(CONFIG.encode(), dtype=h5py.string_dtype("utf-8", len(CONFIG)))
+        file["config"] = np.array(config.encode(), dtype=h5py.string_dtype("utf-8", len(config)))
         file["categories/name"] = h5io.fixed_strings(categories)
         file["categories/harm"] = harm
         file["timing/phase"] = h5io.fixed_strings(PHASES)

@@ -49,13 +49,15 @@ def test_other_faults_end_with_status_1_and_leave_no_file(tmp_path, cli, monkeyp
 @pytest.mark.parametrize(
     "command, words",
     [
-        (None, ["import", "prepare", "report", "export", "usual order"]),
+        (None, ["import", "prepare", "report", "watch", "compare", "export", "usual order"]),
         ("import", ["safetensors", "GGUF", "Qwen2", "--no-tokenizer"]),
         (
             "prepare",
             ["PKU-SafeRLHF", "chosen, rejected", "SafeDPO", "--heldout", "--over-length", "ledger", "is_chosen_safe"],
         ),
         ("report", ["eval-before.h5", "--png"]),
+        ("watch", ["login node", "heartbeat", "--once", "--interval"]),
+        ("compare", ["--baseline", "--json", "seed", "exit status is 1"]),
         ("export", ["transformers", "--dtype", "bf16"]),
     ],
 )
