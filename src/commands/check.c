@@ -17,11 +17,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
+enum { SHOWN_FROM = 20000000 }; /* numbers of a file from which on progress is shown: about a second */
+
 typedef struct Check {
-    H5File   file;
-    Log      log;
+    H5File file;
+    Log log;
     Progress progress;
-    int64_t  done;        /* numbers verified so far */
+    int64_t done; /* numbers verified so far */
 } Check;
 
 /* ---- what is said ------------------------------------------------------------------------------------------------ */
@@ -55,7 +57,7 @@ static void count_numbers(void *context, int64_t numbers)
     progress_update(&c->progress, c->done / 1000000, &(ProgressFields){ NAN, NAN, NULL, NAN, note });
 }
 
-/* ---- one kind of file each: everything in the open file is verified ------------------------------------------------ */
+/* ---- one kind of file each: everything in the open file is verified ---------------------------------------------- */
 
 static bool check_tokenizer(H5File *file, const char *digest, Error *err)
 {
@@ -64,17 +66,33 @@ static bool check_tokenizer(H5File *file, const char *digest, Error *err)
     bool exists = false;
     Blobs blobs;
     if (!h5_exists(file, "/tokenizer", &exists, err)) return false;
-    if (!exists) blobs = (Blobs){ 0 };
-    else if (!h5_read_blobs(file, "/tokenizer", &blobs, err)) return false;
+    if (!exists)
+        blobs = (Blobs){ 0 };
+    else if (!h5_read_blobs(file, "/tokenizer", &blobs, err))
+        return false;
     for (int i = 0; i < blobs.count; i++) {
         bytes += blobs.member[i].size;
-        if (strcmp(blobs.member[i].name, "tokenizer.json") == 0) sha256(blobs.member[i].bytes, (size_t)blobs.member[i].size, found);
+        if (strcmp(blobs.member[i].name, "tokenizer.json") == 0)
+            sha256(blobs.member[i].bytes, (size_t)blobs.member[i].size, found);
     }
     bool same = strcmp(found, digest) == 0;
-    if (same) say("tokenizer", "%d files, %lld bytes, digest %.12s...", blobs.count, (long long)bytes, *digest ? digest : "none");
+    if (same)
+        say("tokenizer", "%d files, %lld bytes, digest %.12s...", blobs.count, (long long)bytes,
+            *digest ? digest : "none");
     blobs_free(&blobs);
-    return same || error_usage(err, "%s: tokenizer.json has the digest %s, the model says %s: damaged or exchanged. Import the model again",
-                               file->path, *found ? found : "(there is none)", *digest ? digest : "(there is none)");
+    if (same) return true;
+    return error_usage(err, "%s: tokenizer.json has the digest %s, the model says %s: damaged. Import the model again",
+                       file->path, *found ? found : "(there is none)", *digest ? digest : "(there is none)");
+}
+
+/* Do the tensors' checksums give the digest that the file names? It is left in digest. */
+static bool check_digest(const Check *c, const Parameters *p, const uint64_t *checksums, const ModelInfo *info,
+                         char digest[WEIGHTS_DIGEST], Error *err)
+{
+    static const char words[] = "%s: its weights have the digest %s, the file says %s: damaged. Copy or import again";
+    return parts_digest(p, checksums, digest, err)
+           && (strcmp(digest, info->weights_digest) == 0
+               || error_usage(err, words, c->file.path, digest, info->weights_digest));
 }
 
 /* Tensors of the model and, in a checkpoint, of its moments. */
@@ -87,19 +105,19 @@ static bool check_tensors(Check *c, const ModelInfo *info, Error *err)
     Parameters p;
     char digest[WEIGHTS_DIGEST];
     if (!parameters_layout(&p, a, &alone, err)) return false;
-    say("model", "%s, %lld parameters, %d layers, hidden %d, %d heads (%d key/value), vocabulary %d", a->name, (long long)p.logical,
-        a->layers, a->hidden, a->heads, a->groups, a->vocab);
+    say("model", "%s, %lld parameters, %d layers, hidden %d, %d heads (%d key/value), vocabulary %d", a->name,
+        (long long)p.logical, a->layers, a->hidden, a->heads, a->groups, a->vocab);
     uint64_t *checksums = calloc((size_t)parts_count(&p), sizeof *checksums);
     bool ok = checksums || error_fault(err, "out of memory for the checksums of %s", c->file.path);
     c->done = 0;
-    progress_begin(&c->progress, &c->log, c->log.terminal >= 0 ? PROGRESS_BAR : PROGRESS_OFF, "check", 0, count * p.logical / 1000000);
+    bool shown = c->log.terminal >= 0 && count * p.logical > SHOWN_FROM;
+    progress_begin(&c->progress, &c->log, shown ? PROGRESS_BAR : PROGRESS_OFF, "check", 0,
+                   count * p.logical / 1000000);
     for (int i = 0; ok && i < count; i++) {
         ok = tensors_verify(&c->file, &p, groups[i], i == 2, checksums, count_numbers, c, err);
-        ok = ok && (i > 0 || (parts_digest(&p, checksums, digest, err)
-                              && (strcmp(digest, info->weights_digest) == 0
-                                  || error_usage(err, "%s: its weights have the digest %s, the file says %s: damaged. Copy or import it again",
-                                                 c->file.path, digest, info->weights_digest))));
+        if (i == 0) ok = ok && check_digest(c, &p, checksums, info, digest, err);
     }
+    log_close(&c->log); /* wipes the bar */
     if (ok) say("weights", "%d tensors, digest %s", parts_count(&p), digest);
     free(checksums);
     parameters_free(&p);
@@ -113,7 +131,7 @@ static bool check_model(Check *c, Error *err)
     memcpy(path, c->file.path, sizeof path);
     h5_close(&c->file);
     return model_file_open(&c->file, path, &info, MPI_COMM_NULL, err) && check_tensors(c, &info, err)
-        && check_tokenizer(&c->file, info.tokenizer_digest, err);
+           && check_tokenizer(&c->file, info.tokenizer_digest, err);
 }
 
 static bool check_checkpoint(Check *c, Error *err)
@@ -121,9 +139,10 @@ static bool check_checkpoint(Check *c, Error *err)
     CheckpointSummary *s = malloc(sizeof *s);
     bool ok = (s || error_fault(err, "no memory left")) && checkpoint_check(&c->file, s, err);
     if (ok) {
-        say("step", "%lld of %lld, %lld tokens, catdpo %s", (long long)s->step, (long long)s->total_steps, (long long)s->num_tokens, s->version);
+        say("step", "%lld of %lld, %lld tokens, catdpo %s", (long long)s->step, (long long)s->total_steps,
+            (long long)s->num_tokens, s->version);
         say("made with", "data %.12s..., reference %s", s->data_digest, s->reference_digest);
-        say_categories(s->categories, (const char (*)[CATEGORY_NAME])s->name);
+        say_categories(s->categories, (const char(*)[CATEGORY_NAME])s->name);
         double low = INFINITY, high = -INFINITY;
         for (int64_t k = 0; k < s->categories; k++) low = fmin(low, s->margin[k]), high = fmax(high, s->margin[k]);
         say("margins", "%.4f to %.4f", low, high);
@@ -139,12 +158,13 @@ static bool check_pairs(Check *c, Error *err)
         Pairs pairs;
         if (!pairs_load(&pairs, c->file.path, groups[i], MPI_COMM_NULL, err)) return false;
         if (i == 0) {
-            say("made with", "data %.12s..., tokenizer %.12s..., template %.12s...", pairs.data_digest, pairs.tokenizer_digest,
-                pairs.template_digest);
-            say_categories(pairs.category_count, (const char (*)[CATEGORY_NAME])pairs.category_name);
+            say("made with", "data %.12s..., tokenizer %.12s..., template %.12s...", pairs.data_digest,
+                pairs.tokenizer_digest, pairs.template_digest);
+            say_categories(pairs.category_count, (const char(*)[CATEGORY_NAME])pairs.category_name);
         }
         say(groups[i], "%lld pairs, %lld tokens, longest sequence %lld", (long long)pairs.count,
-            (long long)(pairs.side[PAIR_CHOSEN].token_count + pairs.side[PAIR_REJECTED].token_count), (long long)pairs.longest);
+            (long long)(pairs.side[PAIR_CHOSEN].token_count + pairs.side[PAIR_REJECTED].token_count),
+            (long long)pairs.longest);
         pairs_free(&pairs);
     }
     return true;
@@ -155,11 +175,13 @@ static bool check_metrics(Check *c, Error *err)
     MetricsSummary *s = malloc(sizeof *s);
     bool ok = (s || error_fault(err, "no memory left")) && metrics_check(&c->file, s, err);
     if (ok) {
-        if (s->steps > 0) say("steps", "1 to %lld, up to %lld pairs a step", (long long)s->steps, (long long)s->pairs);
-        else say("steps", "none yet");
+        if (s->steps > 0)
+            say("steps", "1 to %lld, up to %lld pairs a step", (long long)s->steps, (long long)s->pairs);
+        else
+            say("steps", "none yet");
         say("run", "grid %s, started %s, %lld restart%s, up to %lld ranks", s->grid, s->started, (long long)s->restarts,
             s->restarts == 1 ? "" : "s", (long long)s->ranks);
-        say_categories(s->categories, (const char (*)[CATEGORY_NAME])s->name);
+        say_categories(s->categories, (const char(*)[CATEGORY_NAME])s->name);
     }
     free(s);
     return ok;
@@ -172,7 +194,8 @@ static bool check_reference(Check *c, Error *err)
     if (!h5_read_string(&c->file, "/", "data_digest", data, sizeof data, err)
         || !h5_read_string(&c->file, "/", "weights_digest", weights, sizeof weights, err)
         || !h5_read_string(&c->file, "/", "tokenizer_digest", tokenizer, sizeof tokenizer, err)
-        || !h5_read_string(&c->file, "/", "settings", settings, sizeof settings, err)) return false;
+        || !h5_read_string(&c->file, "/", "settings", settings, sizeof settings, err))
+        return false;
     say("made with", "data %.12s..., weights %s, %s", data, weights, settings);
     for (int i = 0; i < 2; i++) {
         int64_t count;
@@ -187,8 +210,10 @@ static bool check_eval(Check *c, Error *err)
     EvalSummary accuracy, violation;
     int64_t pairs;
     char model[FILE_PATH], split[256];
-    if (!eval_file_check(&c->file, &accuracy, &violation, &pairs, err) || !h5_read_string(&c->file, "/", "model", model, sizeof model, err)
-        || !h5_read_string(&c->file, "/", "split", split, sizeof split, err)) return false;
+    if (!eval_file_check(&c->file, &accuracy, &violation, &pairs, err)
+        || !h5_read_string(&c->file, "/", "model", model, sizeof model, err)
+        || !h5_read_string(&c->file, "/", "split", split, sizeof split, err))
+        return false;
     say("evaluated", "%s on %lld pairs of %s", model, (long long)pairs, split);
     say("accuracy", "micro %.3f, worst %.3f", accuracy.micro, accuracy.worst);
     say("violations", "micro %.3f, worst %.3f", violation.micro, violation.worst);
@@ -201,7 +226,7 @@ static const struct Kind {
     const char *format;
     bool (*check)(Check *c, Error *err);
 } kinds[] = {
-    { CHECKPOINT_FORMAT, check_checkpoint }, { MODEL_FORMAT, check_model },         { "catdpo-pairs", check_pairs },
+    { CHECKPOINT_FORMAT, check_checkpoint }, { MODEL_FORMAT, check_model },           { "catdpo-pairs", check_pairs },
     { "catdpo-metrics", check_metrics },     { "catdpo-reference", check_reference }, { "catdpo-eval", check_eval },
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
@@ -215,16 +240,19 @@ static bool check_kind(Check *c, Error *err)
     if (marked && !h5_read_string(&c->file, "/", "format", format, sizeof format, err)) return false;
     int kind = 0;
     while (kind < KINDS && strcmp(kinds[kind].format, format) != 0) kind++;
+    if (kind == KINDS && marked)
+        return error_usage(err, "%s: an HDF5 file of another program: its format is \"%s\"", c->file.path, format);
     if (kind == KINDS)
-        return error_usage(err, "%s: an HDF5 file of another program: %s%s%s", c->file.path, marked ? "its format is \"" : "it has no root attribute "
-                           "\"format\"", format, marked ? "\"" : "");
+        return error_usage(err, "%s: an HDF5 file of another program: no root attribute \"format\"", c->file.path);
     if (!h5_read_int64(&c->file, "/", "format_version", 1, INT64_MAX, &version, err)
         || !h5_has_attribute(&c->file, "/", "creator", &named, err)
         || (named && !h5_read_string(&c->file, "/", "creator", creator, sizeof creator, err))
         || !h5_has_attribute(&c->file, "/", "created", &named, err)
-        || (named && !h5_read_string(&c->file, "/", "created", created, sizeof created, err))) return false;
+        || (named && !h5_read_string(&c->file, "/", "created", created, sizeof created, err)))
+        return false;
     say("format", "%s, version %lld, by %s, %s", format, (long long)version, creator, created);
-    if (!c->file.sealed) say("seal", "none: written by another program; attributes and small values cannot be verified");
+    if (!c->file.sealed)
+        say("seal", "none: written by another program; attributes and small values cannot be verified");
     return kinds[kind].check(c, err);
 }
 
@@ -238,11 +266,13 @@ static bool check_file(const char *path)
     log_open(&c.log, stderr, 0);
     bool ok = h5_open(&c.file, path, MPI_COMM_NULL, &err) && check_kind(&c, &err);
     h5_close(&c.file);
-    log_close(&c.log); /* wipes the bar */
+    log_close(&c.log);
     size_t length = strlen(path);
     bool named = strncmp(err.message, path, length) == 0 && strncmp(err.message + length, ": ", 2) == 0;
-    if (ok) puts("  ok");
-    else printf("  BAD: %s\n", err.message + (named ? length + 2 : 0));
+    if (ok)
+        puts("  ok");
+    else
+        printf("  BAD: %s\n", err.message + (named ? length + 2 : 0));
     fflush(stdout);
     return ok;
 }
@@ -283,11 +313,14 @@ static bool check_run(const char *directory)
     int count = 0, bad = 0;
     snprintf(checkpoints, sizeof checkpoints, "%.*s/checkpoints", FILE_PATH, directory);
     bool listed = check_directory(directory, &count, &bad);
-    if (!listed) printf("%s\n  BAD: cannot list the directory: %s\n", directory, strerror(errno));
+    if (!listed)
+        printf("%s\n  BAD: cannot list the directory: %s\n", directory, strerror(errno));
     else if (!check_directory(checkpoints, &count, &bad) && errno != ENOENT) {
         printf("%s\n  BAD: cannot list the directory: %s\n", checkpoints, strerror(errno));
         bad++;
-    } else if (count == 0) printf("%s\n  BAD: holds no .h5 file, and no checkpoints/ with any: name a run directory or a file\n", directory);
+    } else if (count == 0)
+        printf("%s\n  BAD: holds no .h5 file, and no checkpoints/ with any: name a run directory or a file\n",
+               directory);
     return listed && count > 0 && bad == 0;
 }
 

@@ -1,15 +1,16 @@
 /* The seal of a file: what follows the HDF5 data, so that no byte of the file can change unnoticed.
  *
- *     int64 begin, end          of each range, in bytes: the values of datasets that have checksums of their own or are chunked
- *     int64 size                of the HDF5 file in front of the seal
- *     int64 count               of the ranges
- *     uint64 checksum           of the bytes of the HDF5 file that lie in no range, one after the other
- *     uint64 own                of all of the above
+ *     int64 begin, end    of each range, in bytes: values of datasets that have their own checksums or are chunked
+ *     int64 size          of the HDF5 file in front of the seal
+ *     int64 count         of the ranges
+ *     uint64 checksum     of the bytes of the HDF5 file that lie in no range, one after the other, and of size
+ *     uint64 own          of all of the above
  *     char  mark[16]
  *
- * HDF5 ignores what lies behind its end and cuts it off when it opens a file for writing: a file that another program changed has no
- * seal. The layout of a file is sealed while rank 0 has it in memory; what ranks write later lies in the ranges, and what they write
- * has checksums that were known before. So nothing is read back, and a reader can trust metadata before HDF5 parses them.
+ * HDF5 ignores what lies behind its end and cuts it off when it opens a file for writing: a file that another program
+ * changed has no seal. The layout of a file is sealed while rank 0 has it in memory; what ranks write later lies in the
+ * ranges, and has checksums that were known before. So nothing is read back, and a reader can trust metadata before
+ * HDF5 parses them.
  */
 #include "h5_private.h"
 
@@ -31,9 +32,9 @@ typedef struct Range {
 } Range;
 
 struct Seal {
-    Range *range;      /* [count], ascending and apart */
+    Range *range; /* [count], ascending and apart */
     int64_t count, room;
-    int64_t size;      /* -1 until the layout was measured */
+    int64_t size; /* -1 until the layout was measured */
     uint64_t checksum;
 };
 
@@ -59,7 +60,8 @@ static bool add_chunks(Seal *seal, hid_t set, hid_t list)
     hid_t space = H5Dget_space(set);
     int axes = space >= 0 ? H5Sget_simple_extent_ndims(space) : -1;
     bool ok = axes >= 1 && axes <= SLAB_AXES && H5Sget_simple_extent_dims(space, extent, NULL) == axes
-           && H5Pget_chunk(list, SLAB_AXES, chunk) == axes, end = false;
+              && H5Pget_chunk(list, SLAB_AXES, chunk) == axes,
+         end = false;
     if (space >= 0) H5Sclose(space);
     for (int i = 0; ok && i < axes; i++) end = end || extent[i] == 0;
     while (ok && !end) {
@@ -67,7 +69,7 @@ static bool add_chunks(Seal *seal, hid_t set, hid_t list)
         haddr_t address = HADDR_UNDEF;
         hsize_t bytes = 0;
         ok = H5Dget_chunk_info_by_coord(set, at, &mask, &address, &bytes) >= 0
-          && (address == HADDR_UNDEF || add_range(seal, (int64_t)address, (int64_t)bytes));
+             && (address == HADDR_UNDEF || add_range(seal, (int64_t)address, (int64_t)bytes));
         int i = axes - 1;
         while (i >= 0 && (at[i] += chunk[i]) >= extent[i]) at[i--] = 0;
         end = i < 0;
@@ -93,7 +95,8 @@ static herr_t add_object(hid_t file, const char *name, const ObjectInfo *info, v
     bool ok = list >= 0 && summed >= 0 && H5Pget_fill_time(list, &fill) >= 0;
     H5D_layout_t layout = ok ? H5Pget_layout(list) : H5D_LAYOUT_ERROR;
     if (layout == H5D_CHUNKED) ok = add_chunks(seal, set, list);
-    if (layout == H5D_CONTIGUOUS && (summed || fill == H5D_FILL_TIME_NEVER)) { /* h5_create_dataset: to be filled by slabs */
+    if (layout == H5D_CONTIGUOUS
+        && (summed || fill == H5D_FILL_TIME_NEVER)) { /* h5_create_dataset: to be filled by slabs */
         haddr_t address = H5Dget_offset(set);
         ok = address == HADDR_UNDEF || add_range(seal, (int64_t)address, (int64_t)H5Dget_storage_size(set));
     }
@@ -118,8 +121,10 @@ bool seal_begin(H5File *file, Error *err)
     if (seal->count > 0) qsort(seal->range, (size_t)seal->count, sizeof *seal->range, by_place);
     int64_t kept = 0;
     for (int64_t i = 0; i < seal->count; i++) {
-        if (kept > 0 && seal->range[i].begin <= seal->range[kept - 1].end) seal->range[kept - 1].end = seal->range[i].end;
-        else seal->range[kept++] = seal->range[i];
+        if (kept > 0 && seal->range[i].begin <= seal->range[kept - 1].end)
+            seal->range[kept - 1].end = seal->range[i].end;
+        else
+            seal->range[kept++] = seal->range[i];
     }
     seal->count = kept;
     return true;
@@ -136,7 +141,7 @@ void seal_free(H5File *file)
 
 typedef struct Sum {
     char stage[STAGE];
-    int64_t held;      /* bytes on the stage */
+    int64_t held; /* bytes on the stage */
     uint64_t words, sum;
 } Sum;
 
@@ -192,7 +197,8 @@ bool seal_measure(H5File *file, int descriptor, Error *err)
     bool ok = fstat(descriptor, &status) == 0;
     if (ok) {
         seal->size = status.st_size;
-        if (seal->count > 0 && seal->range[seal->count - 1].end > seal->size) seal->range[seal->count - 1].end = seal->size;
+        if (seal->count > 0 && seal->range[seal->count - 1].end > seal->size)
+            seal->range[seal->count - 1].end = seal->size;
         ok = measure(seal, descriptor, &seal->checksum);
     }
     return ok || error_fault(err, "%s: cannot be sealed: %s", file->path, strerror(errno));
@@ -222,7 +228,8 @@ bool seal_append(const H5File *file, const char *name, Error *err)
         if (put > 0) done += (size_t)put;
     }
     if (!ok) error_fault(err, "%s: cannot write: %s", name, strerror(errno));
-    if (descriptor >= 0 && close(descriptor) != 0 && ok) ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
+    if (descriptor >= 0 && close(descriptor) != 0 && ok)
+        ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
     free(tail);
     return ok;
 }
@@ -246,15 +253,17 @@ static bool read_seal(int descriptor, int64_t whole, Seal *seal)
     int64_t front = whole - MARK - FOOT * 8;
     seal->size = (int64_t)foot[0], seal->count = (int64_t)foot[1], seal->checksum = foot[2];
     if (seal->size < 0 || seal->size > front || seal->count < 0 || seal->count > front / (int64_t)sizeof(Range)
-        || seal->size + seal->count * (int64_t)sizeof(Range) != front) return false;
+        || seal->size + seal->count * (int64_t)sizeof(Range) != front)
+        return false;
     size_t ranges = (size_t)seal->count * sizeof(Range);
     char *tail = malloc(ranges + FOOT * 8);
     bool ok = tail && read_at(descriptor, tail, ranges + FOOT * 8, seal->size)
-           && checksum_words(tail, (int64_t)(ranges + FOOT * 8 - 8) / 4, 0, 1) == foot[FOOT - 1];
+              && checksum_words(tail, (int64_t)(ranges + FOOT * 8 - 8) / 4, 0, 1) == foot[FOOT - 1];
     seal->range = (Range *)tail;
     int64_t at = 0;
     for (int64_t i = 0; ok && i < seal->count; i++) {
-        ok = seal->range[i].begin >= at && seal->range[i].end > seal->range[i].begin && seal->range[i].end <= seal->size;
+        ok =
+            seal->range[i].begin >= at && seal->range[i].end > seal->range[i].begin && seal->range[i].end <= seal->size;
         at = seal->range[i].end;
     }
     return ok;
@@ -264,12 +273,17 @@ bool seal_verify(const char *path, int descriptor, int64_t whole, bool *sealed, 
 {
     char found[MARK];
     *sealed = false;
-    if (whole < MARK + FOOT * 8 || !read_at(descriptor, found, MARK, whole - MARK) || memcmp(found, mark, MARK) != 0) return true;
+    if (whole < MARK + FOOT * 8 || !read_at(descriptor, found, MARK, whole - MARK) || memcmp(found, mark, MARK) != 0)
+        return true;
     Seal seal = { 0 };
     uint64_t checksum = 0;
     bool ok = read_seal(descriptor, whole, &seal) && measure(&seal, descriptor, &checksum) && checksum == seal.checksum;
     free(seal.range);
     *sealed = ok;
-    return ok || error_usage(err, "%s: damaged: what it holds beside its large datasets does not have the checksum at its end. Use another "
-                             "copy, or make it again", path);
+    return ok
+           || error_usage(err,
+                          "%s: damaged: what it holds beside its large datasets does not have the checksum at its end. "
+                          "Use another "
+                          "copy, or make it again",
+                          path);
 }

@@ -20,7 +20,7 @@ typedef struct Column {
     DataType type;
     Shape shape;
     Source source;
-    size_t offset;          /* in StepMetrics: of the value (SCALAR), else of the pointer to the values */
+    size_t offset; /* in StepMetrics: of the value (SCALAR), else of the pointer to the values */
     const char *units, *description;
 } Column;
 
@@ -32,11 +32,11 @@ struct Metrics {
     MPI_Comm comm;
     int rank, ranks;
     int64_t categories, pairs, phases;
-    int64_t stored;             /* rows in the file; the last one is step `stored` */
-    int64_t rows, capacity;     /* in the buffers */
-    int64_t stored_ranks, stored_pairs; /* extents in the file: the most that any run of it had */
+    int64_t stored;                             /* rows in the file; the last one is step `stored` */
+    int64_t rows, capacity;                     /* in the buffers */
+    int64_t stored_ranks, stored_pairs;         /* extents in the file: the most that any run of it had */
     char *memory, *buffer[METRICS_COLUMNS_MAX]; /* [capacity, width] of the column's type, this rank's */
-    uint64_t checksum[METRICS_COLUMNS_MAX]; /* of each column's rows in the file */
+    uint64_t checksum[METRICS_COLUMNS_MAX];     /* of each column's rows in the file */
 };
 
 /* The dataset's shape with this many rows; returns the axes. */
@@ -45,15 +45,19 @@ int metrics_shape(const Metrics *m, const Column *c, int64_t rows, int64_t dims[
 /* Rows [first, first + count) of the indices from `held` on of axis 1, all of them one value in memory. */
 Slab metrics_unwritten(int axes, const int64_t dims[3], int64_t first, int64_t count, int64_t held);
 
-/* Is the file what the columns and `info` make, with steps 1 to `step` at least? Leaves its extents in m. Collective. */
+/* Is the file what the columns and `info` make, with steps 1 to `step` at least? Leaves its extents in m. Collective.
+ */
 bool metrics_check_layout(H5File *file, Metrics *m, const MetricsInfo *info, int64_t step, Error *err);
 
-/* All rows of a column against its checksum, some at a time: NULL, or false with err for values that cannot be. Not collective. */
-typedef bool MetricsValues(const Column *c, int64_t first, int64_t count, int64_t width, const void *values, void *context, Error *err);
-
-/* Read a column and refuse it if its checksum or its values are wrong. kept (NULL: not wanted) gets the checksum that the first `keep`
- * rows have in a file with the extents of m. Collective over the file's communicator; rank 0 calls `values`. */
-bool metrics_verify_column(H5File *file, const Metrics *m, const Column *c, int64_t keep, uint64_t *kept, MetricsValues *values,
+/* All rows of a column against its checksum, some at a time: NULL, or false with err for values that cannot be. Not
+ * collective. */
+typedef bool MetricsValues(const Column *c, int64_t first, int64_t count, int64_t width, const void *values,
                            void *context, Error *err);
+
+/* Read a column and refuse it if its checksum or its values are wrong. kept (NULL: not wanted) gets the checksum that
+ * the first `keep` rows have in a file with the extents of m. Collective over the file's communicator; rank 0 calls
+ * `values`. */
+bool metrics_verify_column(H5File *file, const Metrics *m, const Column *c, int64_t keep, uint64_t *kept,
+                           MetricsValues *values, void *context, Error *err);
 
 #endif
