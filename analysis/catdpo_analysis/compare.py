@@ -61,7 +61,7 @@ def run(args):
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def ranked(values, lowest=True, rank=True, form="{:.3f}"):
+def ranked(values, lowest=True, rank=True, form="{:.4g}"):
     """Cells with the best ones marked."""
     first = best(values, lowest) if rank else set()
     return [

@@ -173,4 +173,4 @@ class LiveRun:
             return NOT_STARTED, "there is no such directory yet"
         if step == 0 and self.metrics is None:
             return NOT_STARTED, "nothing was written yet"
-        return STOPPED, "before its end: goes on when it is requeued, or with --resume"
+        return STOPPED, "it ended before its last step, and goes on when it is requeued, or with --resume"

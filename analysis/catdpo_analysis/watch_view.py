@@ -129,7 +129,7 @@ def _progress(snapshot, width, glyphs):
     if not metrics or not metrics.steps:
         return []
     total, step, series = snapshot.total, snapshot.step, metrics.series
-    seconds = _recent(metrics.step_seconds)
+    seconds = _recent(metrics.step_seconds, 100)
     share = min(step / total, 1.0) if total else 0.0
     words = Text(f" {int(100 * share):3d} %  " if total else " ", "bold")
     words.append(f"step {step}" + (f"/{total}" if total else ""))

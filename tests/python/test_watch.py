@@ -301,7 +301,11 @@ def test_no_line_is_wider_than_the_terminal(folder, width, glyphs):
     write_log(folder, 70, categories=names)
     write_writer(folder, host="h" * 300, job="1" * 50)
     write_checkpoints(folder, "step-00000050.h5")
+    with open(folder / "log.jsonl", "a") as file:  # a progress line that is too long
+        file.write(log_line(10**9, total=10**10, categories=names))
     look = Looks(folder)
+    look()
+    beat(folder, 2)
     for height in (None, 5, 24):
         lines = show(look(), width, height, glyphs)
         assert max(map(cell_len, lines)) <= width and all(line.isprintable() for line in lines)
