@@ -12,40 +12,32 @@ static bool read_run(H5File *file, CheckpointSummary *s, Error *err)
     char kind[32], digest[DIGEST_TEXT];
     int64_t position, updates;
     uint64_t seed;
-    bool ok = h5_read_int64(file, "/", "step", 0, INT64_MAX, &s->step, err)
-              && h5_read_int64(file, "/", "total_steps", s->step, INT64_MAX, &s->total_steps, err)
-              && h5_read_int64(file, "/", "num_tokens", 0, INT64_MAX, &s->num_tokens, err)
-              && h5_read_string(file, "/", "version", s->version, sizeof s->version, err)
-              && h5_read_string(file, "/", "data_digest", s->data_digest, sizeof s->data_digest, err)
-              && h5_read_string(file, "/", "template_digest", digest, sizeof digest, err)
-              && h5_read_string(file, "/", "tokenizer_digest", digest, sizeof digest, err)
-              && h5_read_string(file, "/", "reference_digest", s->reference_digest, sizeof s->reference_digest, err)
-              && h5_read_int64(file, "/sampler", "step", s->step, s->step, &position, err)
-              && h5_read_uint64(file, "/sampler", "seed", &seed, err)
-              && h5_read_string(file, "/sampler", "kind", kind, sizeof kind, err)
-              && h5_read_int64(file, "/optimizer", "updates", 0, s->step, &updates, err);
+    bool ok = h5_read_int64(file, "/", "step", 0, INT64_MAX, &s->step, err) &&
+              h5_read_int64(file, "/", "total_steps", s->step, INT64_MAX, &s->total_steps, err) &&
+              h5_read_int64(file, "/", "num_tokens", 0, INT64_MAX, &s->num_tokens, err) &&
+              h5_read_string(file, "/", "version", s->version, sizeof s->version, err) &&
+              h5_read_string(file, "/", "data_digest", s->data_digest, sizeof s->data_digest, err) &&
+              h5_read_string(file, "/", "template_digest", digest, sizeof digest, err) &&
+              h5_read_string(file, "/", "tokenizer_digest", digest, sizeof digest, err) &&
+              h5_read_string(file, "/", "reference_digest", s->reference_digest, sizeof s->reference_digest, err) &&
+              h5_read_int64(file, "/sampler", "step", s->step, s->step, &position, err) &&
+              h5_read_uint64(file, "/sampler", "seed", &seed, err) && h5_read_string(file, "/sampler", "kind", kind, sizeof kind, err) &&
+              h5_read_int64(file, "/optimizer", "updates", 0, s->step, &updates, err);
     for (size_t i = 0; ok && i < sizeof samplings / sizeof *samplings; i++)
-        if (strcmp(kind, samplings[i]) == 0) return true;
-    return ok
-           && error_usage(err, "%s: /sampler is of kind \"%s\" (uniform, balanced, sequential): use another checkpoint",
-                          file->path, kind);
+        if (strcmp(kind, samplings[i]) == 0)
+            return true;
+    return ok && error_usage(err, "%s: /sampler is of kind \"%s\" (uniform, balanced, sequential): use another checkpoint", file->path, kind);
 }
 
-static bool check_category(const H5File *file, const CheckpointSummary *s, const int64_t *counts, double unit,
-                           int64_t k, Error *err)
+static bool check_category(const H5File *file, const CheckpointSummary *s, const int64_t *counts, double unit, int64_t k, Error *err)
 {
     const int64_t all = s->categories, n = counts[k], violations = counts[all + k], pending = counts[2 * all + k],
                   pending_violations = counts[3 * all + k];
-    bool ok = isfinite(s->margin[k]) && s->violation_rate[k] >= 0 && s->violation_rate[k] <= 1 && pending >= 0
-              && pending <= n && violations >= 0 && (double)violations * unit <= (double)n && pending_violations >= 0
-              && pending_violations <= violations;
-    return ok
-           || error_usage(err,
-                          "%s: /margins: category %" PRId64 " (%s) has the margin %g, the rate %g, %" PRId64
-                          " pairs and %" PRId64 " violations, of which %" PRId64 " and %" PRId64
-                          " pending: damaged, use another checkpoint",
-                          file->path, k, s->name[k], s->margin[k], s->violation_rate[k], n, violations, pending,
-                          pending_violations);
+    bool ok = isfinite(s->margin[k]) && s->violation_rate[k] >= 0 && s->violation_rate[k] <= 1 && pending >= 0 && pending <= n &&
+              violations >= 0 && (double)violations * unit <= (double)n && pending_violations >= 0 && pending_violations <= violations;
+    return ok || error_usage(err, "%s: /margins: category %" PRId64 " (%s) has the margin %g, the rate %g, %" PRId64 " pairs and %" PRId64
+                             " violations, of which %" PRId64 " and %" PRId64 " pending: damaged, use another checkpoint", file->path, k, s->name[k],
+                             s->margin[k], s->violation_rate[k], n, violations, pending, pending_violations);
 }
 
 static bool read_margins(H5File *file, CheckpointSummary *s, Error *err)
@@ -55,18 +47,19 @@ static bool read_margins(H5File *file, CheckpointSummary *s, Error *err)
     bool ok = h5_count_strings(file, "/margins/category", 1, CATEGORIES_MAX, &s->categories, err);
     int64_t both = 2 * s->categories, *counts = ok ? calloc(4 * (size_t)s->categories, sizeof *counts) : NULL;
     const int64_t k = s->categories;
-    ok = ok && (counts || error_fault(err, "out of memory for the margins of %s", file->path))
-         && h5_read_strings(file, "/margins/category", k, CATEGORY_NAME, s->name[0], err)
-         && h5_read_array(file, "/margins/margin", DATA_FLOAT64, 1, &k, s->margin, err)
-         && h5_read_array(file, "/margins/violation_rate", DATA_FLOAT64, 1, &k, s->violation_rate, err)
-         && h5_read_array(file, "/margins/n", DATA_INT64, 1, &k, counts, err)
-         && h5_read_array(file, "/margins/violations", DATA_INT64, 1, &k, counts + k, err)
-         && h5_read_array(file, "/margins/pending", DATA_INT64, 1, &both, counts + both, err)
-         && h5_read_double(file, "/margins", "unit", 1e-12, 1, &unit, err)
-         && h5_read_double(file, "/margins", "pooled_rate", 0, 1, &pooled, err)
-         && h5_read_int64(file, "/margins", "updates", 0, s->step, &updates, err)
-         && h5_read_int64(file, "/margins", "last_update", 0, s->step, &last, err);
-    for (int64_t i = 0; ok && i < k; i++) ok = check_category(file, s, counts, unit, i, err);
+    ok = ok && (counts || error_fault(err, "out of memory for the margins of %s", file->path)) &&
+         h5_read_strings(file, "/margins/category", k, CATEGORY_NAME, s->name[0], err) &&
+         h5_read_array(file, "/margins/margin", DATA_FLOAT64, 1, &k, s->margin, err) &&
+         h5_read_array(file, "/margins/violation_rate", DATA_FLOAT64, 1, &k, s->violation_rate, err) &&
+         h5_read_array(file, "/margins/n", DATA_INT64, 1, &k, counts, err) &&
+         h5_read_array(file, "/margins/violations", DATA_INT64, 1, &k, counts + k, err) &&
+         h5_read_array(file, "/margins/pending", DATA_INT64, 1, &both, counts + both, err) &&
+         h5_read_double(file, "/margins", "unit", 1e-12, 1, &unit, err) &&
+         h5_read_double(file, "/margins", "pooled_rate", 0, 1, &pooled, err) &&
+         h5_read_int64(file, "/margins", "updates", 0, s->step, &updates, err) &&
+         h5_read_int64(file, "/margins", "last_update", 0, s->step, &last, err);
+    for (int64_t i = 0; ok && i < k; i++)
+        ok = check_category(file, s, counts, unit, i, err);
     free(counts);
     return ok;
 }
@@ -75,6 +68,5 @@ bool checkpoint_check(H5File *file, CheckpointSummary *summary, Error *err)
 {
     CHECK(file->comm == MPI_COMM_NULL);
     memset(summary, 0, sizeof *summary);
-    return h5_check_format(file, CHECKPOINT_FORMAT, 1, err) && read_run(file, summary, err)
-           && read_margins(file, summary, err);
+    return h5_check_format(file, CHECKPOINT_FORMAT, 1, err) && read_run(file, summary, err) && read_margins(file, summary, err);
 }
