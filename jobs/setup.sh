@@ -3,6 +3,7 @@
 # result is there.
 #
 #   setup_packages     system packages: installed with apt as root, otherwise named in one line
+#   setup_slurm        SLURM, for the tests of jobs/ on a cluster of their own; they are skipped where it is not there
 #   setup_python       .venv with the `analysis` package and what its tests need
 #   setup_build DIR [MESON OPTION...]
 #   stage TITLE, stage_done, skipped TEXT, fail TEXT
@@ -57,6 +58,15 @@ missing_packages() {
     python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || echo python3-venv
 }
 
+# install PACKAGE...: with apt, as root; the reason of a failure on stderr
+install() {
+    local log
+    log=$(mktemp)
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1 ||
+        { tail -n 20 "$log" >&2; rm -f "$log"; return 1; }
+    rm -f "$log"
+}
+
 setup_packages() {
     stage "System packages"
     local missing
@@ -74,15 +84,24 @@ Name a ScaLAPACK without a .pc file in CATDPO_MESON_OPTIONS. libconfig, cmocka a
     sudo apt-get update && sudo apt-get install -y --no-install-recommends $missing"
     fi
     echo "   installing: $missing"
-    local log
-    log=$(mktemp)
     # shellcheck disable=SC2086
-    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1 ||
-        { tail -n 20 "$log" >&2; rm -f "$log"; fail "apt-get could not install: $missing"; }
-    rm -f "$log"
+    install $missing || fail "apt-get could not install: $missing"
     missing=$(missing_packages | tr '\n' ' ')
     [ -z "$missing" ] || fail "still missing after apt-get: $missing"
     stage_done
+}
+
+setup_slurm() {
+    stage "SLURM, for the tests"
+    if has slurmctld && has slurmd && has munged; then
+        skipped "slurmctld, slurmd, munged"
+    elif ! has apt-get || [ "$(id -u)" -ne 0 ]; then
+        echo "   not there: the tests on a SLURM cluster are skipped (Debian's packages, as root: slurm-wlm munge)"
+    else
+        echo "   installing: slurm-wlm munge"
+        install slurm-wlm munge || echo "   apt-get could not: the tests on a SLURM cluster are skipped"
+        stage_done
+    fi
 }
 
 setup_python() {

@@ -8,8 +8,8 @@ usage() {
 usage: bash tests/run.sh [--sanitize] [-h]
 
 Installs missing system packages (apt, as root; otherwise says which), makes .venv, builds, and runs the unit and MPI tests
-(Meson) and those of analysis/ and of the whole program (pytest). The last line is "N passed, N failed"; the exit status is 0
-only if nothing failed and something ran.
+(Meson), those of analysis/ and of the whole program, and those of jobs/ on a SLURM cluster of their own (pytest). The
+last line is "N passed, N failed"; the exit status is 0 only if nothing failed and something ran.
 
   --sanitize   build in build-sanitize with AddressSanitizer and UBSan and run the same tests on that
 EOF
@@ -32,6 +32,7 @@ for argument; do
 done
 
 setup_packages
+setup_slurm
 setup_python
 setup_build "$build" "${options[@]}"
 if [ "$build" != "$root/build" ]; then
@@ -48,8 +49,8 @@ stage_done
 stage "Tests in Python (pytest)"
 report=$build/pytest.xml
 rm -f "$report"
-if [ -n "$(find "$root/tests/python" -name 'test_*.py' 2>/dev/null | head -n 1)" ]; then
-    (cd "$root" && .venv/bin/python -m pytest -q -ra -p no:cacheprovider --junitxml "$report" tests/python)
+if [ -n "$(find "$root/tests/python" "$root/tests/slurm" -name 'test_*.py' 2>/dev/null | head -n 1)" ]; then
+    (cd "$root" && .venv/bin/python -m pytest -q -ra -p no:cacheprovider --junitxml "$report" tests/python tests/slurm)
 else
     echo "   there are none"
 fi

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# From a model and preference data to an aligned model and its report, as a chain of jobs: see usage below.
+set -u
+. "${CATDPO_SITE:-$(dirname "${BASH_SOURCE[0]}")/site.sh}" || exit 2
+
+usage() {
+    cat <<'END'
+usage: bash jobs/pipeline.sh CONFIG MODEL FOLDER PAIRS... [--prepare "OPTION..."] [-- SBATCH OPTION...]
+
+Submits import, prepare, evaluation before, training, evaluation after and report; each starts when the one before it is
+complete, and none after one that failed. MODEL is a Hugging Face folder or a GGUF file, PAIRS are JSONL files. FOLDER
+takes everything: model.h5, pairs.h5, run/ with the report, and logs/. What is there already is not made again, so after
+a failure the same command goes on. CONFIG needs no model.path, data.path and run.dir.
+
+  --prepare       options of catdpo-analysis prepare, e.g. "--heldout 0.3 --max-length 1024"
+  SBATCH OPTION   of training and evaluations, e.g. -- --nodes=4 --ntasks-per-node=32 --time=12:00:00
+END
+}
+refuse() { printf 'pipeline.sh: %s\n' "$1" >&2; exit 2; }
+
+case ${1:-} in -h | --help) usage; exit 0 ;; esac
+[ $# -ge 4 ] || { usage >&2; exit 2; }
+config=$1 model=$2 folder=${3%/}
+shift 3
+pairs=() options=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    case $1 in
+        --prepare) [ $# -gt 1 ] || refuse "--prepare needs options in quotes"; read -r -a options <<<"$2"; shift ;;
+        -*) refuse "unknown option $1; sbatch's own come after --" ;;
+        *) [ -r "$1" ] || refuse "cannot read $1"; pairs+=("$1") ;;
+    esac
+    shift
+done
+[ $# -eq 0 ] || shift
+[ ${#pairs[@]} -gt 0 ] || refuse "no preference data"
+[ -r "$config" ] || refuse "cannot read $config"
+[ -r "$model" ] || refuse "cannot read $model"
+mkdir -p "$folder/logs" || exit 2
+
+# chain STAGE SBATCH-OPTION... SCRIPT ARGUMENT...: submit a job that waits for the one before
+last=""
+chain() {
+    last=$(sbatch --parsable --kill-on-invalid-dep=yes ${last:+"--dependency=afterok:$last"} \
+        --job-name="$(basename "$folder")-$1" --output="$folder/logs/%x-%j.out" "${@:2}") || exit 1
+    last=${last%%;*}
+    printf '%-8s %s\n' "$1" "$last"
+}
+
+jobs=$CATDPO_ROOT/jobs run=$folder/run model_file=$folder/model.h5 pairs_file=$folder/pairs.h5
+settings=(--set "model.path=$model_file" --set "reference.model=$model_file" --set "data.path=$pairs_file"
+    --set "run.dir=$run")
+evaluate=("$@" "$jobs/eval.sbatch" "$config" "${settings[@]}")
+[ -e "$model_file" ] || chain import "$jobs/analysis.sbatch" import "$model" --out "$model_file"
+[ -e "$pairs_file" ] || chain prepare "$jobs/analysis.sbatch" prepare "${pairs[@]}" --model "$model_file" \
+    --out "$pairs_file" "${options[@]}"
+[ -e "$run/eval-before.h5" ] || chain before "${evaluate[@]}" --out "$run/eval-before.h5"
+[ -e "$run/checkpoints/final.h5" ] || chain train "$@" "$jobs/train.sbatch" "$config" "${settings[@]}"
+[ -e "$run/eval-after.h5" ] ||
+    chain after "${evaluate[@]}" --model "$run/checkpoints/final.h5" --out "$run/eval-after.h5"
+chain report "$jobs/analysis.sbatch" report "$run"
