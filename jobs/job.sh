@@ -5,8 +5,8 @@
 #   launch COMMAND...       catdpo COMMAND on all tasks of the job until it ends; its exit status in $code
 #   job_end [resumable]     end the job as its program did; resumable: 85 means "start me again"
 #
-# Signals to this shell: USR1 (before the time limit, by #SBATCH --signal) lets the ranks write a checkpoint, and the job
-# goes back to the queue; USR2 lets them write one, and the job ends; TERM is scancel.
+# Signals to this shell: USR1 (before the time limit, by #SBATCH --signal) lets the ranks write a checkpoint, and the
+# job goes back to the queue; USR2 lets them write one, and the job ends; TERM is scancel.
 
 code=0 launcher_pid="" signalled="" stopped="" lost=""
 restart=${SLURM_RESTART_COUNT:-0}

@@ -1,5 +1,5 @@
-"""A real SLURM cluster on one machine, for tests: munged, slurmctld and nodes in namespaces of their own, everything below
-one folder.
+"""A real SLURM cluster on one machine, for tests: munged, slurmctld and nodes in namespaces of their own, everything
+below one folder.
 
     cluster = Cluster(folder); cluster.start(nodes=4); ...; cluster.stop()
 

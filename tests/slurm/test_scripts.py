@@ -1,6 +1,6 @@
-"""What the batch scripts promise of a job's fate, whatever the program does: it goes on after 85, up to a cap, a failure
-is FAILED with the program's status, and ranks, threads and settings are those that were asked for. A stand-in for the
-program ends as it is told."""
+"""What the batch scripts promise of a job's fate, whatever the program does: it goes on after 85, up to a cap, a
+failure is FAILED with the program's status, and ranks, threads and settings are those that were asked for. A stand-in
+for the program ends as it is told."""
 
 import os
 import time
