@@ -2,17 +2,22 @@
 #ifndef CATDPO_CHECKPOINT_H
 #define CATDPO_CHECKPOINT_H
 
+#include "catdpo/config.h"
 #include "catdpo/margin.h"
 #include "catdpo/model_file.h"
 
 /* What a checkpoint says about its run. Text is not owned. */
 typedef struct CheckpointInfo {
-    int64_t step;                 /* updates done */
+    const char *folder;           /* where the unfinished file lies; NULL: beside path */
+    int64_t step;                 /* steps done */
     int64_t total_steps;
     int64_t num_tokens;
     uint64_t seed;                /* of the sampler; its position is the step */
+    int64_t skipped;              /* steps without an update, because of numbers that are not finite */
+    double heldout_worst;         /* violation rate of the worst held-out category; NaN: not measured */
     const char *sampling, *config, *version;
-    const char *data_digest, *tokenizer_digest, *template_digest, *reference_digest;
+    const char *data_digest, *tokenizer_digest, *template_digest;
+    const char *start_digest, *reference_digest;   /* of the weights that training started from, and of the frozen reference */
     const char (*category_name)[CATEGORY_NAME];
 } CheckpointInfo;
 
@@ -20,6 +25,26 @@ typedef struct CheckpointInfo {
  * configuration go along, so that the checkpoint can be exported. Collective over t->grid->world. */
 bool checkpoint_write(const char *path, const char *model_path, const Transformer *t, const Optimizer *optimizer, const MarginState *margins,
                       const CheckpointInfo *info, Error *err);
+
+/* What a checkpoint says of itself, for deciding whether a run may go on from it. */
+typedef struct CheckpointHead {
+    int64_t  step, total_steps, num_tokens, skipped;
+    uint64_t seed;
+    double   heldout_worst;
+    char     data_digest[DIGEST_TEXT], tokenizer_digest[DIGEST_TEXT], template_digest[DIGEST_TEXT];
+    char     start_digest[WEIGHTS_DIGEST], reference_digest[WEIGHTS_DIGEST];
+    char     *config;             /* owned: checkpoint_head_free */
+} CheckpointHead;
+
+/* Collective over comm; MPI_COMM_NULL: this process alone. On failure nothing is owned. */
+bool checkpoint_head(const char *path, CheckpointHead *head, MPI_Comm comm, Error *err);
+bool checkpoint_read_head(H5File *file, CheckpointHead *head, Error *err); /* of an open file */
+void checkpoint_head_free(CheckpointHead *head);
+
+/* Moments and margins of a checkpoint onto any grid, verified against their checksums; the weights are read as those of any model
+ * (model_load). Counts of violations in other units are converted. Collective over t->grid->world. */
+bool checkpoint_load(const char *path, const Transformer *t, Optimizer *optimizer, MarginState *margins,
+                     const char (*category_name)[CATEGORY_NAME], Error *err);
 
 /* What checkpoint_check found. */
 typedef struct CheckpointSummary {

@@ -22,6 +22,7 @@ typedef struct CommandOption {
     const char        *argument; /* what help calls its value: "FILE"; NULL: a flag without a value */
     const char *const *choices;  /* the values it may have, NULL-terminated; NULL: any */
     const char        *help;
+    bool               optional; /* the value may be left out: "" then */
 } CommandOption;
 
 typedef struct Command {
@@ -42,7 +43,7 @@ struct CommandLine {
     const char   **files;                   /* the array is owned */
     int            set_count;
     char         **sets;                    /* "group.key=value" of each --set, in order; the array is owned */
-    const char    *values[COMMAND_OPTIONS]; /* of command->options; "" for a flag that was given; NULL: not given */
+    const char    *values[COMMAND_OPTIONS]; /* of command->options; "" for a flag or an option without its value; NULL: not given */
 };
 
 /* The value of an option ("--split") of the line's command, or NULL if it was not given. An unknown name is a bug. */

@@ -21,6 +21,7 @@ typedef enum { AGGREGATE_MAX, AGGREGATE_MEAN, AGGREGATE_SUM } MarginAggregation;
 typedef enum { SIGNAL_LIKELIHOOD, SIGNAL_REWARD, SIGNAL_MARGIN } ViolationSignal;
 typedef enum { SAMPLING_UNIFORM, SAMPLING_BALANCED, SAMPLING_SEQUENTIAL } Sampling;
 typedef enum { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } ScheduleType;
+typedef enum { NONFINITE_STOP, NONFINITE_SKIP } NonfinitePolicy;
 typedef enum { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_PLAIN, PROGRESS_OFF } ProgressMode;
 
 typedef struct Config {
@@ -28,6 +29,9 @@ typedef struct Config {
         char    dir[CONFIG_TEXT];   /* run directory */
         int64_t seed;               /* sampling */
         int     progress;           /* ProgressMode */
+        double  time_limit;         /* minutes from the start; 0: SLURM's, if any */
+        double  lease;              /* seconds after which a silent copy of the run counts as dead */
+        double  watchdog;           /* seconds without a sign of life after which the job ends; 0: never */
     } run;
     struct {
         char path[CONFIG_TEXT];     /* model.h5 or a checkpoint: initial weights */
@@ -69,6 +73,8 @@ typedef struct Config {
         double learning_rate, beta1, beta2, epsilon, weight_decay;
         double max_grad_norm;       /* 0: no clipping */
         bool   shard;               /* replicas share the optimiser state out among them */
+        int    nonfinite;           /* NonfinitePolicy */
+        int64_t max_skipped;        /* skipped steps of a run, at most */
     } optimizer;
     struct {
         int     type;               /* ScheduleType */
@@ -82,13 +88,18 @@ typedef struct Config {
         int64_t replicas;           /* 0: world size / grid, or chosen with grid = "auto" */
         int64_t block;              /* PBLAS logical block (pilaenv_) */
         int64_t threads;            /* BLAS threads a rank */
+        char    io[CONFIG_TEXT];    /* Open MPI's component for files; empty: its own choice */
     } parallel;
     struct {
         bool   recompute;           /* keep only the input of each layer, run it again in the backward pass */
         double logits_mb;           /* largest block of logits on a rank, MB */
     } engine;
     struct {
-        bool final;                 /* write checkpoints/final.h5 at the end */
+        int64_t steps;              /* between checkpoints; 0: not by steps */
+        double  minutes;            /* between checkpoints; 0: not by time */
+        int64_t keep;               /* how many of these to keep */
+        bool    best;               /* keep the best by the held-out worst category as best.h5 */
+        bool    final;              /* write checkpoints/final.h5 at the end */
     } checkpoint;
     struct {
         int64_t flush_steps;        /* steps between writes of metrics.h5 */
@@ -106,6 +117,14 @@ bool config_load(Config *config, const char *path, int set_count, char *const se
 
 /* Collective over comm: rank 0 reads, the result or the error is the same on every rank. */
 bool config_load_all(Config *config, const char *path, int set_count, char *const sets[], MPI_Comm comm, Error *err);
+
+/* From the text of a resolved config, as config_print wrote it; `where` is used in messages. Not collective. */
+bool config_load_text(Config *config, const char *text, const char *where, Error *err);
+
+/* The first key of `keys` (NULL-terminated; "group." stands for the whole group) that differs, with both values in libconfig syntax in
+ * text ("group.key is A, was B"); NULL if none does. Keys in `except` do not count. Not collective. */
+const char *config_difference(const Config *now, const Config *then, const char *const keys[], const char *const except[], char *text,
+                              size_t size);
 
 /* Required keys that a command needs (NULL-terminated list of "group.key"): refused by name when empty. Not collective.
  */

@@ -27,6 +27,8 @@ typedef struct Error {
  * The first message wins: an Error that is already set is left as it is. Not collective. */
 bool error_usage(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool error_fault(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same with EXIT_RESUBMIT: nothing is wrong, the work was stopped on request. */
+bool error_stopped(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Collective over comm. Returns true on every rank if `ok` is true on every rank. Otherwise false on every rank, and
  * every rank's err holds the message of the lowest rank that failed. MPI_COMM_NULL: this process alone. */

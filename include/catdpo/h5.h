@@ -7,7 +7,7 @@
  * IO.
  *
  * A file being written is laid out first (h5_create_*, h5_write_*) and then filled (h5_write_slab); the first
- * h5_write_slab ends the layout. Until h5_commit it is called "<path>.tmp".
+ * h5_write_slab ends the layout. Until h5_commit it has a name of its own that ends in ".tmp".
  *
  * Unless a comment says otherwise, every function is collective over the file's communicator, takes equal arguments on
  * all ranks and returns the same verdict, value and message on all ranks. A file opened with MPI_COMM_NULL belongs to
@@ -50,8 +50,8 @@ typedef struct H5File {
     int      rank;          /* in comm; 0 if alone */
     hid_t    meta;          /* rank 0, plain driver; -1 elsewhere, and of a file that is being filled */
     hid_t    data;          /* every rank, MPI-IO; -1 until the first slab is moved */
-    int      memory, disk;  /* descriptors on rank 0 while laying out: the file in memory, and "<path>.tmp" */
-    bool     writing;       /* still "<path>.tmp" */
+    int      memory, disk;  /* descriptors on rank 0 while laying out: the file in memory, and `temporary` */
+    bool     writing;       /* still `temporary` */
     int64_t  size;          /* bytes of the file when it was opened: no dataset in it can be larger */
     int64_t  call_bytes;    /* most bytes a rank moves in one call (16 MiB; never more than 2^31 - 1) */
     bool     collective;    /* MPI-IO's collective transfers; false unless set: see src/io/h5_slab.c */
@@ -59,7 +59,7 @@ typedef struct H5File {
     size_t   scratch_bytes;
     struct Seal *seal;      /* rank 0, while writing: src/io/h5_seal.c; owned */
     bool     sealed;        /* rank 0: it was read with a seal, and that holds */
-    char     path[FILE_PATH];
+    char     path[FILE_PATH], temporary[FILE_PATH];
 } H5File;
 
 /* ---- HDF5's own convention: a negative value is a failure ------------------------------------------------------- */
@@ -75,11 +75,12 @@ bool h5_agree(const H5File *file, bool ok, Error *err);
 
 /* Open for reading. A missing, truncated or foreign file is an EXIT_USAGE error that says which. */
 bool h5_open(H5File *file, const char *path, MPI_Comm comm, Error *err);
-/* Create "<path>.tmp", replacing an earlier one. */
-bool h5_create(H5File *file, const char *path, MPI_Comm comm, Error *err);
+/* Create a file that h5_commit will call `path`. Until then it lies in `folder`, on the same file system, as "NAME.<random>.tmp";
+ * folder NULL: beside path. */
+bool h5_create(H5File *file, const char *path, const char *folder, MPI_Comm comm, Error *err);
 /* Write a changed copy of the file `path`, which stays complete until h5_commit replaces it. Rank 0 holds the copy in
  * memory until the layout ends. */
-bool h5_modify(H5File *file, const char *path, MPI_Comm comm, Error *err);
+bool h5_modify(H5File *file, const char *path, const char *folder, MPI_Comm comm, Error *err);
 /* Make the written file the one called `path`: flush, close, fsync, rename, fsync of the directory. On failure the
  * .tmp is removed and the earlier file, if any, is as it was. The file is closed either way. */
 bool h5_commit(H5File *file, Error *err);
@@ -150,6 +151,8 @@ bool h5_read_strings(H5File *file, const char *name, int64_t count, size_t width
 bool h5_count_strings(H5File *file, const char *name, int64_t min, int64_t max, int64_t *count, Error *err);
 /* A scalar dataset of fixed-length UTF-8 text. */
 bool h5_write_text(H5File *file, const char *name, const char *value, Error *err);
+/* *value is allocated (at most `most` bytes with its NUL) on every rank; the caller frees it. */
+bool h5_load_text(H5File *file, const char *name, size_t most, char **value, Error *err);
 
 /* Attributes that plots and tables need: units ("1", "nat", "s"), description (long_name). NULL: leave out. */
 bool h5_describe(H5File *file, const char *dataset, const char *units, const char *description, Error *err);

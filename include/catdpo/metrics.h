@@ -24,6 +24,7 @@ typedef struct StepMetrics {
     double  learning_rate;
     double  grad_norm;                       /* before clipping */
     uint8_t clipped;                         /* 1: the gradient was scaled down */
+    uint8_t skipped;                         /* 1: loss or gradient not finite, no update */
     int64_t num_tokens;                      /* since the start of training */
     double  entropy;                         /* nats a completion token */
     double  mean_token_accuracy;
@@ -51,6 +52,7 @@ typedef struct StepMetrics {
 /* What is written once. Strings and arrays are not owned and read only during metrics_create and metrics_resume.
  * Equal on all ranks. */
 typedef struct MetricsInfo {
+    const char *folder;                              /* where unfinished files lie; NULL: beside metrics.h5 */
     const char *run, *grid /* "DxRxC" */, *version, *mpi, *blas, *hosts, *started /* ISO 8601 */;
     const char *data_digest, *weights_digest, *tokenizer_digest, *settings;
     const char *config;                              /* resolved config, text */

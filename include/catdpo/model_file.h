@@ -26,9 +26,16 @@ bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm c
  * and be finite; digest is that of the weights read. Collective over grid->world (the file's communicator). */
 bool model_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error *err);
 
-/* Arrays of the weights' shape under any group into flat[local_floats], finite. checksums (NULL: not verified) gets one a part, verified
- * against the file's. Collective over grid->world. */
-bool tensors_read(H5File *file, const Transformer *t, const char *group, float *flat, uint64_t *checksums, Error *err);
+/* Where this rank's part of an array of the weights' shape goes: elements [first, end) of the flat array. Of these, [counted_first,
+ * counted_end) enter the checksum, so that each element of the array is counted on one replica. Ends lie between columns of a tensor. */
+typedef struct LoadedArray {
+    float  *flat;              /* [end - first] */
+    int64_t first, end, counted_first, counted_end;
+} LoadedArray;
+
+/* Arrays of the weights' shape under any group, finite. checksums (NULL: not verified) gets one a part, verified against the file's.
+ * Collective over grid->world. */
+bool tensors_read(H5File *file, const Transformer *t, const char *group, const LoadedArray *array, uint64_t *checksums, Error *err);
 
 /* The same checks by a process alone that keeps nothing: shapes, checksums (into checksums[parts_count]) and finite numbers, with
  * `positive` none below zero, in 16 MB of memory. p: of a grid of one rank. progress (NULL: none) is told how many numbers were read. */

@@ -13,7 +13,8 @@ typedef enum {
     PHASE_REDUCE,     /* sums of gradients, sending weights */
     PHASE_OPTIMIZER,  /* norm, clipping, AdamW */
     PHASE_MARGINS,    /* counts, their Allreduce, the margin update, metric sums */
-    PHASE_OUTPUT,     /* metrics, log, progress, checkpoint */
+    PHASE_OUTPUT,     /* metrics, log, progress */
+    PHASE_CHECKPOINT, /* reading and writing weights and moments */
     PHASE_OTHER,
     PHASES
 } Phase;

@@ -161,6 +161,10 @@ static bool take_argument(CommandLine *line, int argc, char *const argv[], int *
             line->values[k] = "";
             return !given || error_usage(err, "%s takes no value", options[k].name);
         }
+        if (options[k].optional && !given && (!line->config || *at + 1 >= argc || argv[*at + 1][0] == '-')) {
+            line->values[k] = "";
+            return true;
+        }
         if (!take_value(options[k].name, options[k].argument, given, argc, argv, at, &line->values[k], err))
             return false;
         return !options[k].choices || check_choice(options[k].name, line->values[k], options[k].choices, NULL, err);
@@ -218,7 +222,8 @@ static const char exit_help[] =
     "exit status, the same on every rank:\n"
     "  0  done\n"
     "  1  something failed while running: files, numbers or memory; the message says what\n"
-    "  2  command line, config or input files are wrong; mend them before trying again\n";
+    "  2  command line, config or input files are wrong; mend them before trying again\n"
+    "  85 stopped by a signal or the time limit, after saving: submit the same again with --resume\n";
 
 static void help(FILE *out, const Command commands[])
 {
@@ -239,13 +244,13 @@ static void command_help(FILE *out, const Command *command)
     fprintf(out, "usage: catdpo %s %s", command->name, command->files ? "FILE..." : "CONFIG [--set GROUP.KEY=VALUE]...");
     for (const CommandOption *o = options; o->name; o++) {
         fprintf(out, " [%s", o->name);
-        if (o->argument) fprintf(out, " %s", o->argument);
+        if (o->argument) fprintf(out, o->optional ? " [%s]" : " %s", o->argument);
         fputc(']', out);
     }
     fprintf(out, "\n\n%s\noptions:\n", command->help);
     for (const CommandOption *o = options; o->name; o++) {
         char left[64];
-        snprintf(left, sizeof left, "%s %s", o->name, o->argument ? o->argument : "");
+        snprintf(left, sizeof left, o->optional ? "%s [%s]" : "%s %s", o->name, o->argument ? o->argument : "");
         fprintf(out, "  %-22s %s", left, o->help);
         for (int k = 0; o->choices && o->choices[k]; k++)
             fprintf(out, "%s%s", k == 0 ? ": " : o->choices[k + 1] ? ", " : " or ", o->choices[k]);

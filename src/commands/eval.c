@@ -138,6 +138,22 @@ static bool report(Run *run, const Evaluation *e, const char *model, const char 
     return eval_file_write(out, &result, run->world, err);
 }
 
+/* Of all pairs under the model; an evaluation that is stopped leaves nothing behind. */
+static bool log_probs(Run *run, Evaluation *e, Error *err)
+{
+    int64_t done = 0;
+    while (done < run->pairs.count) {
+        Verdict verdict;
+        if (!run_logps(run, &run->batcher, "evaluate", e->logps[PAIR_CHOSEN], e->logps[PAIR_REJECTED], &done, &verdict, err))
+            return false;
+        if (verdict.stop && done < run->pairs.count)
+            return error_stopped(err, "stopped by %s after %lld of %lld pairs, nothing was written: start again", verdict.why, (long long)done,
+                                 (long long)run->pairs.count);
+        lifecycle_saved(&run->life, 0); /* nothing to save */
+    }
+    return true;
+}
+
 static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const CommandLine *line, MPI_Comm world, Error *err)
 {
     const char *model = command_option(line, "--model"), *split = command_option(line, "--split"), *out = command_option(line, "--out");
@@ -149,6 +165,8 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
         split = config.data.heldout;
     if (!run_open(run, line->config, line->set_count, line->sets, split, model, false, world, err))
         return false;
+    run->life.interval = 0; /* an evaluation saves nothing before its end */
+    *run->life.request = '\0';
     if (!model)
         model = run->config.model.path;
     run_path(run, "eval.h5", path);
@@ -159,13 +177,13 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
     bool ok = allocate(e, run->pairs.count, run->pairs.category_count, err) &&
               margin_create(margins, &run->config, run->pairs.category_count, err);
     if (!error_agree(world, ok, err) || !run_make_folder(run, NULL, err) ||
-        !run_reference(run, split, e->reference[PAIR_CHOSEN], e->reference[PAIR_REJECTED], reference_digest, err) ||
-        !run_load_model(run, model, err))
+        !run_reference_digest(run, reference_digest, err) ||
+        !run_reference(run, &run->batcher, split, e->reference[PAIR_CHOSEN], e->reference[PAIR_REJECTED], err) || !run_load_model(run, model, err))
         return false;
     if (strcmp(run->model_info.weights_digest, reference_digest) == 0) /* the reference itself: its log-probs are known */
         for (int side = 0; side < PAIR_SIDES; side++)
             memcpy(e->logps[side], e->reference[side], sizeof(double) * (size_t)run->pairs.count);
-    else if (!run_logps(run, "evaluate", e->logps[PAIR_CHOSEN], e->logps[PAIR_REJECTED], err))
+    else if (!log_probs(run, e, err))
         return false;
     measure(e, &run->pairs, margins);
     if (!report(run, e, model, split, out, err))

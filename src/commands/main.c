@@ -3,16 +3,19 @@
 #include "catdpo/commands.h"
 
 static const CommandOption train_options[] = {
-    {"--overwrite", NULL, NULL, "replace the run that run.dir holds"},
+    {"--overwrite", NULL, NULL, "replace the run that run.dir holds", false},
+    {"--resume", "FILE", NULL, "go on from the newest good checkpoint of run.dir, or from FILE", true},
+    {"--allow", "LIST", NULL, "differences that --resume accepts, such as data,schedule (the refusal names them)", false},
+    {"--take-over", NULL, NULL, "go on in the place of a copy that still writes to run.dir; that one stops", false},
     {0},
 };
 
 static const char *const splits[] = {"heldout", "train", NULL};
 
 static const CommandOption eval_options[] = {
-    {"--model", "FILE", NULL, "model or checkpoint to evaluate instead of model.path"},
-    {"--split", "NAME", splits, "pairs to evaluate on, instead of data.heldout"},
-    {"--out", "FILE", NULL, "file for the results (default: eval.h5 in the run directory)"},
+    {"--model", "FILE", NULL, "model or checkpoint to evaluate instead of model.path", false},
+    {"--split", "NAME", splits, "pairs to evaluate on, instead of data.heldout", false},
+    {"--out", "FILE", NULL, "file for the results (default: eval.h5 in the run directory)", false},
     {0},
 };
 
@@ -23,10 +26,14 @@ static const Command commands[] = {
         .help =
             "Trains the model in model.path on the pairs in data.path and writes to the run directory run.dir:\n"
             "config.cfg (the settings as resolved), metrics.h5, log.jsonl, reference.h5 (the reference model's\n"
-            "log-probabilities, made once and reused while data and model stay the same) and checkpoints/final.h5,\n"
-            "which is itself a model.\n"
+            "log-probabilities, made once and reused while data and model stay the same) and checkpoints/, each of\n"
+            "which is itself a model: at intervals (checkpoint.*), at the end, when the file checkpoint.request appears\n"
+            "in the run directory, and before the program stops on a signal (TERM, INT, USR1, USR2) or for its time\n"
+            "limit. --resume goes on from there, on any number of ranks and any grid; the same command line with\n"
+            "--resume starts a run that has no checkpoint yet.\n"
             "The number of ranks is replicas x rows x columns of the process grid: see parallel.* in --help-config.\n",
         .examples = "  mpirun -n 2 catdpo train run.cfg\n"
+                    "  mpirun -n 2 catdpo train run.cfg --resume\n"
                     "  mpirun -n 4 catdpo train run.cfg --set 'parallel.grid=[2,2]' --set run.dir=runs/second\n"
                     "  mpirun -n 2 catdpo train run.cfg --set objective.type=dpo --set run.dir=runs/baseline\n",
         .options = train_options,

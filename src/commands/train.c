@@ -1,37 +1,13 @@
 /* catdpo train */
-#include "run.h"
-#include "tally.h"
+#include "trainer.h"
 
-#include "catdpo/checkpoint.h"
 #include "catdpo/commands.h"
-#include "catdpo/sampler.h"
 #include "catdpo/schedule.h"
-#include "catdpo/steplog.h"
-#include "version.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
-
-typedef struct Trainer {
-    Run         run;
-    Sampler     sampler;
-    Optimizer   optimizer;
-    MarginState margins;
-    Tally       tally;
-    Metrics     *metrics;
-    StepLog     *log;           /* rank 0 only */
-    Progress    progress;
-    double      *reference[PAIR_SIDES];  /* [N] nats */
-    char        model_digest[WEIGHTS_DIGEST], reference_digest[WEIGHTS_DIGEST]; /* of the weights that training starts from */
-    int64_t     *pair;          /* [B] indices of the step's pairs, -1: none */
-    int         pair_count;
-    double      *phase_seconds; /* [PHASES] */
-    int64_t     step, total_steps, num_tokens;
-} Trainer;
 
 /* ---- one step --------------------------------------------------------------------------------------------------- */
 
@@ -66,12 +42,18 @@ static void choose_pairs(Trainer *t)
     batcher_plan(&t->run.batcher, t->pair, t->pair_count);
 }
 
-static bool finite_step(const Trainer *t, const StepMetrics *row, Error *err)
+/* A step whose numbers are not finite changes nothing; whether the run goes on is for the settings to say. The same on all ranks. */
+static bool may_skip(Trainer *t, StepMetrics *row, Error *err)
 {
-    if (isfinite(row->loss) && isfinite(row->grad_norm))
-        return true;
-    return error_fault(err, "step %lld: the loss is %g and the gradient's norm %g: lower optimizer.learning_rate, and look at the pairs of this "
-                       "step in metrics.h5 (/train/pairs)", (long long)t->step, row->loss, row->grad_norm);
+    const Config *config = &t->run.config;
+    bool skip = config->optimizer.nonfinite == NONFINITE_SKIP && t->skipped < config->optimizer.max_skipped;
+    row->skipped = 1;
+    t->skipped++;
+    if (skip)
+        log_warn(&t->run.log, "step %lld is skipped: the loss is %g and the gradient's norm %g", (long long)t->step, row->loss, row->grad_norm);
+    return skip || error_fault(err, "step %lld: the loss is %g and the gradient's norm %g: lower optimizer.learning_rate, and look at the pairs of "
+                               "this step in metrics.h5 (/train/pairs); optimizer.nonfinite = \"skip\" leaves out up to %lld such steps",
+                               (long long)t->step, row->loss, row->grad_norm, (long long)config->optimizer.max_skipped);
 }
 
 static bool train_step(Trainer *t, StepMetrics *row, Error *err)
@@ -93,7 +75,6 @@ static bool train_step(Trainer *t, StepMetrics *row, Error *err)
     timer_start(run->timer, PHASE_MARGINS);
     tally_reduce(&t->tally, run->world);
     tally_fill(&t->tally, &t->margins, row);
-    margin_update(&t->margins, t->tally.counts, t->step);
     timer_stop(run->timer);
 
     timer_start(run->timer, PHASE_REDUCE);
@@ -103,216 +84,138 @@ static bool train_step(Trainer *t, StepMetrics *row, Error *err)
     row->grad_norm = optimizer_norm(&t->optimizer, model->gradients);
     row->learning_rate = config->optimizer.learning_rate * schedule_factor((ScheduleType)config->schedule.type, config->schedule.warmup,
                                                                            config->schedule.floor, t->step, t->total_steps);
-    bool ok = finite_step(t, row, err); /* the same numbers on all ranks */
-    if (ok)
+    bool finite = isfinite(row->loss) && isfinite(row->grad_norm); /* the same numbers on all ranks */
+    if (finite)
         row->clipped = optimizer_update(&t->optimizer, model->weights, model->gradients, row->learning_rate, row->grad_norm);
     timer_stop(run->timer);
+    if (!finite)
+        return may_skip(t, row, err);
     timer_start(run->timer, PHASE_REDUCE);
-    if (ok)
-        optimizer_spread(&t->optimizer, model->weights);
+    optimizer_spread(&t->optimizer, model->weights);
     timer_stop(run->timer);
-    return ok;
-}
-
-/* ---- what a step leaves behind ---------------------------------------------------------------------------------- */
-
-static bool record_step(Trainer *t, StepMetrics *row, Error *err)
-{
-    Run *run = &t->run;
-    int64_t tokens_before = t->num_tokens;
-    for (int i = 0; i < t->pair_count; i++)
-        tokens_before -= pairs_length(&run->pairs, PAIR_CHOSEN, t->pair[i]) + pairs_length(&run->pairs, PAIR_REJECTED, t->pair[i]);
-    row->epoch = (double)t->step / (double)t->sampler.steps_per_epoch;
-    row->num_tokens = t->num_tokens;
-    row->violation_rate = t->margins.violation_rate;
-    row->pair_index = t->pair;
-    row->step_seconds = timer_read(run->timer, t->phase_seconds);
-    row->phase_seconds = t->phase_seconds;
-    row->step_flops = run->grid.flops;
-    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &row->step_flops, 1, MPI_DOUBLE, MPI_SUM, run->grid.replica_comm));
-    run->grid.flops = 0;
-    timer_reset(run->timer);
-
-    timer_start(run->timer, PHASE_OUTPUT); /* counted in the next step's time */
-    double rate = (double)(t->num_tokens - tokens_before) / row->step_seconds;
-    metrics_append(t->metrics, row);
-    bool ok = error_agree(run->world, !t->log || steplog_write(t->log, row, rate, t->total_steps, err), err);
-    int worst = margin_worst(&t->margins);
-    progress_update(&t->progress, t->step, &(ProgressFields){ .loss = row->loss, .tokens_per_second = rate,
-                    .worst = worst < 0 ? NULL : run->pairs.category_name[worst], .worst_rate = worst < 0 ? NAN : t->margins.violation_rate[worst] });
-    if (ok && metrics_full(t->metrics))
-        ok = metrics_flush(t->metrics, err);
+    timer_start(run->timer, PHASE_MARGINS);
+    margin_update(&t->margins, t->tally.counts, t->step);
     timer_stop(run->timer);
-    return ok;
+    return true;
 }
 
 /* ---- before and after ------------------------------------------------------------------------------------------- */
 
-/* The resolved settings as text; owned by the caller. */
-static char *config_text(const Config *config)
+static bool allocate_logps(double *logps[PAIR_SIDES], int64_t pairs, Error *err)
 {
-    char *text = NULL;
-    size_t size;
-    FILE *stream = open_memstream(&text, &size);
-    CHECK(stream);
-    config_print(config, stream);
-    CHECK(fclose(stream) == 0);
-    return text;
-}
-
-/* config.cfg, written beside its name and renamed. On rank 0. */
-static bool write_config(const Run *run, const char *text, Error *err)
-{
-    char path[FILE_PATH], beside[FILE_PATH + 8];
-    run_path(run, "config.cfg", path);
-    snprintf(beside, sizeof beside, "%s.tmp", path);
-    FILE *file = fopen(beside, "w");
-    bool ok = file && fputs(text, file) >= 0 && fflush(file) == 0 && fsync(fileno(file)) == 0;
-    ok = (!file || fclose(file) == 0) && ok && rename(beside, path) == 0;
-    return ok || error_usage(err, "cannot write %s: set run.dir to a place that you may write to and that has room", path);
-}
-
-/* A run directory holds one run: another one must not replace it by accident. On rank 0. */
-static bool refuse_second_run(const Run *run, bool overwrite, Error *err)
-{
-    char path[FILE_PATH];
-    run_path(run, "metrics.h5", path);
-    return overwrite || access(path, F_OK) != 0 ||
-           error_usage(err, "%s holds a run already: choose another run.dir, or replace it with --overwrite", run->config.run.dir);
-}
-
-static char *host_list(MPI_Comm world)
-{
-    enum { MOST = 4096 };
-    char mine[MPI_MAX_PROCESSOR_NAME + 1] = "", *text = calloc(1, MOST);
-    int length, ranks;
-    CHECK(text);
-    CHECK_MPI(MPI_Get_processor_name(mine, &length));
-    CHECK_MPI(MPI_Comm_size(world, &ranks));
-    char (*all)[sizeof mine] = calloc((size_t)ranks, sizeof mine);
-    CHECK(all);
-    CHECK_MPI(MPI_Allgather(mine, sizeof mine, MPI_CHAR, all, sizeof mine, MPI_CHAR, world));
-    for (int r = 0; r < ranks; r++)
-        if ((r == 0 || strcmp(all[r], all[r - 1]) != 0) && strlen(text) + strlen(all[r]) + 2 < MOST)
-            strcat(strcat(text, r ? " " : ""), all[r]);
-    free(all);
-    return text;
-}
-
-static bool open_metrics(Trainer *t, const char *config, Error *err)
-{
-    Run *run = &t->run;
-    char path[FILE_PATH], grid[64], mpi[MPI_MAX_LIBRARY_VERSION_STRING], started[32], *hosts = host_list(run->world);
-    int length;
-    time_t now = time(NULL);
-    CHECK_MPI(MPI_Get_library_version(mpi, &length));
-    mpi[strcspn(mpi, ",\n")] = '\0';
-    strftime(started, sizeof started, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
-    snprintf(grid, sizeof grid, "%dx%dx%d", run->layout.replicas, run->layout.rows, run->layout.columns);
-    run_path(run, "metrics.h5", path);
-    const MetricsInfo info = {
-        .run = run->config.run.dir, .grid = grid, .version = CATDPO_VERSION, .mpi = mpi, .blas = run->blas.library, .hosts = hosts,
-        .started = started, .data_digest = run->pairs.data_digest, .weights_digest = t->model_digest,
-        .tokenizer_digest = run->pairs.tokenizer_digest, .settings = run->pairs.settings, .config = config,
-        .category_count = run->pairs.category_count, .category_name = (const char (*)[CATEGORY_NAME])run->pairs.category_name,
-        .category_harm = run->pairs.category_harm, .pairs_per_step = run->config.batch.pairs, .phase_count = PHASES, .phase_name = phase_name,
-        .partial_unit = margin_unit(&t->margins), .sgemm_gflops = run->blas.gflops, .capacity = run->config.metrics.flush_steps,
-    };
-    t->metrics = metrics_create(path, &info, run->world, err);
-    free(hosts);
-    if (!t->metrics)
-        return false;
-    run_path(run, "log.jsonl", path);
-    if (run->rank == 0)
-        t->log = steplog_open(path, 0, run->pairs.category_count, (const char (*)[CATEGORY_NAME])run->pairs.category_name, err);
-    return error_agree(run->world, run->rank > 0 || t->log, err);
-}
-
-static bool prepare_output(Trainer *t, Error *err)
-{
-    Run *run = &t->run;
-    char *text = config_text(&run->config);
-    bool ok = run_make_folder(run, "checkpoints", err);
-    ok = ok && error_agree(run->world, run->rank > 0 || write_config(run, text, err), err) && open_metrics(t, text, err);
-    free(text);
-    return ok;
+    for (int side = 0; side < PAIR_SIDES; side++)
+        if (!(logps[side] = calloc((size_t)pairs + 1, sizeof(double))))
+            return error_fault(err, "out of memory for the log-probs of %lld pairs", (long long)pairs);
+    return true;
 }
 
 static bool allocate(Trainer *t, Error *err)
 {
     Run *run = &t->run;
     const Config *config = &run->config;
-    size_t pairs = (size_t)run->pairs.count;
     t->pair = calloc((size_t)config->batch.pairs, sizeof *t->pair);
     t->phase_seconds = calloc(PHASES, sizeof *t->phase_seconds);
-    for (int side = 0; side < PAIR_SIDES; side++)
-        t->reference[side] = calloc(pairs + 1, sizeof(double));
-    bool ok = (t->pair && t->phase_seconds && t->reference[PAIR_CHOSEN] && t->reference[PAIR_REJECTED]) ||
-              error_fault(err, "out of memory for the reference's log-probs of %zu pairs", pairs);
-    return ok && margin_create(&t->margins, config, run->pairs.category_count, err) && tally_create(&t->tally, run->pairs.category_count, err) &&
+    return ((t->pair && t->phase_seconds) || error_fault(err, "out of memory for a step of %lld pairs", (long long)config->batch.pairs)) &&
+           allocate_logps(t->reference, run->pairs.count, err) &&
+           (!config->checkpoint.best || (allocate_logps(t->heldout_reference, run->heldout.count, err) && allocate_logps(t->heldout, run->heldout.count, err))) &&
+           margin_create(&t->margins, config, run->pairs.category_count, err) && tally_create(&t->tally, run->pairs.category_count, err) &&
            sampler_create(&t->sampler, &run->pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed, (int)config->batch.pairs, err);
+}
+
+/* A run directory holds one run: another one must not replace it by accident. On rank 0. */
+static bool refuse_second_run(const Run *run, bool overwrite, bool resume, Error *err)
+{
+    char path[FILE_PATH];
+    run_path(run, "metrics.h5", path);
+    if (overwrite && resume)
+        return error_usage(err, "--overwrite and --resume exclude each other: the one replaces a run, the other goes on with it");
+    return overwrite || resume || access(path, F_OK) != 0 ||
+           error_usage(err, "%s holds a run already: go on with it by --resume, replace it with --overwrite, or choose another run.dir",
+                       run->config.run.dir);
+}
+
+static bool open_run(Trainer *t, const CommandLine *line, MPI_Comm world, Error *err)
+{
+    Run *run = &t->run;
+    bool overwrite = command_option(line, "--overwrite") != NULL, resume = command_option(line, "--resume") != NULL;
+    if (!run_open(run, line->config, line->set_count, line->sets, "train", NULL, true, world, err) ||
+        !error_agree(world, run->rank > 0 || refuse_second_run(run, overwrite, resume, err), err))
+        return false;
+    if (run->pairs.count == 0)
+        return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some", run->config.data.path);
+    if (!error_agree(world, allocate(t, err), err))
+        return false;
+    memcpy(t->start_digest, run->model_info.weights_digest, WEIGHTS_DIGEST);
+    const Config *config = &run->config;
+    t->total_steps = config->schedule.steps > 0 ? config->schedule.steps
+                                                : (int64_t)ceil(config->schedule.epochs * (double)t->sampler.steps_per_epoch);
+    t->best = INFINITY;
+    return run_own_folder(run, command_option(line, "--take-over") != NULL, err) &&
+           error_agree(world, run->rank > 0 || !overwrite || save_clear(t, err), err);
 }
 
 static bool prepare(Trainer *t, const CommandLine *line, MPI_Comm world, Error *err)
 {
     Run *run = &t->run;
+    const char *from = command_option(line, "--resume"), *allowed = command_option(line, "--allow");
+    if (!open_run(t, line, world, err))
+        return false;
     const Config *config = &run->config;
-    bool overwrite = command_option(line, "--overwrite") != NULL;
-    if (!run_open(run, line->config, line->set_count, line->sets, "train", NULL, true, world, err) ||
-        !error_agree(world, run->rank > 0 || refuse_second_run(run, overwrite, err), err))
-        return false;
-    if (run->pairs.count == 0)
-        return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some", config->data.path);
-    if (!error_agree(world, allocate(t, err), err))
-        return false;
-    memcpy(t->model_digest, run->model_info.weights_digest, WEIGHTS_DIGEST);
-    t->total_steps = config->schedule.steps > 0 ? config->schedule.steps
-                                                : (int64_t)ceil(config->schedule.epochs * (double)t->sampler.steps_per_epoch);
     const OptimizerSettings settings = { config->optimizer.beta1, config->optimizer.beta2, config->optimizer.epsilon,
                                          config->optimizer.weight_decay, config->optimizer.max_grad_norm, config->optimizer.shard };
-    return run_make_folder(run, NULL, err) &&
-           run_reference(run, "train", t->reference[PAIR_CHOSEN], t->reference[PAIR_REJECTED], t->reference_digest, err) &&
-           prepare_output(t, err) && run_load_model(run, config->model.path, err) &&
-           optimizer_create(&t->optimizer, &run->model.parameters, &run->grid, &settings, err);
+    if (!(from ? resume_check(t, from, allowed, err) : run_reference_digest(run, t->reference_digest, err)) ||
+        !run_reference(run, &run->batcher, "train", t->reference[PAIR_CHOSEN], t->reference[PAIR_REJECTED], err) ||
+        (config->checkpoint.best &&
+         !run_reference(run, &run->heldout_batcher, config->data.heldout, t->heldout_reference[PAIR_CHOSEN], t->heldout_reference[PAIR_REJECTED], err)) ||
+        !optimizer_create(&t->optimizer, &run->model.parameters, &run->grid, &settings, err))
+        return false;
+    bool found = false;
+    if (from && !resume_load(t, from, &found, err))
+        return false;
+    if (from && !found)
+        log_info(&run->log, "resume   nothing to go on from in %s: starting at the beginning", config->run.dir);
+    return (found || run_load_model(run, config->model.path, err)) && record_open(t, err);
 }
 
-static bool write_checkpoint(Trainer *t, const char *name, Error *err)
+/* All steps, or as many as there is time for. */
+static bool run_steps(Trainer *t, Verdict *verdict, Error *err)
 {
-    static const char *const sampling[] = { [SAMPLING_UNIFORM] = "uniform", [SAMPLING_BALANCED] = "balanced",
-                                            [SAMPLING_SEQUENTIAL] = "sequential" };
     Run *run = &t->run;
-    char path[FILE_PATH], *text = config_text(&run->config);
-    run_path(run, name, path);
-    const CheckpointInfo info = {
-        .step = t->step, .total_steps = t->total_steps, .num_tokens = t->num_tokens, .seed = t->sampler.seed,
-        .sampling = sampling[run->config.batch.sampling], .config = text, .version = CATDPO_VERSION, .data_digest = run->pairs.data_digest,
-        .tokenizer_digest = run->pairs.tokenizer_digest, .template_digest = run->pairs.template_digest,
-        .reference_digest = t->reference_digest, .category_name = (const char (*)[CATEGORY_NAME])run->pairs.category_name,
-    };
-    bool ok = checkpoint_write(path, run->config.model.path, &run->model, &t->optimizer, &t->margins, &info, err);
-    free(text);
-    if (ok)
-        log_info(&run->log, "checkpoint %s", path);
+    StepMetrics row;
+    bool ok = true;
+    progress_begin(&t->progress, &run->log, (ProgressMode)run->config.run.progress, "train", t->first_step, t->total_steps);
+    timer_reset(run->timer);
+    run->grid.flops = 0;
+    lifecycle_saved(&run->life, 0); /* the clocks of steps and checkpoints start here */
+    while (ok && t->step < t->total_steps && !verdict->stop) {
+        watchdog_step(run->watchdog, ++t->step);
+        bool sound = train_step(t, &row, err);
+        sound = record_step(t, &row, err) && sound; /* also a step that failed: its pairs are where to look */
+        ok = lifecycle_agree(&run->life, sound, t->step, verdict, err);
+        if (ok && verdict->checkpoint && t->step < t->total_steps)
+            ok = save(t, false, err);
+        else if (ok && metrics_full(t->metrics))
+            ok = metrics_flush(t->metrics, err);
+    }
+    progress_end(&t->progress);
     return ok;
 }
 
 static bool train(Trainer *t, Error *err)
 {
     Run *run = &t->run;
-    StepMetrics row;
-    bool ok = true;
-    progress_begin(&t->progress, &run->log, (ProgressMode)run->config.run.progress, "train", 0, t->total_steps);
-    timer_reset(run->timer);
-    run->grid.flops = 0;
-    for (t->step = 1; ok && t->step <= t->total_steps; t->step++) {
-        bool sound = train_step(t, &row, err);
-        ok = record_step(t, &row, err) && sound; /* also a step that failed: its pairs are where to look */
+    Verdict verdict = { 0 };
+    if (!run_steps(t, &verdict, err)) {
+        Error ignored = { 0 }; /* what is known of the steps before a failure is worth keeping */
+        metrics_flush(t->metrics, &ignored);
+        return false;
     }
-    t->step--;
-    progress_end(&t->progress);
-    Error ignored = { 0 }; /* what is known of the steps before a failure is worth keeping */
-    return (metrics_flush(t->metrics, ok ? err : &ignored) && ok) &&
-           (!run->config.checkpoint.final || write_checkpoint(t, "checkpoints/final.h5", err));
+    if (t->step < t->total_steps)
+        return error_stopped(err, "stopped by %s after step %lld of %lld with a checkpoint: start again with --resume to go on", verdict.why,
+                             (long long)t->step, (long long)t->total_steps);
+    if (t->first_step == t->total_steps)
+        log_info(&run->log, "all %lld steps were done before", (long long)t->total_steps);
+    return metrics_flush(t->metrics, err) && (!run->config.checkpoint.final || t->first_step == t->total_steps || save(t, true, err));
 }
 
 static void trainer_free(Trainer *t)
@@ -324,8 +227,11 @@ static void trainer_free(Trainer *t)
     if (t->optimizer.grid)
         optimizer_free(&t->optimizer);
     sampler_free(&t->sampler);
-    for (int side = 0; side < PAIR_SIDES; side++)
+    for (int side = 0; side < PAIR_SIDES; side++) {
         free(t->reference[side]);
+        free(t->heldout_reference[side]);
+        free(t->heldout[side]);
+    }
     free(t->pair);
     free(t->phase_seconds);
     run_close(&t->run);
@@ -335,8 +241,12 @@ int command_train(const CommandLine *line, MPI_Comm world)
 {
     Error err = { 0 };
     Trainer t = { 0 };
-    if (!prepare(&t, line, world, &err) || !train(&t, &err))
+    if (!prepare(&t, line, world, &err) || !train(&t, &err)) {
+        Error lost = { 0 }; /* explains whatever failed */
+        if (t.run.writer && writer_lost(t.run.writer, true, &lost) && err.exit_status == EXIT_FAULT)
+            err = lost;
         log_error(&t.run.log, &err);
+    }
     trainer_free(&t);
     return err.exit_status;
 }

@@ -355,6 +355,17 @@ bool config_load(Config *config, const char *path, int set_count, char *const se
     return ok;
 }
 
+bool config_load_text(Config *config, const char *text, const char *where, Error *err)
+{
+    memset(config, 0, sizeof *config);
+    Loader *loader = calloc(1, sizeof *loader);
+    if (!loader) return error_fault(err, "no memory left to read the config");
+    loader->config = config;
+    bool ok = apply_defaults(loader, err) && source_read_text(text, where, apply_part, loader, err);
+    free(loader);
+    return ok;
+}
+
 bool config_load_all(Config *config, const char *path, int set_count, char *const sets[], MPI_Comm comm, Error *err)
 {
     int rank;

@@ -15,6 +15,7 @@ static const char *const aggregations[] = {"max", "mean", "sum", NULL};
 static const char *const signals[] = {"likelihood", "reward", "margin", NULL};
 static const char *const samplings[] = {"uniform", "balanced", "sequential", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+static const char *const nonfinite_policies[] = {"stop", "skip", NULL};
 static const char *const progress_modes[] = {"auto", "bar", "plain", "off", NULL};
 
 const OptionGroup option_groups[] = {
@@ -43,6 +44,13 @@ const Option option_table[] = {
     {"run.seed", OPTION_INT, AT(run.seed), "42", "[0, inf)", NULL, "Seed of the order of the pairs."},
     {"run.progress", OPTION_CHOICE, AT(run.progress), "\"auto\"", NULL, progress_modes,
      "Progress on stderr: a bar, plain lines, or nothing; auto: a bar on a terminal, plain lines elsewhere."},
+    {"run.time_limit", OPTION_FLOAT, AT(run.time_limit), "0.0", "[0, inf)", NULL,
+     "Minutes after which the run ends with a checkpoint and exit status 85, in time for both; 0: SLURM's own limit "
+     "(SLURM_JOB_END_TIME), if there is one."},
+    {"run.lease", OPTION_FLOAT, AT(run.lease), "60.0", "[1, 86400]", NULL,
+     "Seconds without a heartbeat after which another copy of the run, on another node, counts as dead."},
+    {"run.watchdog", OPTION_FLOAT, AT(run.watchdog), "600.0", "[0, inf)", NULL,
+     "Seconds without progress on any rank after which the job is ended, naming the rank that hangs; 0: never."},
 
     {"model.path", OPTION_TEXT, AT(model.path), "\"\"", NULL, NULL,
      "Initial weights: an imported model (model.h5) or a checkpoint. Required by train and eval."},
@@ -117,6 +125,10 @@ const Option option_table[] = {
      "Gradients of a larger global norm are scaled down to it; 0: never."},
     {"optimizer.shard", OPTION_BOOL, AT(optimizer.shard), "true", NULL, NULL,
      "Replicas share the optimiser's state out among them: less memory with more than one replica."},
+    {"optimizer.nonfinite", OPTION_CHOICE, AT(optimizer.nonfinite), "\"stop\"", NULL, nonfinite_policies,
+     "When the loss or the gradient of a step is not a finite number: stop, or skip the step's update."},
+    {"optimizer.max_skipped", OPTION_INT, AT(optimizer.max_skipped), "10", "[0, inf)", NULL,
+     "Steps that a run may skip; one more stops it."},
 
     {"schedule.type", OPTION_CHOICE, AT(schedule.type), "\"linear\"", NULL, schedules,
      "Learning rate after the warm-up."},
@@ -138,12 +150,24 @@ const Option option_table[] = {
      "Logical block of PBLAS, rows; 256 to 512 bring psgemm near sgemm's own speed."},
     {"parallel.threads", OPTION_INT, AT(parallel.threads), "1", "[1, 1024]", NULL,
      "BLAS threads of a rank; more than cores / ranks slows everything down."},
+    {"parallel.io", OPTION_TEXT, AT(parallel.io), "\"\"", NULL, NULL,
+     "Open MPI's component for parallel files (ompio, romio321, romio341), as OMPI_MCA_io would name it; empty: its "
+     "own choice."},
 
     {"engine.recompute", OPTION_BOOL, AT(engine.recompute), "false", NULL, NULL,
      "Keep only the input of each layer and run it again in the backward pass: less memory, about a third more time."},
     {"engine.logits_mb", OPTION_FLOAT, AT(engine.logits_mb), "256.0", "(0, 1048576]", NULL,
      "Largest block of logits on a rank, MB."},
 
+    {"checkpoint.steps", OPTION_INT, AT(checkpoint.steps), "0", "[0, inf)", NULL,
+     "Steps between checkpoints; 0: not by steps."},
+    {"checkpoint.minutes", OPTION_FLOAT, AT(checkpoint.minutes), "30.0", "[0, inf)", NULL,
+     "Minutes between checkpoints, also of the reference's log-probabilities; 0: not by time."},
+    {"checkpoint.keep", OPTION_INT, AT(checkpoint.keep), "2", "[1, inf)", NULL,
+     "How many of these checkpoints to keep, the latest ones."},
+    {"checkpoint.best", OPTION_BOOL, AT(checkpoint.best), "false", NULL, NULL,
+     "Evaluate the pairs of data.heldout at each checkpoint and keep the one whose worst category violates least as "
+     "checkpoints/best.h5."},
     {"checkpoint.final", OPTION_BOOL, AT(checkpoint.final), "true", NULL, NULL,
      "Write checkpoints/final.h5 at the end."},
 

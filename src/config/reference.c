@@ -71,6 +71,42 @@ void config_print(const Config *config, FILE *out)
     }
 }
 
+/* ---- differences ---- */
+
+static bool is_listed(const char *key, const char *const list[])
+{
+    for (; *list; list++) {
+        size_t length = strlen(*list);
+        if ((*list)[length - 1] == '.' ? strncmp(key, *list, length) == 0 : strcmp(key, *list) == 0) return true;
+    }
+    return false;
+}
+
+static void value_text(const Option *option, const Config *config, char text[128])
+{
+    memset(text, 0, 128);
+    FILE *stream = fmemopen(text, 127, "w");
+    CHECK(stream);
+    write_value(option, config, stream);
+    fclose(stream);
+}
+
+const char *config_difference(const Config *now, const Config *then, const char *const keys[], const char *const except[],
+                              char *text, size_t size)
+{
+    for (int k = 0; k < option_count; k++) {
+        const Option *option = &option_table[k];
+        if (!is_listed(option->key, keys) || is_listed(option->key, except)) continue;
+        char new_value[128], old_value[128];
+        value_text(option, now, new_value);
+        value_text(option, then, old_value);
+        if (strcmp(new_value, old_value) == 0) continue;
+        snprintf(text, size, "%s is %s, was %s", option->key, new_value, old_value);
+        return option->key;
+    }
+    return NULL;
+}
+
 /* ---- help ---- */
 
 /* Type, choices and bounds of an option in a few words. */

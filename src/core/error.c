@@ -43,6 +43,15 @@ bool error_fault(Error *err, const char *format, ...)
     return false;
 }
 
+bool error_stopped(Error *err, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fill(err, EXIT_RESUBMIT, format, arguments);
+    va_end(arguments);
+    return false;
+}
+
 bool error_agree(MPI_Comm comm, bool ok, Error *err)
 {
     int rank, speaker;

@@ -3,6 +3,7 @@
 
 #include "catdpo/error.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -15,6 +16,8 @@ struct Timer {
     double             mark;  /* when the running phase was last started, resumed or read */
     int                depth; /* phases open; the innermost runs */
     int                stack[DEPTH];
+    _Atomic int64_t    events;
+    _Atomic int        running;
     double             seconds[]; /* [count], without the part of the running phase since `mark` */
 };
 
@@ -32,6 +35,7 @@ Timer *timer_new(int count, const char *const names[])
     CHECK(timer != NULL);
     timer->count = count;
     timer->names = names;
+    atomic_init(&timer->running, count - 1);
     timer_reset(timer);
     return timer;
 }
@@ -41,13 +45,23 @@ void timer_free(Timer *timer) { free(timer); }
 int timer_count(const Timer *timer) { return timer->count; }
 const char *const *timer_names(const Timer *timer) { return timer->names; }
 
+static int innermost(const Timer *timer) { return timer->depth > 0 ? timer->stack[timer->depth - 1] : timer->count - 1; }
+
 static void settle(Timer *timer)
 {
     double now = seconds_now();
-    int running = timer->depth > 0 ? timer->stack[timer->depth - 1] : timer->count - 1;
-    timer->seconds[running] += now - timer->mark;
+    timer->seconds[innermost(timer)] += now - timer->mark;
     timer->mark = now;
 }
+
+static void moved(Timer *timer)
+{
+    atomic_store_explicit(&timer->running, innermost(timer), memory_order_relaxed);
+    atomic_fetch_add_explicit(&timer->events, 1, memory_order_relaxed);
+}
+
+int64_t timer_events(const Timer *timer) { return atomic_load_explicit(&timer->events, memory_order_relaxed); }
+int timer_running(const Timer *timer) { return atomic_load_explicit(&timer->running, memory_order_relaxed); }
 
 void timer_reset(Timer *timer)
 {
@@ -61,6 +75,7 @@ void timer_start(Timer *timer, int phase)
     CHECK(timer->depth < DEPTH && phase >= 0 && phase < timer->count);
     settle(timer);
     timer->stack[timer->depth++] = phase;
+    moved(timer);
 }
 
 void timer_stop(Timer *timer)
@@ -69,6 +84,7 @@ void timer_stop(Timer *timer)
     CHECK(timer->depth > 0);
     settle(timer);
     timer->depth--;
+    moved(timer);
 }
 
 double timer_read(Timer *timer, double seconds[])

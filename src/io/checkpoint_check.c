@@ -3,26 +3,29 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static bool read_run(H5File *file, CheckpointSummary *s, Error *err)
 {
     static const char *const samplings[] = { "uniform", "balanced", "sequential" };
-    char kind[32], digest[DIGEST_TEXT];
+    char kind[32];
     int64_t position, updates;
-    uint64_t seed;
-    bool ok = h5_read_int64(file, "/", "step", 0, INT64_MAX, &s->step, err) &&
-              h5_read_int64(file, "/", "total_steps", s->step, INT64_MAX, &s->total_steps, err) &&
-              h5_read_int64(file, "/", "num_tokens", 0, INT64_MAX, &s->num_tokens, err) &&
-              h5_read_string(file, "/", "version", s->version, sizeof s->version, err) &&
-              h5_read_string(file, "/", "data_digest", s->data_digest, sizeof s->data_digest, err) &&
-              h5_read_string(file, "/", "template_digest", digest, sizeof digest, err) &&
-              h5_read_string(file, "/", "tokenizer_digest", digest, sizeof digest, err) &&
-              h5_read_string(file, "/", "reference_digest", s->reference_digest, sizeof s->reference_digest, err) &&
+    CheckpointHead head;
+    if (!checkpoint_read_head(file, &head, err))
+        return false;
+    s->step = head.step;
+    s->total_steps = head.total_steps;
+    s->num_tokens = head.num_tokens;
+    memcpy(s->data_digest, head.data_digest, sizeof head.data_digest);
+    snprintf(s->reference_digest, sizeof s->reference_digest, "%s", head.reference_digest);
+    Config config;
+    bool ok = config_load_text(&config, head.config, file->path, err) && h5_read_string(file, "/", "version", s->version, sizeof s->version, err) &&
               h5_read_int64(file, "/sampler", "step", s->step, s->step, &position, err) &&
-              h5_read_uint64(file, "/sampler", "seed", &seed, err) && h5_read_string(file, "/sampler", "kind", kind, sizeof kind, err) &&
+              h5_read_string(file, "/sampler", "kind", kind, sizeof kind, err) &&
               h5_read_int64(file, "/optimizer", "updates", 0, s->step, &updates, err);
+    checkpoint_head_free(&head);
     for (size_t i = 0; ok && i < sizeof samplings / sizeof *samplings; i++)
         if (strcmp(kind, samplings[i]) == 0)
             return true;

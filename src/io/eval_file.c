@@ -103,7 +103,7 @@ static bool write_pairs(H5File *file, const EvalResult *r, Error *err)
 bool eval_file_write(const char *path, const EvalResult *r, MPI_Comm comm, Error *err)
 {
     H5File file;
-    bool ok = h5_create(&file, path, comm, err) && h5_write_format(&file, "catdpo-eval", EVAL_VERSION, err)
+    bool ok = h5_create(&file, path, NULL, comm, err) && h5_write_format(&file, "catdpo-eval", EVAL_VERSION, err)
         && h5_write_string(&file, "/", "model", r->model, err)
         && h5_write_string(&file, "/", "weights_digest", r->weights_digest, err)
         && h5_write_string(&file, "/", "data_digest", r->data_digest, err)

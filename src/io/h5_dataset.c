@@ -380,6 +380,29 @@ bool h5_read_strings(H5File *file, const char *name, int64_t count, size_t width
     return h5_share(file, ok, values, count * (int64_t)width, err);
 }
 
+bool h5_load_text(H5File *file, const char *name, size_t most, char **value, Error *err)
+{
+    int64_t size = 0;
+    bool ok = true;
+    char *text = NULL;
+    *value = NULL;
+    if (file->rank == 0) {
+        size_t stored = 0;
+        hid_t set = open_checked(file, name, -1, 0, NULL, &stored, err);
+        ok = set >= 0 && (stored < most || error_usage(err, "%s: %s is longer than %zu bytes", file->path, name, most - 1));
+        size = (int64_t)stored + 1;
+        if (ok) ok = (text = calloc(1, stored + 1)) || error_fault(err, "%s: no memory to read %s", file->path, name);
+        ok = ok && unpack_strings(file, set, name, 1, stored, stored + 1, text, err);
+        if (set >= 0) H5Dclose(set);
+    }
+    ok = h5_share(file, ok, &size, sizeof size, err);
+    if (ok && file->rank != 0) text = calloc(1, size);
+    ok = ok && h5_agree(file, text || error_fault(err, "%s: no memory to read %s", file->path, name), err) && h5_share(file, true, text, size, err);
+    if (ok) *value = text;
+    else free(text);
+    return ok;
+}
+
 /* ---- labels and scales ------------------------------------------------------------------------------------------- */
 
 bool h5_describe(H5File *file, const char *dataset, const char *units, const char *description, Error *err)

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -73,9 +74,21 @@ bool h5_share(const H5File *file, bool ok, void *bytes, int64_t size, Error *err
 
 /* ---- open -------------------------------------------------------------------------------------------------------- */
 
-static void temporary_name(const H5File *file, char name[FILE_PATH + 4])
+/* The name under which the file lies now. */
+static const char *current_name(const H5File *file)
 {
-    snprintf(name, FILE_PATH + 4, "%s%s", file->path, file->writing ? ".tmp" : "");
+    return file->writing ? file->temporary : file->path;
+}
+
+/* Rank 0: a name that no other program writes at the same time. */
+static bool choose_temporary(H5File *file, const char *folder, Error *err)
+{
+    const char *slash = strrchr(file->path, '/');
+    uint32_t tag = 0;
+    if (getrandom(&tag, sizeof tag, 0) != sizeof tag) return error_fault(err, "no random numbers: %s", strerror(errno));
+    int length = folder ? snprintf(file->temporary, FILE_PATH, "%s/%s.%08x.tmp", folder, slash ? slash + 1 : file->path, tag)
+                        : snprintf(file->temporary, FILE_PATH, "%s.%08x.tmp", file->path, tag);
+    return length < FILE_PATH || error_usage(err, "%s: the path is longer than %d bytes", file->path, FILE_PATH - 1);
 }
 
 static bool start(H5File *file, const char *path, MPI_Comm comm, bool writing, Error *err)
@@ -192,12 +205,12 @@ static bool copy_file(int source, int target)
     return ok;
 }
 
-/* Rank 0: "<path>.tmp", new: whoever still writes an old one cannot disturb it. */
-static bool open_temporary(H5File *file, const char *name, Error *err)
+/* Rank 0. */
+static bool open_temporary(H5File *file, const char *folder, Error *err)
 {
-    unlink(name);
-    file->disk = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    return file->disk >= 0 || error_fault(err, "%s: cannot create: %s", name, strerror(errno));
+    if (!choose_temporary(file, folder, err)) return false;
+    file->disk = open(file->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return file->disk >= 0 || error_fault(err, "%s: cannot create: %s", file->temporary, strerror(errno));
 }
 
 /* HDF5 1.10 cannot give up a file that it fails to write to the end: closing it leaves wreckage behind that crashes later. So
@@ -212,13 +225,12 @@ static bool move_to_memory(H5File *file, const char *name, Error *err)
     return error_fault(err, "%s: cannot be laid out in memory: %s", name, strerror(errno));
 }
 
-bool h5_create(H5File *file, const char *path, MPI_Comm comm, Error *err)
+bool h5_create(H5File *file, const char *path, const char *folder, MPI_Comm comm, Error *err)
 {
     if (!start(file, path, comm, true, err)) return false;
-    char name[FILE_PATH + 4];
-    temporary_name(file, name);
+    const char *name = file->temporary;
     bool ok = true;
-    if (file->rank == 0 && (ok = open_temporary(file, name, err))) {
+    if (file->rank == 0 && (ok = open_temporary(file, folder, err))) {
         hid_t list = access_list(file, false), creation = H5Pcreate(H5P_FILE_CREATE);
         CHECK(creation >= 0 && H5Pset_obj_track_times(creation, false) >= 0);
         file->meta = H5Fcreate(name, H5F_ACC_TRUNC, creation, list);
@@ -226,18 +238,17 @@ bool h5_create(H5File *file, const char *path, MPI_Comm comm, Error *err)
         H5Pclose(creation);
         H5Pclose(list);
     }
-    return h5_agree(file, ok, err);
+    return h5_share(file, ok, file->temporary, sizeof file->temporary, err);
 }
 
-bool h5_modify(H5File *file, const char *path, MPI_Comm comm, Error *err)
+bool h5_modify(H5File *file, const char *path, const char *folder, MPI_Comm comm, Error *err)
 {
     if (!start(file, path, comm, true, err)) return false;
-    char name[FILE_PATH + 4];
-    temporary_name(file, name);
+    const char *name = file->temporary;
     bool ok = true;
     if (file->rank == 0) {
         int source = -1;
-        ok = is_readable(path, &file->size, &file->sealed, err) && open_temporary(file, name, err);
+        ok = is_readable(path, &file->size, &file->sealed, err) && open_temporary(file, folder, err);
         if (ok && (source = open(path, O_RDONLY | O_CLOEXEC)) < 0) ok = error_fault(err, "%s: cannot open: %s", path, strerror(errno));
         if (ok && !copy_file(source, file->disk)) ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
         if (source >= 0) close(source);
@@ -248,15 +259,15 @@ bool h5_modify(H5File *file, const char *path, MPI_Comm comm, Error *err)
             H5Pclose(list);
         }
     }
-    return h5_share(file, ok, &file->size, sizeof file->size, err);
+    return h5_share(file, ok, &file->size, sizeof file->size, err) &&
+           h5_share(file, ok, file->temporary, sizeof file->temporary, err);
 }
 
 /* Rank 0 closes its side; what it wrote goes to the disk if it is to be kept. */
 static bool close_meta(H5File *file, bool keep, Error *err)
 {
-    char name[FILE_PATH + 4];
+    const char *name = current_name(file);
     bool ok = true;
-    temporary_name(file, name);
     if (file->writing && keep && file->meta >= 0) ok = seal_begin(file, err);
     if (file->meta >= 0) ok = h5_ok(H5Fclose(file->meta), err, "%s: cannot close", name) && ok;
     if (file->writing && file->memory >= 0) {
@@ -275,9 +286,9 @@ static bool close_meta(H5File *file, bool keep, Error *err)
  * where MPI-IO uses the system's files; elsewhere nothing is diverted.) */
 static void divert_writes(const H5File *file)
 {
-    char name[FILE_PATH + 4], link[64];
+    char link[64];
+    const char *name = current_name(file);
     struct stat target, found;
-    temporary_name(file, name);
     DIR *descriptors = opendir("/proc/self/fd");
     int nowhere = memfd_create("catdpo", MFD_CLOEXEC);
     if (descriptors && nowhere >= 0 && stat(name, &target) == 0) {
@@ -305,8 +316,7 @@ static bool close_data(H5File *file, bool keep, Error *err)
 bool h5_open_data(H5File *file, Error *err)
 {
     if (file->comm == MPI_COMM_NULL || file->data >= 0) return true;
-    char name[FILE_PATH + 4];
-    temporary_name(file, name);
+    const char *name = current_name(file);
     if (!h5_agree(file, !file->writing || close_meta(file, true, err), err)) return false;
     hid_t list = access_list(file, true);
     file->data = H5Fopen(name, file->writing ? H5F_ACC_RDWR : H5F_ACC_RDONLY, list);
@@ -343,8 +353,7 @@ static bool rename_file(const char *from, const char *to, Error *err)
 bool h5_commit(H5File *file, Error *err)
 {
     CHECK(file->writing);
-    char name[FILE_PATH + 4];
-    temporary_name(file, name);
+    const char *name = current_name(file);
     bool on_all = file->data >= 0;
     bool ok = h5_agree(file, close_data(file, true, err) && close_meta(file, true, err), err);
     if (ok) ok = h5_agree(file, file->rank != 0 || seal_append(file, name, err), err);
@@ -361,14 +370,13 @@ bool h5_commit(H5File *file, Error *err)
 void h5_close(H5File *file)
 {
     Error unheard = { 0 };
-    char name[FILE_PATH + 4];
+    const char *name = current_name(file);
     close_data(file, false, &unheard);
     close_meta(file, false, &unheard);
     free(file->scratch);
     file->scratch = NULL;
     file->scratch_bytes = 0;
     seal_free(file);
-    temporary_name(file, name);
     if (file->writing && file->rank == 0) unlink(name);
     file->writing = false;
 }

@@ -22,6 +22,7 @@ static const Column columns[] = {
     { "/train/learning_rate", DATA_FLOAT64, SCALAR, SAME, FIELD(learning_rate), "1", "learning rate of this step" },
     { "/train/grad_norm", DATA_FLOAT64, SCALAR, SAME, FIELD(grad_norm), "1", "global gradient norm before clipping" },
     { "/train/clipped", DATA_UINT8, SCALAR, SAME, FIELD(clipped), "1", "1: the gradient was scaled down to the limit" },
+    { "/train/skipped", DATA_UINT8, SCALAR, SAME, FIELD(skipped), "1", "1: loss or gradient was not finite, so nothing was updated" },
     { "/train/num_tokens", DATA_INT64, SCALAR, SAME, FIELD(num_tokens), "1", "tokens since the start of training" },
     { "/train/entropy", DATA_FLOAT64, SCALAR, SAME, FIELD(entropy), "nat", "mean entropy of a completion token" },
     { "/train/mean_token_accuracy", DATA_FLOAT64, SCALAR, SAME, FIELD(mean_token_accuracy), "1",
@@ -67,6 +68,8 @@ const Column *metrics_column(int index)
 {
     return index < COLUMNS ? &columns[index] : NULL;
 }
+
+static const char *unfinished(const Metrics *m) { return *m->folder ? m->folder : NULL; }
 
 /* Elements of one row in memory (of one rank). */
 static int64_t width(const Metrics *m, const Column *c)
@@ -167,6 +170,7 @@ static Metrics *allocate(const char *path, const MetricsInfo *info, MPI_Comm com
     *m = (Metrics){ .comm = comm, .categories = info->category_count, .pairs = info->pairs_per_step, .phases = info->phase_count,
                     .capacity = info->capacity };
     strcpy(m->path, path);
+    snprintf(m->folder, sizeof m->folder, "%s", info->folder ? info->folder : "");
     CHECK_MPI(MPI_Comm_rank(comm, &m->rank));
     CHECK_MPI(MPI_Comm_size(comm, &m->ranks));
     m->stored_ranks = m->ranks;
@@ -196,7 +200,7 @@ Metrics *metrics_create(const char *path, const MetricsInfo *info, MPI_Comm comm
     Metrics *m = allocate(path, info, comm, err);
     if (!m) return NULL;
     H5File file;
-    bool ok = h5_create(&file, path, comm, err) && write_layout(&file, m, info, err) && h5_commit(&file, err);
+    bool ok = h5_create(&file, path, unfinished(m), comm, err) && write_layout(&file, m, info, err) && h5_commit(&file, err);
     h5_close(&file);
     if (ok) return m;
     metrics_free(m);
@@ -274,7 +278,7 @@ bool metrics_flush(Metrics *m, Error *err)
     }
     add_rows(m, sums);
     H5File file;
-    bool ok = h5_modify(&file, m->path, m->comm, err);
+    bool ok = h5_modify(&file, m->path, unfinished(m), m->comm, err);
     for (int i = 0; ok && i < COLUMNS; i++)
         ok = h5_resize(&file, columns[i].dataset, metrics_shape(m, &columns[i], rows, dims), dims, err)
           && h5_write_uint64(&file, columns[i].dataset, "checksum", sums[i], err);
@@ -373,7 +377,7 @@ Metrics *metrics_resume(const char *path, const MetricsInfo *info, int64_t step,
         ok = metrics_verify_column(&file, m, &columns[i], step, &m->checksum[i], NULL, NULL, err);
     h5_close(&file);
     if (ok) {
-        ok = h5_modify(&file, path, comm, err) && cut(&file, m, info, step, restarts + 1, err) && h5_commit(&file, err);
+        ok = h5_modify(&file, path, unfinished(m), comm, err) && cut(&file, m, info, step, restarts + 1, err) && h5_commit(&file, err);
         h5_close(&file);
     }
     m->stored = step;

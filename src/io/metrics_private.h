@@ -28,7 +28,7 @@ typedef struct Column {
 const Column *metrics_column(int index);
 
 struct Metrics {
-    char path[FILE_PATH];
+    char path[FILE_PATH], folder[FILE_PATH]; /* folder: of unfinished files; "": beside */
     MPI_Comm comm;
     int rank, ranks;
     int64_t categories, pairs, phases;

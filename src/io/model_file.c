@@ -1,5 +1,6 @@
 #include "catdpo/model_file.h"
 
+#include "catdpo/phase.h"
 #include "catdpo/simd.h"
 
 #include <math.h>
@@ -124,6 +125,18 @@ static Slab slab_of(const Tensor *t, const Grid *grid, int index, int from, int 
     return (Slab){ .axes = 2, .axis = { row_axis, column_axis } };
 }
 
+/* Local columns of a tensor that lie in [first, end) of the flat array. Shares are cut at whole columns. */
+static void columns_within(const Tensor *t, int64_t first_float, int64_t end_float, int *from, int *to)
+{
+    int64_t first = first_float > t->offset ? first_float : t->offset;
+    int64_t end = end_float < t->offset + t->local ? end_float : t->offset + t->local;
+    *from = *to = 0;
+    if (first < end) {
+        *from = (int)((first - t->offset) / t->rows.local);
+        *to = (int)((end - t->offset) / t->rows.local);
+    }
+}
+
 int parts_count(const Parameters *p)
 {
     int count = 0;
@@ -181,40 +194,52 @@ static bool refuse_numbers(const H5File *file, const char *dataset, const char *
     return error_usage(err, "%s: %s%s holds NaN or infinite numbers: start from a file that is whole", file->path, dataset, others);
 }
 
-/* One part from the file to its place in a flat array. With checksum != NULL it must be the one that the file gives. Collective. */
-static bool read_part(H5File *file, const Transformer *t, const char *group, const Tensor *tensor, int index, float *flat, uint64_t *checksum,
-                      Error *err)
+/* One part from the file to its place in an array. With checksum != NULL it must be the one that the file gives. Collective. */
+static bool read_part(H5File *file, const Transformer *t, const char *group, const Tensor *tensor, int index, const LoadedArray *array,
+                      uint64_t *checksum, Error *err)
 {
-    const Grid *grid = t->grid;
     char dataset[DATASET];
     int64_t dims[2];
     uint64_t stored = 0;
+    int from, to;
     if (!expect_part(file, group, tensor, index, dataset, dims, checksum ? &stored : NULL, err))
         return false;
-    float *values = flat + tensor->offset + rows_before(tensor, index);
-    Slab slab = slab_of(tensor, grid, index, 0, tensor->columns.local, false);
-    if (!h5_read_slab(file, dataset, DATA_FLOAT32, &slab, values, err))
+    float *values = array->flat + (tensor->offset - array->first + rows_before(tensor, index));
+    columns_within(tensor, array->first, array->end, &from, &to);
+    Slab slab = slab_of(tensor, t->grid, index, from, to, false);
+    if (!h5_read_slab(file, dataset, DATA_FLOAT32, &slab, values + (int64_t)from * tensor->rows.local, err))
         return false;
     if (!checksum)
         return true;
-    slab = slab_of(tensor, grid, index, 0, tensor->columns.local, true);
-    *checksum = grid->replica == 0 ? checksum_slab(&slab, DATA_FLOAT32, values) : 0;
-    checksum_sum(1, checksum, grid->world);
+    columns_within(tensor, array->counted_first, array->counted_end, &from, &to);
+    slab = slab_of(tensor, t->grid, index, from, to, true);
+    *checksum = slab.axes > 0 ? checksum_slab(&slab, DATA_FLOAT32, values + (int64_t)from * tensor->rows.local) : 0;
+    checksum_sum(1, checksum, t->grid->world);
     return same_checksum(file, dataset, *checksum, stored, err);
 }
 
-bool tensors_read(H5File *file, const Transformer *t, const char *group, float *flat, uint64_t *checksums, Error *err)
+/* Where a tensor's part of the array is finite. */
+static bool check_finite(const H5File *file, const char *group, const Tensor *tensor, const LoadedArray *array, Error *err)
+{
+    int64_t from = tensor->offset > array->first ? tensor->offset : array->first;
+    int64_t end = tensor->offset + tensor->local < array->end ? tensor->offset + tensor->local : array->end;
+    char dataset[DATASET];
+    name_dataset(dataset, group, tensor->part[0].name);
+    return from >= end || all_finite(array->flat + (from - array->first), end - from) ||
+           refuse_numbers(file, dataset, " or what goes with it", err);
+}
+
+bool tensors_read(H5File *file, const Transformer *t, const char *group, const LoadedArray *array, uint64_t *checksums, Error *err)
 {
     const Parameters *p = &t->parameters;
     for (int i = 0, at = 0; i < p->count; i++) {
         const Tensor *tensor = &p->tensor[i];
-        for (int j = 0; j < tensor->part_count; j++, at++)
-            if (!read_part(file, t, group, tensor, j, flat, checksums ? &checksums[at] : NULL, err))
-                return false;
-        char dataset[DATASET];
-        name_dataset(dataset, group, tensor->part[0].name);
-        bool finite = all_finite(flat + tensor->offset, tensor->local) || refuse_numbers(file, dataset, " or what goes with it", err);
-        if (!error_agree(t->grid->world, finite, err))
+        bool ok = true;
+        timer_start(t->timer, PHASE_CHECKPOINT);
+        for (int j = 0; ok && j < tensor->part_count; j++, at++)
+            ok = read_part(file, t, group, tensor, j, array, checksums ? &checksums[at] : NULL, err);
+        timer_stop(t->timer);
+        if (!ok || !error_agree(t->grid->world, check_finite(file, group, tensor, array, err), err))
             return false;
     }
     return true;
@@ -273,26 +298,16 @@ bool model_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error
 {
     const Parameters *p = &t->parameters;
     uint64_t *checksums = calloc((size_t)parts_count(p), sizeof *checksums);
+    /* every replica reads all; the first one's are counted */
+    const LoadedArray all = { t->weights, 0, p->local_floats, 0, t->grid->replica == 0 ? p->local_floats : 0 };
     bool ok = error_agree(t->grid->world, checksums || error_fault(err, "out of memory for reading %s", file->path), err) &&
-              tensors_read(file, t, "/model", t->weights, checksums, err) &&
+              tensors_read(file, t, "/model", &all, checksums, err) &&
               error_agree(t->grid->world, parts_digest(p, checksums, digest, err), err);
     free(checksums);
     return ok;
 }
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */
-
-/* Local columns of a tensor that lie in [first, end) of the flat array. Shares are cut at whole columns. */
-static void columns_within(const Tensor *t, const ShardedArray *array, int *from, int *to)
-{
-    int64_t first = array->first > t->offset ? array->first : t->offset;
-    int64_t end = array->end < t->offset + t->local ? array->end : t->offset + t->local;
-    *from = *to = 0;
-    if (first < end) {
-        *from = (int)((first - t->offset) / t->rows.local);
-        *to = (int)((end - t->offset) / t->rows.local);
-    }
-}
 
 /* Each part of each tensor in turn, on the columns of `array` that this rank owns. */
 typedef struct OwnedPart {
@@ -306,7 +321,7 @@ static OwnedPart owned_part(const Transformer *t, const ShardedArray *array, int
 {
     OwnedPart owned = { .tensor = &t->parameters.tensor[tensor], .index = index };
     int from, to;
-    columns_within(owned.tensor, array, &from, &to);
+    columns_within(owned.tensor, array->first, array->end, &from, &to);
     owned.slab = slab_of(owned.tensor, t->grid, index, from, to, true);
     if (owned.slab.axes > 0)
         owned.values = array->flat + (owned.tensor->offset - array->first + (int64_t)from * owned.tensor->rows.local +
@@ -348,7 +363,10 @@ bool tensors_write(H5File *file, const Transformer *t, const char *group, const 
             OwnedPart owned = owned_part(t, array, i, j);
             char dataset[DATASET];
             name_dataset(dataset, group, owned.tensor->part[j].name);
-            if (!h5_write_slab(file, dataset, DATA_FLOAT32, &owned.slab, owned.values, err))
+            timer_start(t->timer, PHASE_CHECKPOINT);
+            bool ok = h5_write_slab(file, dataset, DATA_FLOAT32, &owned.slab, owned.values, err);
+            timer_stop(t->timer);
+            if (!ok)
                 return false;
         }
     return true;

@@ -57,7 +57,7 @@ static bool check_key(H5File *file, const ReferenceKey *key, Error *err)
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
-static bool read_side(H5File *file, const char *group, const char *side, int64_t count, double *values, Error *err)
+static bool read_side(H5File *file, const char *group, const char *side, int64_t count, int64_t done, double *values, Error *err)
 {
     char name[256];
     uint64_t stored;
@@ -66,14 +66,15 @@ static bool read_side(H5File *file, const char *group, const char *side, int64_t
         || !h5_read_uint64(file, name, "checksum", &stored, err)) return false;
     if (checksum_words(values, 2 * count, 0, 1) != stored)
         return error_usage(err, "%s: %s is damaged (its checksum differs); delete the file", file->path, name);
-    for (int64_t i = 0; i < count; i++)
+    for (int64_t i = 0; i < done; i++)
         if (!isfinite(values[i])) return error_usage(err, "%s: entry %" PRId64 " of %s is not finite; delete the file", file->path, i, name);
     return true;
 }
 
 ReferenceStatus reference_cache_read(const char *path, const char *group, const ReferenceKey *key, int64_t count,
-                                     double *chosen, double *rejected, MPI_Comm comm, Error *err)
+                                     double *chosen, double *rejected, int64_t *done, MPI_Comm comm, Error *err)
 {
+    *done = 0;
     if (!file_exists(path, comm)) return REFERENCE_ABSENT;
     H5File file;
     char name[256];
@@ -81,7 +82,8 @@ ReferenceStatus reference_cache_read(const char *path, const char *group, const 
     snprintf(name, sizeof name, "/%.200s", group);
     bool ok = h5_open(&file, path, comm, err) && check_key(&file, key, err) && h5_exists(&file, name, &has_group, err);
     if (ok && has_group) {
-        ok = read_side(&file, group, "chosen", count, chosen, err) && read_side(&file, group, "rejected", count, rejected, err);
+        ok = h5_read_int64(&file, name, "done", 0, count, done, err) && read_side(&file, group, "chosen", count, *done, chosen, err)
+          && read_side(&file, group, "rejected", count, *done, rejected, err);
     }
     h5_close(&file);
     return !ok ? REFERENCE_REFUSED : has_group ? REFERENCE_FOUND : REFERENCE_ABSENT;
@@ -100,12 +102,12 @@ static bool write_side(H5File *file, const char *group, const char *side, int64_
 }
 
 /* A new file for the key, or a copy of the one there without the group. */
-static bool open_for_group(H5File *file, const char *path, const char *group, const ReferenceKey *key, MPI_Comm comm, Error *err)
+static bool open_for_group(H5File *file, const char *path, const char *folder, const char *group, const ReferenceKey *key, MPI_Comm comm, Error *err)
 {
     KeyText text[KEYS];
     list_key(key, text);
     if (!file_exists(path, comm)) {
-        bool ok = h5_create(file, path, comm, err) && h5_write_format(file, format, REFERENCE_VERSION, err);
+        bool ok = h5_create(file, path, folder, comm, err) && h5_write_format(file, format, REFERENCE_VERSION, err);
         for (int i = 0; ok && i < KEYS; i++) ok = h5_write_string(file, "/", text[i].name, text[i].value, err);
         return ok;
     }
@@ -114,15 +116,18 @@ static bool open_for_group(H5File *file, const char *path, const char *group, co
     snprintf(name, sizeof name, "/%.200s", group);
     bool ok = h5_open(file, path, comm, err) && check_key(file, key, err) && h5_exists(file, name, &exists, err);
     h5_close(file);
-    return ok && h5_modify(file, path, comm, err) && (!exists || h5_delete(file, name, err));
+    return ok && h5_modify(file, path, folder, comm, err) && (!exists || h5_delete(file, name, err));
 }
 
-bool reference_cache_write(const char *path, const char *group, const ReferenceKey *key, int64_t count,
-                           const double *chosen, const double *rejected, MPI_Comm comm, Error *err)
+bool reference_cache_write(const char *path, const char *folder, const char *group, const ReferenceKey *key, int64_t count,
+                           const double *chosen, const double *rejected, int64_t done, MPI_Comm comm, Error *err)
 {
     H5File file;
-    bool ok = open_for_group(&file, path, group, key, comm, err) && write_side(&file, group, "chosen", count, chosen, err)
-           && write_side(&file, group, "rejected", count, rejected, err) && h5_commit(&file, err);
+    char name[256];
+    snprintf(name, sizeof name, "/%.200s", group);
+    bool ok = open_for_group(&file, path, folder, group, key, comm, err) && write_side(&file, group, "chosen", count, chosen, err)
+           && write_side(&file, group, "rejected", count, rejected, err) && h5_write_int64(&file, name, "done", done, err)
+           && h5_commit(&file, err);
     h5_close(&file);
     return ok;
 }
@@ -141,8 +146,11 @@ bool reference_check(H5File *file, const char *group, int64_t *count, Error *err
     snprintf(name, sizeof name, "/%.200s/chosen", group);
     if (!h5_expect(file, name, DATA_FLOAT64, 1, count, err)) return false;
     double *values = malloc((size_t)(*count + 1) * sizeof *values);
+    int64_t done = 0;
+    snprintf(name, sizeof name, "/%.200s", group);
     bool ok = (values || error_fault(err, "%s: no memory for %" PRId64 " pairs", file->path, *count))
-           && read_side(file, group, "chosen", *count, values, err) && read_side(file, group, "rejected", *count, values, err);
+           && h5_read_int64(file, name, "done", 0, *count, &done, err) && read_side(file, group, "chosen", *count, done, values, err)
+           && read_side(file, group, "rejected", *count, done, values, err);
     free(values);
     return ok;
 }

@@ -49,26 +49,46 @@ static long find_end(FILE *in, int64_t keep)
     return end;
 }
 
-/* Cutting a file short is atomic: a reader sees whole lines before and after. */
-static bool cut(const char *path, int64_t keep, Error *err)
+/* The first `size` bytes of one file at the end of another. */
+static bool copy_start(FILE *in, int out, long size)
 {
-    FILE *in = fopen(path, "r");
-    if (!in && errno == ENOENT) return true;
-    if (!in) return error_fault(err, "%s: cannot read: %s", path, strerror(errno));
-    long end = find_end(in, keep);
-    fclose(in);
-    return truncate(path, end) == 0 || error_fault(err, "%s: cannot cut off later steps: %s", path, strerror(errno));
+    char buffer[4096];
+    rewind(in);
+    while (size > 0) {
+        size_t got = fread(buffer, 1, size < (long)sizeof buffer ? (size_t)size : sizeof buffer, in);
+        if (got == 0 || write(out, buffer, got) != (ssize_t)got) return false;
+        size -= (long)got;
+    }
+    return true;
 }
 
-StepLog *steplog_open(const char *path, int64_t keep, int category_count, const char (*category_name)[CATEGORY_NAME],
-                      Error *err)
+/* A new file with the lines up to step `keep`, under the final name; its descriptor, or -1. */
+static int renew(const char *path, const char *folder, int64_t keep, Error *err)
 {
-    if (keep > 0 && !cut(path, keep, err)) return NULL;
-    int descriptor = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | (keep > 0 ? 0 : O_TRUNC), 0666);
-    if (descriptor < 0) {
-        error_fault(err, "%s: cannot open: %s", path, strerror(errno));
-        return NULL;
+    char unfinished[2048];
+    const char *slash = strrchr(path, '/');
+    if (folder) snprintf(unfinished, sizeof unfinished, "%s/%s.tmp", folder, slash ? slash + 1 : path);
+    else snprintf(unfinished, sizeof unfinished, "%s.tmp", path);
+    FILE *in = keep > 0 ? fopen(path, "r") : NULL;
+    if (keep > 0 && !in && errno != ENOENT) {
+        error_fault(err, "%s: cannot read: %s", path, strerror(errno));
+        return -1;
     }
+    int out = open(unfinished, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
+    bool ok = out >= 0 && (!in || copy_start(in, out, find_end(in, keep))) && fsync(out) == 0 && rename(unfinished, path) == 0;
+    if (!ok) error_fault(err, "%s: cannot write: %s", path, strerror(errno));
+    if (in) fclose(in);
+    if (ok) return out;
+    if (out >= 0) close(out);
+    unlink(unfinished);
+    return -1;
+}
+
+StepLog *steplog_open(const char *path, const char *folder, int64_t keep, int category_count,
+                      const char (*category_name)[CATEGORY_NAME], Error *err)
+{
+    int descriptor = renew(path, folder, keep, err);
+    if (descriptor < 0) return NULL;
     StepLog *log = calloc(1, sizeof *log);
     CHECK(log);
     log->descriptor = descriptor;
@@ -142,4 +162,9 @@ bool steplog_write(StepLog *log, const StepMetrics *row, double tokens_per_secon
     do written = write(log->descriptor, log->line, log->used); while (written < 0 && errno == EINTR);
     if (written == (ssize_t)log->used) return true;
     return error_fault(err, "%s: cannot write: %s", log->path, written < 0 ? strerror(errno) : "no space left");
+}
+
+bool steplog_sync(StepLog *log, Error *err)
+{
+    return fsync(log->descriptor) == 0 || error_fault(err, "%s: cannot flush to disk: %s", log->path, strerror(errno));
 }

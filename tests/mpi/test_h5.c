@@ -30,7 +30,7 @@ static void test_values(Scratch *scratch, MPI_Comm comm)
     const int64_t dims[3] = { 2, 3, 1 }, none[1] = { 0 };
     const int64_t numbers[6] = { 1, -2, 3, INT64_MIN, 5, INT64_MAX };
     const char names[3][8] = { "a", "", "\xc3\xa9t\xc3\xa9" };
-    CHECK(h5_create(&file, path, comm, &err) && h5_write_format(&file, "catdpo-test", 1, &err));
+    CHECK(h5_create(&file, path, NULL, comm, &err) && h5_write_format(&file, "catdpo-test", 1, &err));
     CHECK(h5_write_int64(&file, "/", "count", INT64_MIN, &err) && h5_write_uint64(&file, "/", "sum", UINT64_MAX, &err));
     CHECK(h5_write_double(&file, "/", "beta", 0.1, &err) && h5_write_string(&file, "/", "name", "first", &err));
     CHECK(h5_write_string(&file, "/", "name", "second, longer", &err) && h5_write_string(&file, "/", "empty", "", &err));
@@ -96,7 +96,7 @@ static void test_matrix(Scratch *scratch, int grid_rows, int grid_columns, int r
     CHECK(slab_count(&slab) == (active ? (int64_t)row.local * column.local : 0));
 
     const int64_t dims[2] = { rows, columns };
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/model/w", DATA_FLOAT32, 2, dims, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/model/w", DATA_FLOAT32, 2, dims, &err));
     uint64_t sum = checksum_slab(&slab, DATA_FLOAT32, local);
     checksum_sum(1, &sum, MPI_COMM_WORLD);
     CHECK(h5_write_uint64(&file, "/model/w", "checksum", sum, &err));
@@ -145,7 +145,7 @@ static void test_fused(Scratch *scratch)
     float whole[ROWS * COLUMNS];
     uint64_t sum = checksum_slab(&slab, DATA_FLOAT32, local + AT);
     checksum_sum(1, &sum, MPI_COMM_WORLD);
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/w", DATA_FLOAT32, 2, dims, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/w", DATA_FLOAT32, 2, dims, &err));
     file.call_bytes = 50;
     CHECK(h5_write_slab(&file, "/w", DATA_FLOAT32, &slab, local + AT, &err) && h5_commit(&file, &err));
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) && h5_read_array(&file, "/w", DATA_FLOAT32, 2, dims, whole, &err));
@@ -172,7 +172,7 @@ static void test_rows(Scratch *scratch, DataType type, int axes, int64_t call_by
     unsigned char *all = malloc(dims[0] * row), *found = malloc(dims[0] * row);
     for (int64_t i = 0; i < dims[0] * row; i++) all[i] = (unsigned char)(i * 7);
     Slab slab = slab_rows(axes, dims, first, last - first);
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/x", type, axes, dims, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/x", type, axes, dims, &err));
     file.call_bytes = call_bytes;
     CHECK(h5_write_slab(&file, "/x", type, &slab, all + first * row, &err) && h5_commit(&file, &err));
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) && h5_read_array(&file, "/x", type, axes, dims, found, &err));
@@ -206,7 +206,7 @@ static void test_permuted(Scratch *scratch)
     if (world_rank() != 0) slab = slab_none();
     uint64_t sum = checksum_slab(&slab, DATA_FLOAT64, memory);
     checksum_sum(1, &sum, MPI_COMM_WORLD);
-    CHECK(h5_create(&file, scratch_file(scratch, "p.h5"), MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/x", DATA_FLOAT64, 4, dims, &err));
+    CHECK(h5_create(&file, scratch_file(scratch, "p.h5"), NULL, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/x", DATA_FLOAT64, 4, dims, &err));
     file.call_bytes = 8 * B * C * D;
     CHECK(h5_write_slab(&file, "/x", DATA_FLOAT64, &slab, memory, &err) && h5_commit(&file, &err));
     CHECK(h5_open(&file, scratch_file(scratch, "p.h5"), MPI_COMM_WORLD, &err));
@@ -228,7 +228,7 @@ static void test_patch(Scratch *scratch)
     Slab whole = world_rank() == 0 ? slab_rows(2, dims, 0, 6) : slab_none(), column = slab_rows(2, dims, 1, 3);
     column.axis[1].first = 2, column.axis[1].block = 1, column.axis[0].step = 1;
     if (world_rank() != world_size() - 1) column = slab_none();
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/x", DATA_INT32, 2, dims, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/x", DATA_INT32, 2, dims, &err));
     CHECK(h5_write_slab(&file, "/x", DATA_INT32, &whole, values, &err));
     CHECK(h5_write_slab(&file, "/x", DATA_INT32, &column, ones, &err) && h5_commit(&file, &err));
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) && h5_read_array(&file, "/x", DATA_INT32, 2, dims, found, &err));
@@ -243,12 +243,12 @@ static void test_extendible(Scratch *scratch)
     H5File file;
     int size = world_size(), rank = world_rank();
     int64_t dims[2] = { 0, size }, chunk[2] = { 4, 1 };
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_create_extendible(&file, "/x", DATA_FLOAT64, 2, 2, dims, chunk, 0, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_create_extendible(&file, "/x", DATA_FLOAT64, 2, 2, dims, chunk, 0, &err));
     CHECK(h5_create_extendible(&file, "/n", DATA_INT64, 2, 1, dims, chunk, -1, &err) && h5_commit(&file, &err));
     for (int64_t rows = 0; rows < 9; rows += 3) {  /* three rows at a time, each rank its column; /n is not filled in */
         double mine[3] = { rows + rank, rows + 1 + rank, rows + 2 + rank };
         dims[0] = rows + 3;
-        CHECK(h5_modify(&file, path, MPI_COMM_WORLD, &err) && h5_resize(&file, "/x", 2, dims, &err) && h5_resize(&file, "/n", 2, dims, &err));
+        CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_resize(&file, "/x", 2, dims, &err) && h5_resize(&file, "/n", 2, dims, &err));
         Slab slab = slab_rows(2, dims, rows, 3);
         slab.axis[1].first = rank, slab.axis[1].block = 1;
         slab.axis[0].step = 1;
@@ -262,7 +262,7 @@ static void test_extendible(Scratch *scratch)
     for (int i = 0; i < 9; i++)
         for (int r = 0; r < size; r++) CHECK(found[i * size + r] == i + r && unfilled[i * size + r] == -1);
     dims[0] = 5;
-    CHECK(h5_modify(&file, path, MPI_COMM_WORLD, &err) && h5_resize(&file, "/x", 2, dims, &err));
+    CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_resize(&file, "/x", 2, dims, &err));
     dims[0] = 7;  /* what was cut off does not come back */
     CHECK(h5_resize(&file, "/x", 2, dims, &err) && h5_delete(&file, "/n", &err) && h5_commit(&file, &err));
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) && h5_read_array(&file, "/x", DATA_FLOAT64, 2, dims, found, &err));
@@ -279,10 +279,10 @@ static void test_atomic(Scratch *scratch)
     Error err = { 0 };
     H5File file;
     int64_t value;
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_write_int64(&file, "/", "value", 1, &err) && h5_commit(&file, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_int64(&file, "/", "value", 1, &err) && h5_commit(&file, &err));
     int before = scratch_count(scratch);
 
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_write_int64(&file, "/", "value", 2, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_int64(&file, "/", "value", 2, &err));
     CHECK(scratch_count(scratch) == before + 1);
     h5_close(&file);
     CHECK(scratch_count(scratch) == before);
@@ -293,7 +293,7 @@ static void test_atomic(Scratch *scratch)
 
     char missing[600];
     snprintf(missing, sizeof missing, "%s/no/such/folder.h5", scratch->folder);
-    CHECK(!h5_create(&file, missing, MPI_COMM_WORLD, &err) && strstr(err.message, "No such file"));
+    CHECK(!h5_create(&file, missing, NULL, MPI_COMM_WORLD, &err) && strstr(err.message, "No such file"));
     h5_close(&file);
     check_nothing_open();
 }
@@ -306,10 +306,10 @@ static void test_blobs(Scratch *scratch)
     uint8_t bytes[300];
     for (int i = 0; i < 300; i++) bytes[i] = (uint8_t)i;
     blobs.member[1].bytes = blobs.member[2].bytes = bytes;
-    CHECK(h5_create(&from, scratch_file(scratch, "from.h5"), MPI_COMM_WORLD, &err));
+    CHECK(h5_create(&from, scratch_file(scratch, "from.h5"), NULL, MPI_COMM_WORLD, &err));
     CHECK(h5_write_blobs(&from, "/tokenizer", &blobs, &err) && h5_commit(&from, &err));
     CHECK(h5_open(&from, scratch_file(scratch, "from.h5"), MPI_COMM_WORLD, &err));
-    CHECK(h5_create(&to, scratch_file(scratch, "to.h5"), MPI_COMM_WORLD, &err));
+    CHECK(h5_create(&to, scratch_file(scratch, "to.h5"), NULL, MPI_COMM_WORLD, &err));
     CHECK(h5_copy_group(&from, &to, "/tokenizer", &err) && h5_commit(&to, &err));
     h5_close(&from);
     Blobs found;

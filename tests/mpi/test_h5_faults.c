@@ -95,7 +95,7 @@ static bool write_new(const char *path, Error *err)
     for (int i = 0; i < dims[0] * row; i++) values[i] = (float)(i + 1);
     H5File file;
     Slab slab = slab_rows(2, dims, rank * dims[0] / size, (rank + 1) * dims[0] / size - rank * dims[0] / size);
-    bool ok = h5_create(&file, path, MPI_COMM_WORLD, err) && h5_write_format(&file, "catdpo-test", 1, err)
+    bool ok = h5_create(&file, path, NULL, MPI_COMM_WORLD, err) && h5_write_format(&file, "catdpo-test", 1, err)
            && h5_write_array(&file, "/small", DATA_FLOAT32, 1, &row, values, err)
            && h5_create_dataset(&file, "/large", DATA_FLOAT32, 2, dims, err) && h5_write_int64(&file, "/", "value", 2, err);
     file.call_bytes = 20000;
@@ -111,7 +111,7 @@ static bool write_small(const char *path, Error *err)
     const int64_t dims[1] = { 1000 };
     double values[1000] = { 0 };
     H5File file;
-    bool ok = h5_create(&file, path, MPI_COMM_WORLD, err) && h5_write_int64(&file, "/", "value", 2, err)
+    bool ok = h5_create(&file, path, NULL, MPI_COMM_WORLD, err) && h5_write_int64(&file, "/", "value", 2, err)
            && h5_write_array(&file, "/small", DATA_FLOAT64, 1, dims, values, err) && h5_commit(&file, err);
     h5_close(&file);
     return ok;
@@ -124,7 +124,7 @@ static bool append(const char *path, Error *err)
     for (int i = 0; i < dims[0]; i++) values[i] = i + 1;
     H5File file;
     Slab slab = world_rank() == 0 ? slab_rows(1, dims, 0, dims[0]) : slab_none();
-    bool ok = h5_modify(&file, path, MPI_COMM_WORLD, err) && h5_resize(&file, "/grows", 1, dims, err)
+    bool ok = h5_modify(&file, path, NULL, MPI_COMM_WORLD, err) && h5_resize(&file, "/grows", 1, dims, err)
            && h5_write_int64(&file, "/", "value", 2, err) && h5_write_slab(&file, "/grows", DATA_FLOAT64, &slab, values, err)
            && h5_commit(&file, err);
     h5_close(&file);
@@ -157,7 +157,7 @@ static void write_first(const char *path)
     Error err = { 0 };
     H5File file;
     const int64_t dims[1] = { 10 }, chunk[1] = { 64 };
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_write_int64(&file, "/", "value", 1, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_int64(&file, "/", "value", 1, &err));
     CHECK(h5_create_extendible(&file, "/grows", DATA_FLOAT64, 1, 1, dims, chunk, 0, &err) && h5_commit(&file, &err));
 }
 

@@ -110,7 +110,7 @@ static void test_truncated(Scratch *scratch)
     char path[512], cut[512];
     strcpy(path, scratch_file(scratch, "whole.h5"));
     strcpy(cut, scratch_file(scratch, "cut.h5"));
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-test", 1, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-test", 1, &err));
     CHECK(h5_write_array(&file, "/x", DATA_FLOAT64, 1, dims, values, &err) && h5_commit(&file, &err));
     struct stat status;
     CHECK(stat(path, &status) == 0);
@@ -139,7 +139,7 @@ static void test_foreign(Scratch *scratch)
     h5_close(&file);
 
     err = (Error){ 0 };
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-model", 2, &err) && h5_commit(&file, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-model", 2, &err) && h5_commit(&file, &err));
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err));
     check_refused(h5_check_format(&file, "catdpo-pairs", 1, &err), &err, "is a catdpo-model file; a catdpo-pairs file is needed");
     err = (Error){ 0 };
@@ -379,7 +379,7 @@ static void test_flips(Scratch *scratch)
     const int64_t dims[2] = { 3, 5 };
     const int32_t numbers[15] = { 0 };
     const char names[3][8] = { "a", "b", "c" };
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-test", 1, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-test", 1, &err));
     CHECK(h5_write_int64(&file, "/", "value", 5, &err) && h5_write_string(&file, "/", "name", "five", &err));
     CHECK(h5_write_strings(&file, "/names", 3, 8, names[0], &err) && h5_write_array(&file, "/group/x", DATA_INT32, 2, dims, numbers, &err));
     CHECK(h5_commit(&file, &err) && read_all(path, &err));

@@ -267,7 +267,7 @@ static void test_refused(Scratch *scratch)
     Error err = { 0 };
     H5File file;
     int64_t bad = 9;
-    CHECK(h5_modify(&file, path, MPI_COMM_WORLD, &err));
+    CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err));
     if (world_rank() == 0) {
         hid_t set = H5Dopen2(file.meta, "/train/step", H5P_DEFAULT), memory = H5Screate(H5S_SCALAR), space = H5Dget_space(set);
         CHECK(H5Sselect_elements(space, H5S_SELECT_SET, 1, &(hsize_t){ 2 }) >= 0);
@@ -276,7 +276,7 @@ static void test_refused(Scratch *scratch)
     }
     CHECK(h5_commit(&file, &err));
     check_refused(path, &info, 4, "row 2 is step 9: damaged");
-    CHECK(h5_modify(&file, path, MPI_COMM_WORLD, &err) && h5_delete(&file, "/train/logps/chosen", &err) && h5_commit(&file, &err));
+    CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_delete(&file, "/train/logps/chosen", &err) && h5_commit(&file, &err));
     check_refused(path, &info, 2, "has no /train/logps/chosen");
     check_refused(scratch_file(scratch, "nothing.h5"), &info, 2, "No such file");
 }

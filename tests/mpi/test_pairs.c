@@ -44,7 +44,7 @@ static void write_pairs(const char *path, const Content *c)
     H5File file;
     const int64_t n = N, k = K, mask[2] = { N, K }, none = 0, no_mask[2] = { 0, K };
     const int64_t zero = 0;
-    CHECK(h5_create(&file, path, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-pairs", 1, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-pairs", 1, &err));
     CHECK(h5_write_string(&file, "/", "data_digest", "d1", &err) && h5_write_string(&file, "/", "tokenizer_digest", "d2", &err));
     CHECK(h5_write_string(&file, "/", "template_digest", "d3", &err) && h5_write_string(&file, "/", "settings", "{\"a\": 1}", &err));
     CHECK(h5_write_int64(&file, "/", "vocab_size", c->vocab_size, &err) && h5_write_int64(&file, "/", "max_length", 512, &err));
@@ -172,7 +172,7 @@ static void test_missing(Scratch *scratch)
         Error err = { 0 };
         H5File file;
         write_pairs(path, &good);
-        CHECK(h5_modify(&file, path, MPI_COMM_WORLD, &err) && h5_delete(&file, objects[i], &err) && h5_commit(&file, &err));
+        CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_delete(&file, objects[i], &err) && h5_commit(&file, &err));
         bool all = strcmp(objects[i], "/train") == 0;
         check_refused(path, "train", all ? "has no pairs called" : objects[i], all ? NULL : REMEDY);
     }
@@ -180,7 +180,7 @@ static void test_missing(Scratch *scratch)
         Error err = { 0 };
         H5File file;
         write_pairs(path, &good);
-        CHECK(h5_modify(&file, path, MPI_COMM_WORLD, &err));
+        CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err));
         if (world_rank() == 0) CHECK(H5Adelete(file.meta, attributes[i]) >= 0);
         CHECK(h5_commit(&file, &err));
         check_refused(path, "train", attributes[i], strncmp(attributes[i], "format", 6) == 0 ? NULL : REMEDY);

@@ -18,9 +18,9 @@ static int nothing(const CommandLine *line, MPI_Comm comm)
 }
 
 static const char *const splits[] = {"heldout", "train", NULL};
-static const CommandOption options[] = {{"--model", "FILE", NULL, "the model"},
-                                        {"--split", "NAME", splits, "the pairs"},
-                                        {"--quick", NULL, NULL, "a flag"},
+static const CommandOption options[] = {{"--model", "FILE", NULL, "the model", false},
+                                        {"--split", "NAME", splits, "the pairs", false},
+                                        {"--quick", NULL, NULL, "a flag", false},
                                         {0}};
 static const Command commands[] = {
     {"train", "trains", "Trains a model.\n", "  catdpo train run.cfg\n", NULL, nothing, false},

@@ -4,9 +4,11 @@
 
 #include <fcntl.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -51,7 +53,7 @@ static void test_line(const char *path)
         "\"margins\":{\"violence\":0.5,\"a \\\"quoted\\\\\\\" \\u000a\\u0009\\u0001name\":null,\"\xc3\xa9t\xc3\xa9\":-1e+300},"
         "\"violation_rate\":{\"violence\":0,\"a \\\"quoted\\\\\\\" \\u000a\\u0009\\u0001name\":null,\"\xc3\xa9t\xc3\xa9\":0.25}}\n";
     Error err = { 0 };
-    StepLog *log = steplog_open(path, 0, 3, categories, &err);
+    StepLog *log = steplog_open(path, NULL, 0, 3, categories, &err);
     CHECK(log);
     write_step(log, 1);
     char *text = read_file(path);  /* before the log is closed: nothing is held back */
@@ -63,40 +65,46 @@ static void test_line(const char *path)
 static void test_keep(const char *path)
 {
     Error err = { 0 };
-    StepLog *log = steplog_open(path, 0, 3, categories, &err);
+    StepLog *log = steplog_open(path, NULL, 0, 3, categories, &err);
     for (int step = 1; step <= 12; step++) write_step(log, step);
     steplog_close(log);
     FILE *torn = fopen(path, "a");
     fputs("{\"step\":13,\"to", torn);
     fclose(torn);
 
-    log = steplog_open(path, 13, 3, categories, &err);  /* the torn line goes */
+    log = steplog_open(path, NULL, 13, 3, categories, &err);  /* the torn line goes */
     CHECK(log && count_lines(path) == 12);
     steplog_close(log);
-    log = steplog_open(path, 9, 3, categories, &err);   /* and what the next run does again */
+    log = steplog_open(path, NULL, 9, 3, categories, &err);   /* and what the next run does again */
     CHECK(log && count_lines(path) == 9);
     write_step(log, 10);
     CHECK(count_lines(path) == 10);
     steplog_close(log);
-    log = steplog_open(path, 0, 3, categories, &err);   /* a new run */
+    log = steplog_open(path, NULL, 0, 3, categories, &err);   /* a new run */
     CHECK(log && count_lines(path) == 0);
     steplog_close(log);
     CHECK(remove(path) == 0);
-    log = steplog_open(path, 5, 3, categories, &err);   /* no log yet */
+    log = steplog_open(path, NULL, 5, 3, categories, &err);   /* no log yet */
     CHECK(log);
     steplog_close(log);
 }
 
-static void test_failure(void)
+static void test_failure(const char *path)
 {
     Error err = { 0 };
-    CHECK(!steplog_open("/proc/no/such/folder/log.jsonl", 0, 3, categories, &err));
-    CHECK(err.exit_status == EXIT_FAULT && strstr(err.message, "cannot open"));
+    CHECK(!steplog_open("/proc/no/such/folder/log.jsonl", NULL, 0, 3, categories, &err));
+    CHECK(err.exit_status == EXIT_FAULT && strstr(err.message, "cannot write"));
     err = (Error){ 0 };
-    StepLog *log = steplog_open("/dev/full", 0, 3, categories, &err);
-    if (!log) return;
+    StepLog *log = steplog_open(path, NULL, 0, 3, categories, &err);
+    CHECK(log);
+    struct rlimit unlimited, none = { 0 };
+    CHECK(getrlimit(RLIMIT_FSIZE, &unlimited) == 0);
+    none.rlim_max = unlimited.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(setrlimit(RLIMIT_FSIZE, &none) == 0); /* as if a quota were reached */
     StepMetrics row = { .margin = (double[3]){ 0 }, .violation_rate = (double[3]){ 0 } };
-    CHECK(!steplog_write(log, &row, 0, 0, &err) && strstr(err.message, "No space left"));
+    CHECK(!steplog_write(log, &row, 0, 0, &err) && strstr(err.message, "cannot write"));
+    CHECK(setrlimit(RLIMIT_FSIZE, &unlimited) == 0);
     steplog_close(log);
 }
 
@@ -109,7 +117,7 @@ int main(void)
     snprintf(path, sizeof path, "%s/log.jsonl", folder);
     test_line(path);
     test_keep(path);
-    test_failure();
+    test_failure(path);
     remove(path);
     CHECK(rmdir(folder) == 0);
     return 0;
