@@ -278,6 +278,25 @@ def test_flips_in_a_checkpoint_are_found(run):
     assert find_flips(source, places) == []
 
 
+def test_a_flipped_checkpoint_is_not_resumed(tmp_path):
+    """What `check` finds, --resume refuses: bits in the front, in attributes, weights, moments, margins and in the seal; nothing is changed."""
+    directory = os.path.join(engine.new_folder("resume"), "run")
+    settings = {"run.dir": directory, **SETTINGS, "checkpoint.steps": 2}
+    engine.succeed(engine.launch("train", 1, **settings))
+    source = os.path.join(directory, "checkpoints", "step-00000004.h5")
+    with h5py.File(source, "r") as file:
+        tensors = [file[name].id.get_offset() for name in ("model/norm/weight", "optimizer/m/norm/weight", "optimizer/v/norm/weight")]
+        small = [file[name].id.get_offset() for name in ("margins/margin", "config", "tokenizer/tokenizer.json")]
+    size = os.path.getsize(source)
+    places = [8 * byte + 3 for byte in (20, 400, *tensors, *small, size - 60, size - 1)]
+    for path in flip(source, places, tmp_path):
+        before = engine.read(os.path.join(directory, METRICS))
+        run = engine.launch("train", 1, options=[f"--resume={path}"], **settings)
+        assert run.statuses == [2] and len(run.errors) == 1 and os.path.basename(path) in run.errors[0], repr(run)
+        assert all(values.tobytes() == before[name].tobytes() for name, values in engine.read(os.path.join(directory, METRICS)).items())
+    engine.succeed(engine.launch("train", 1, options=[f"--resume={source}"], **settings))
+
+
 def test_flips_in_metrics_are_found(run):
     """200 random bits of metrics.h5: only room for rows that are not there yet may change unseen, and then the rows that are there read
     the same; 200 more outside of all chunks are found."""
