@@ -74,7 +74,7 @@ class Terminal:
                 self.raw += data
                 self.stream.feed(self.decoder.decode(data))
 
-    def wait(self, found, seconds=20):
+    def wait(self, found, seconds=60):
         """Until found(text of the screen), or the test fails with the screen."""
         end = time.monotonic() + seconds
         while not found(self.text):
@@ -96,7 +96,7 @@ class Terminal:
     def signal(self, number=signal.SIGWINCH):
         self.process.send_signal(number)
 
-    def end(self, seconds=10):
+    def end(self, seconds=30):
         """Waits for the end of the program and reads the rest; returns its status."""
         stop = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < stop:

@@ -430,12 +430,12 @@ def test_the_live_view_follows_a_running_job_without_a_wrapped_line(folder, colu
 
 
 def test_the_live_view_follows_the_size_of_the_terminal(folder):
-    with Job(folder), Terminal("watch", folder, "--interval", 30, columns=80, rows=24) as terminal:
+    with Job(folder), Terminal("watch", folder, "--interval", 1000, columns=80, rows=24) as terminal:
         terminal.wait(lambda text: "q ends this view" in text)
         for columns, rows in ((200, 40), (70, 14), (100, 30)):
             terminal.resize(columns, rows)
             terminal.signal()
-            terminal.wait(lambda text: len(terminal.lines[0]) == columns and "q ends" in terminal.lines[-1], seconds=5)
+            terminal.wait(lambda text: len(terminal.lines[0]) == columns and "q ends" in terminal.lines[-1])
         assert terminal.screen.wrapped == 0
         terminal.type(b"\x03")
         assert terminal.end() == 0 and terminal.restored
@@ -453,12 +453,12 @@ def test_a_suspended_view_gives_the_terminal_back_and_comes_again(folder):
     with Terminal("watch", folder, "--interval", 0.2) as terminal:
         terminal.wait(lambda text: "q ends this view" in text)
         terminal.type(b"\x1a")
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while not terminal.restored and time.monotonic() < end:
             terminal.read()
         assert terminal.restored and terminal.process.poll() is None
         terminal.signal(signal.SIGCONT)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while terminal.restored and time.monotonic() < end:
             terminal.read()
         assert not terminal.restored
