@@ -61,8 +61,8 @@ class LiveRun:
         if self.began is None:
             self.began = self.stepped = now
         writer = read_writer(self.path)  # before the log, so that its end is never older than the writer's
-        self.log.poll()
         self._read_metrics()
+        self.log.poll()
         checkpoint, final = self._checkpoints()
         history = with_log(self.metrics, self.log.rows)
         step = int(history.series["step"][-1]) if history and history.steps else 0
