@@ -1,4 +1,5 @@
-"""count.py MESON_TESTLOG PYTEST_XML: add up both suites; the last line is the total, the exit status 0 only if all is well."""
+"""count.py PYTEST_XML MESON_TESTLOG...: add up the suites; the last line is the total, the exit status 0 only if all is well. The first
+Meson log must hold something; the others may be missing."""
 import glob
 import json
 import os
@@ -25,9 +26,9 @@ def count_pytest(path):
     return len(cases) - len(bad) - skipped, bad, skipped
 
 
-meson, python = count_meson(sys.argv[1]), count_pytest(sys.argv[2])
-passed, failed, skipped = meson[0] + python[0], meson[1] + python[1], meson[2] + python[2]
-if meson[0] == 0:
+suites = [count_meson(path) for path in sys.argv[2:]] + [count_pytest(sys.argv[1])]
+passed, failed, skipped = (sum((suite[i] for suite in suites), start) for i, start in enumerate((0, [], 0)))
+if suites[0][0] == 0:
     failed.append("the Meson suite (nothing of it ran)")
 if failed:
     print("failed: " + ", ".join(failed))

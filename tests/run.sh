@@ -8,8 +8,9 @@ usage() {
 usage: bash tests/run.sh [--sanitize] [-h]
 
 Installs missing system packages (apt, as root; otherwise says which), makes .venv, builds, and runs the unit and MPI tests
-(Meson), those of analysis/ and of the whole program, and those of jobs/ on a SLURM cluster of their own (pytest). The
-last line is "N passed, N failed"; the exit status is 0 only if nothing failed and something ran.
+(Meson), those of analysis/ and of the whole program, those of jobs/ on a SLURM cluster of their own (pytest), and each fuzz
+target for some seconds (in build-fuzz, by clang). The last line is "N passed, N failed"; the exit status is 0 only if nothing
+failed and something ran.
 
   --sanitize   build in build-sanitize with AddressSanitizer and UBSan and run the same tests on that
 EOF
@@ -56,5 +57,14 @@ else
 fi
 stage_done
 
+fuzz=$root/build-fuzz
+rm -f "$fuzz/meson-logs/testlog.json"
+if [ "$build" = "$root/build" ] && setup_fuzzer; then  # they have sanitizers of their own
+    CC=clang setup_build "$fuzz" -Dfuzz=true -Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false
+    stage "Fuzz targets (libFuzzer)"
+    meson test -C "$fuzz" --no-rebuild --print-errorlogs --num-processes 2
+    stage_done
+fi
+
 echo
-exec "$root/.venv/bin/python" "$root/tests/count.py" "$build/meson-logs/testlog.json" "$report"
+exec "$root/.venv/bin/python" "$root/tests/count.py" "$report" "$build/meson-logs/testlog.json" "$fuzz/meson-logs/testlog.json"

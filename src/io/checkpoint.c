@@ -96,13 +96,14 @@ bool checkpoint_write(const char *path, const char *model_path, const Transforme
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 
 enum { CONFIG_BYTES = 1 << 20 };
+static const int64_t COUNTS_MAX = (int64_t)1 << 48; /* steps, tokens, pairs: more than any run has, and sums do not overflow */
 
 bool checkpoint_read_head(H5File *file, CheckpointHead *h, Error *err)
 {
     *h = (CheckpointHead){ 0 };
-    bool ok = h5_check_format(file, CHECKPOINT_FORMAT, 1, err) && h5_read_int64(file, "/", "step", 0, INT64_MAX, &h->step, err) &&
-           h5_read_int64(file, "/", "total_steps", h->step, INT64_MAX, &h->total_steps, err) &&
-           h5_read_int64(file, "/", "num_tokens", 0, INT64_MAX, &h->num_tokens, err) &&
+    bool ok = h5_check_format(file, CHECKPOINT_FORMAT, 1, err) && h5_read_int64(file, "/", "step", 0, COUNTS_MAX, &h->step, err) &&
+           h5_read_int64(file, "/", "total_steps", h->step, COUNTS_MAX, &h->total_steps, err) &&
+           h5_read_int64(file, "/", "num_tokens", 0, COUNTS_MAX, &h->num_tokens, err) &&
            h5_read_int64(file, "/", "skipped", 0, h->step, &h->skipped, err) &&
            h5_read_double(file, "/", "heldout_worst", -1, 1, &h->heldout_worst, err) &&
            h5_read_uint64(file, "/sampler", "seed", &h->seed, err) &&
@@ -150,12 +151,20 @@ static bool same_categories(H5File *file, int64_t k, const char (*name)[CATEGORY
     return ok;
 }
 
-/* Are the numbers such as a run can have? */
-static bool check_margins(const H5File *file, const MarginState *m, Error *err)
+/* A pair has at most one violation, and as many as there are in COUNTS_MAX pairs can be counted on in the run's units. */
+static bool are_counts(int64_t n, int64_t violations, double unit, double own_unit)
 {
+    return n >= 0 && n <= COUNTS_MAX && violations >= 0 && (double)violations * unit <= (double)n + 1e-6 &&
+           (double)violations * (unit / own_unit) < (double)(INT64_MAX / 2);
+}
+
+/* Are the numbers such as a run can have? `unit`: of the file's violations. */
+static bool check_margins(const H5File *file, const MarginState *m, double unit, Error *err)
+{
+    double own = margin_unit(m);
     for (int k = 0; k < m->category_count; k++) {
-        bool ok = m->margin[k] >= 0 && isfinite(m->margin[k]) && m->violation_rate[k] >= 0 && m->violation_rate[k] <= 1 && m->n[k] >= 0 &&
-                  m->violations[k] >= 0 && m->pending[k] >= 0 && m->pending[m->category_count + k] >= 0;
+        bool ok = m->margin[k] >= 0 && isfinite(m->margin[k]) && m->violation_rate[k] >= 0 && m->violation_rate[k] <= 1 &&
+                  are_counts(m->n[k], m->violations[k], unit, own) && are_counts(m->pending[k], m->pending[m->category_count + k], unit, own);
         if (!ok)
             return error_usage(err, "%s: /margins holds numbers out of range for category %d: the file is damaged", file->path, k);
     }
@@ -179,8 +188,8 @@ static bool load_margins(H5File *file, MarginState *m, const char (*category_nam
               h5_read_array(file, "/margins/pending", DATA_INT64, 1, &both, m->pending, err) &&
               h5_read_double(file, "/margins", "unit", DBL_MIN, 1, &unit, err) &&
               h5_read_double(file, "/margins", "pooled_rate", 0, 1, &m->pooled_rate, err) &&
-              h5_read_int64(file, "/margins", "updates", 0, INT64_MAX, &m->updates, err) &&
-              h5_read_int64(file, "/margins", "last_update", 0, INT64_MAX, &m->last_update, err) && check_margins(file, m, err);
+              h5_read_int64(file, "/margins", "updates", 0, COUNTS_MAX, &m->updates, err) &&
+              h5_read_int64(file, "/margins", "last_update", 0, COUNTS_MAX, &m->last_update, err) && check_margins(file, m, unit, err);
     if (ok && unit != margin_unit(m)) {
         convert_units(m->violations, (int)k, unit / margin_unit(m));
         convert_units(m->pending + k, (int)k, unit / margin_unit(m));
@@ -196,7 +205,7 @@ static bool load_moments(H5File *file, const Transformer *t, Optimizer *o, Error
     const LoadedArray m = { o->m, o->first, o->end, first, end }, v = { o->v, o->first, o->end, first, end };
     bool ok = h5_agree(file, checksums || error_fault(err, "out of memory for reading %s", file->path), err) &&
               tensors_read(file, t, "/optimizer/m", &m, checksums, err) && tensors_read(file, t, "/optimizer/v", &v, checksums, err) &&
-              h5_read_int64(file, "/optimizer", "updates", 0, INT64_MAX, &o->updates, err);
+              h5_read_int64(file, "/optimizer", "updates", 0, COUNTS_MAX, &o->updates, err);
     free(checksums);
     return ok;
 }

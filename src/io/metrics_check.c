@@ -207,7 +207,7 @@ static bool check_names(H5File *file, MetricsSummary *s, MetricsInfo *info, Erro
         free(text);
         if (!ok) return false;
     }
-    int64_t phases;
+    int64_t phases = 0;
     bool ok = h5_read_string(file, "/", "started", s->started, sizeof s->started, err)
               && h5_read_string(file, "/", "grid", s->grid, sizeof s->grid, err)
               && h5_read_double(file, "/", "sgemm_gflops", 0, 1e9, &gflops, err)

@@ -64,6 +64,17 @@ static bool read_architecture(H5File *file, Architecture *a, Error *err)
     return error_usage(err, "%s: architecture \"%s\" is not supported (llama, mistral, qwen2, qwen3)", file->path, a->name);
 }
 
+/* The weights that the sizes ask for lie in the file: nothing is allocated for more. */
+static bool check_size(const H5File *file, const Architecture *a, Error *err)
+{
+    double hidden = a->hidden, query = (double)a->heads * a->head_dim, key = (double)a->groups * a->head_dim;
+    double layer = 2 * hidden * (query + key) + 3 * hidden * a->mlp, bytes = 4 * ((a->tied ? 1 : 2) * hidden * a->vocab + a->layers * layer);
+    return bytes <= (double)file->size ||
+           error_usage(err, "%s: its sizes (hidden %d, MLP %d, vocabulary %d, %d layers) ask for %.4g MB of weights, the file has %.4g MB: damaged. "
+                       "Use another copy, or import the model again", file->path, a->hidden, a->mlp, a->vocab, a->layers, bytes / 1e6,
+                       (double)file->size / 1e6);
+}
+
 bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm comm, Error *err)
 {
     *info = (ModelInfo){ .step = -1 };
@@ -75,7 +86,7 @@ bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm c
     bool checkpoint = ok && strcmp(format, CHECKPOINT_FORMAT) == 0;
     ok = ok && h5_check_format(file, checkpoint ? CHECKPOINT_FORMAT : MODEL_FORMAT, 1, err) &&
          (!checkpoint || h5_read_int64(file, "/", "step", 0, INT64_MAX, &info->step, err)) &&
-         read_architecture(file, &info->architecture, err) &&
+         read_architecture(file, &info->architecture, err) && check_size(file, &info->architecture, err) &&
          h5_read_string(file, "/model", "tokenizer_digest", info->tokenizer_digest, sizeof info->tokenizer_digest, err) &&
          h5_read_string(file, "/model", "weights_digest", info->weights_digest, sizeof info->weights_digest, err);
     if (!ok)

@@ -1,5 +1,6 @@
 #include "catdpo/architecture.h"
 
+#include <stdint.h>
 #include <stdio.h>
 
 bool architecture_check(const Architecture *a, const char *where, Error *err)
@@ -15,7 +16,7 @@ bool architecture_check(const Architecture *a, const char *where, Error *err)
         return error_usage(err, "%s: head size %d is odd, rotary embedding needs an even one", where, a->head_dim);
     if (!(a->norm_epsilon > 0) || !(a->rope.theta > 0) || !(a->rope.factor > 0))
         return error_usage(err, "%s: rms_norm_eps, rope_theta and rope_factor must be positive", where);
-    long widest = (long)(a->heads + 2 * a->groups) * a->head_dim;
+    int64_t widest = ((int64_t)a->heads + 2 * (int64_t)a->groups) * a->head_dim;
     if (widest > 1 << 24 || a->hidden > 1 << 24 || a->mlp > 1 << 24 || a->vocab > 1 << 26 || a->layers > 1 << 12)
         return error_usage(err, "%s: a size of the model is beyond what this program was made for", where);
     return true;

@@ -107,6 +107,20 @@ def test_foreign_files_are_named_and_the_others_checked(run, tmp_path):
     assert found["metrics.h5"] == "ok"
 
 
+@pytest.mark.parametrize("sizes", [{"vocab_size": 1 << 26}, {"num_hidden_layers": 4096, "intermediate_size": 1 << 24},
+                                   {"num_attention_heads": 1 << 30, "num_key_value_heads": 1 << 30, "head_dim": 2}], ids=str)
+def test_a_model_that_claims_more_than_its_file_holds(tmp_path, sizes):
+    """Sizes are compared with the file before anything is allocated for them, and their products do not overflow."""
+    path = tmp_path / "model.h5"
+    shutil.copy(engine.fixture("tiny_llama"), path)
+    with h5py.File(path, "r+") as file:
+        for name, value in sizes.items():
+            file["model"].attrs.modify(name, np.int64(value))
+    answer = check(path)
+    assert answer.returncode == 2 and answer.stderr == "", answer
+    assert any(words in verdicts(answer)[str(path)] for words in ("MB of weights, the file has", "beyond what this program was made for")), answer
+
+
 def test_no_file_is_a_mistake():
     answer = check()
     assert answer.returncode == 2 and answer.stdout == "" and "needs a file" in answer.stderr and answer.stderr.count("\n") == 1

@@ -1,0 +1,356 @@
+/* Each format: a small valid file, and what the program does with one beside `catdpo check`. */
+#include "fuzz.h"
+
+#include "catdpo/checkpoint.h"
+#include "catdpo/commands.h"
+#include "catdpo/evalfile.h"
+#include "catdpo/metrics.h"
+#include "catdpo/pairs_file.h"
+#include "catdpo/reference.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { N = 3, K = 2, STEPS = 3 };
+
+static const char categories[K][CATEGORY_NAME] = { "violence", "privacy" };
+static const uint8_t harm[K] = { 1, 0 };
+
+/* ---- models ---------------------------------------------------------------------------------------------------------- */
+
+static const Architecture tiny = { .name = "qwen3", .hidden = 4, .mlp = 4, .vocab = 8, .layers = 1, .heads = 2, .groups = 1, .head_dim = 2,
+                                   .max_positions = 16, .norm_epsilon = 1e-5, .attention_bias = true, .qk_norm = true,
+                                   .rope = { .type = ROPE_LLAMA3, .theta = 1e4, .factor = 2, .low_frequency_factor = 1,
+                                             .high_frequency_factor = 4, .original_max_positions = 8 } };
+
+static bool write_architecture(H5File *f, const Architecture *a, Error *err)
+{
+    const struct { const char *name; int64_t value; } integers[] = {
+        { "hidden_size", a->hidden }, { "intermediate_size", a->mlp }, { "num_hidden_layers", a->layers },
+        { "num_attention_heads", a->heads }, { "num_key_value_heads", a->groups }, { "head_dim", a->head_dim }, { "vocab_size", a->vocab },
+        { "max_position_embeddings", a->max_positions }, { "tie_word_embeddings", a->tied }, { "attention_bias", a->attention_bias },
+        { "qk_norm", a->qk_norm }, { "rope_original_max_position", a->rope.original_max_positions },
+    };
+    const struct { const char *name; double value; } reals[] = {
+        { "rms_norm_eps", a->norm_epsilon }, { "rope_theta", a->rope.theta }, { "rope_factor", a->rope.factor },
+        { "rope_low_freq_factor", a->rope.low_frequency_factor }, { "rope_high_freq_factor", a->rope.high_frequency_factor },
+    };
+    bool ok = h5_write_string(f, "/model", "architecture", a->name, err) && h5_write_string(f, "/model", "rope_type", "llama3", err) &&
+              h5_write_string(f, "/model", "tokenizer_digest", "t", err) && h5_write_string(f, "/model", "weights_digest", "w", err);
+    for (size_t i = 0; ok && i < sizeof integers / sizeof *integers; i++)
+        ok = h5_write_int64(f, "/model", integers[i].name, integers[i].value, err);
+    for (size_t i = 0; ok && i < sizeof reals / sizeof *reals; i++) ok = h5_write_double(f, "/model", reals[i].name, reals[i].value, err);
+    return ok;
+}
+
+static void fill(float *values, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) values[i] = (float)(i % 7) / 8;
+}
+
+static void make_model(const char *path)
+{
+    Error err = { 0 };
+    Transformer t;
+    H5File f;
+    uint64_t checksums[64];
+    uint8_t bytes[4] = "{}\n";
+    Blobs tokenizer = { .count = 2, .member = { { "tokenizer.json", 3, bytes }, { "empty", 0, bytes } } };
+    fuzz_must(fuzz_transformer(&t, &tiny, &err), &err);
+    CHECK(parts_count(&t.parameters) <= 64);
+    fill(t.weights, t.parameters.local_floats);
+    ShardedArray all = { t.weights, 0, t.parameters.local_floats };
+    tensors_checksums(&t, &all, checksums);
+    fuzz_must(h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, MODEL_FORMAT, 1, &err) && h5_create_group(&f, "/model", &err) &&
+              write_architecture(&f, &tiny, &err) && tensors_create(&f, &t, "/model", checksums, &err) &&
+              h5_write_blobs(&f, "/tokenizer", &tokenizer, &err) && tensors_write(&f, &t, "/model", &all, &err) && h5_commit(&f, &err), &err);
+    transformer_free(&t);
+}
+
+/* What a checkpoint takes over from the model that the run began with. */
+static void copy_model(const char *path)
+{
+    Error err = { 0 };
+    H5File from, to;
+    char copy[FILE_PATH];
+    if (h5_open(&from, path, MPI_COMM_SELF, &err)) {
+        fuzz_must(h5_create(&to, fuzz_path(copy, "copy.h5"), NULL, MPI_COMM_SELF, &err) && h5_create_group(&to, "/model", &err), &err);
+        bool ok = h5_copy_attributes(&from, &to, "/model", &err) && h5_copy_group(&from, &to, "/tokenizer", &err) && h5_commit(&to, &err);
+        h5_close(&to);
+        h5_close(&from);
+        fuzz_verdict(ok, &err);
+    }
+}
+
+static void read_model(const char *path)
+{
+    Error err = { 0 };
+    H5File f;
+    ModelInfo info;
+    Transformer t;
+    char digest[WEIGHTS_DIGEST];
+    bool ok = model_file_open(&f, path, &info, MPI_COMM_SELF, &err);
+    if (ok && (ok = fuzz_transformer(&t, &info.architecture, &err))) {
+        ok = model_load(&f, &t, digest, &err);
+        transformer_free(&t);
+    }
+    h5_close(&f);
+    fuzz_verdict(ok, &err);
+    if (ok) copy_model(path);
+}
+
+/* ---- checkpoints ------------------------------------------------------------------------------------------------------ */
+
+typedef struct State {
+    Transformer t;
+    Optimizer optimizer;
+    MarginState margins;
+} State;
+
+static void state_make(State *s)
+{
+    Error err = { 0 };
+    Config config;
+    const OptimizerSettings settings = { .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .shard = true };
+    fuzz_must(fuzz_transformer(&s->t, &tiny, &err) && optimizer_create(&s->optimizer, &s->t.parameters, fuzz_grid(), &settings, &err) &&
+              config_load(&config, NULL, 0, NULL, &err) && margin_create(&s->margins, &config, K, &err), &err);
+}
+
+static void state_free(State *s)
+{
+    margin_free(&s->margins);
+    optimizer_free(&s->optimizer);
+    transformer_free(&s->t);
+}
+
+static void make_checkpoint(const char *path)
+{
+    Error err = { 0 };
+    State s;
+    char model[FILE_PATH];
+    make_model(fuzz_path(model, "model.h5"));
+    state_make(&s);
+    fill(s.t.weights, s.t.parameters.local_floats);
+    fill(s.optimizer.v, s.optimizer.end - s.optimizer.first);
+    const CheckpointInfo info = { .step = STEPS, .total_steps = 10, .num_tokens = 100, .seed = 1, .sampling = "uniform", .config = "a = 1;\n",
+                                  .version = "v", .data_digest = "d", .tokenizer_digest = "t", .template_digest = "c", .start_digest = "s",
+                                  .reference_digest = "r", .category_name = categories };
+    fuzz_must(checkpoint_write(path, model, &s.t, &s.optimizer, &s.margins, &info, &err), &err);
+    state_free(&s);
+}
+
+/* What was accepted can be gone on from: a step does not leave the numbers' range. */
+static void go_on(State *s, const CheckpointHead *head)
+{
+    static const int64_t counts[2 * K] = { 2, 2, 4, 4 };
+    CHECK(head->step >= 0 && head->step < INT64_MAX && head->config);
+    margin_update(&s->margins, counts, head->step + 1);
+    for (int k = 0; k < K; k++)
+        CHECK(isfinite(s->margins.margin[k]) && s->margins.violation_rate[k] >= 0 && s->margins.violation_rate[k] <= 1 &&
+              s->margins.n[k] >= 0 && s->margins.violations[k] >= 0);
+    float *gradient = calloc((size_t)s->t.parameters.local_floats, sizeof *gradient);
+    CHECK(gradient);
+    optimizer_update(&s->optimizer, s->t.weights, gradient, 1e-6, 0);
+    free(gradient);
+    CHECK(s->optimizer.updates >= 1);
+}
+
+static void read_checkpoint(const char *path)
+{
+    Error err = { 0 };
+    CheckpointHead head;
+    State s;
+    read_model(path);
+    bool ok = checkpoint_head(path, &head, MPI_COMM_SELF, &err);
+    fuzz_verdict(ok, &err);
+    if (!ok) return;
+    state_make(&s);
+    ok = checkpoint_load(path, &s.t, &s.optimizer, &s.margins, categories, &err);
+    fuzz_verdict(ok, &err);
+    if (ok) go_on(&s, &head);
+    state_free(&s);
+    checkpoint_head_free(&head);
+}
+
+/* ---- pairs ------------------------------------------------------------------------------------------------------------ */
+
+static void make_pairs(const char *path)
+{
+    Error err = { 0 };
+    H5File f;
+    static const char *const digests[] = { "data_digest", "tokenizer_digest", "template_digest" };
+    static const char *const sides[] = { "/train/chosen", "/train/rejected" };
+    static const char *const flags[] = { "chosen_safe", "rejected_safe", "chosen_better" };
+    static const int64_t offsets[N + 1] = { 0, 3, 5, 9 }, rows = N, bounds = N + 1, tokens = 9, k = K, mask[2] = { N, K };
+    static const int32_t token[9] = { 1, 2, 3, 1, 2, 7, 6, 5, 4 }, prompts[N] = { 1, 1, 2 };
+    static const uint8_t member[N * K] = { 1, 0, 0, 1, 1, 1 }, ones[N] = { 1, 1, 1 };
+    bool ok = h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, "catdpo-pairs", 1, &err) &&
+              h5_write_int64(&f, "/", "vocab_size", 8, &err) && h5_write_int64(&f, "/", "max_length", 0, &err) &&
+              h5_write_string(&f, "/", "settings", "{}", &err) && h5_write_strings(&f, "/categories/name", K, CATEGORY_NAME, categories[0], &err) &&
+              h5_write_array(&f, "/categories/harm", DATA_UINT8, 1, &k, harm, &err);
+    for (int i = 0; ok && i < 3; i++) ok = h5_write_string(&f, "/", digests[i], "sha", &err);
+    for (int i = 0; ok && i < 2; i++) {
+        char name[3][64];
+        snprintf(name[0], 64, "%s/offsets", sides[i]), snprintf(name[1], 64, "%s/tokens", sides[i]), snprintf(name[2], 64, "%s/prompt_length", sides[i]);
+        ok = h5_write_array(&f, name[0], DATA_INT64, 1, &bounds, offsets, &err) && h5_write_array(&f, name[1], DATA_INT32, 1, &tokens, token, &err) &&
+             h5_write_array(&f, name[2], DATA_INT32, 1, &rows, prompts, &err);
+    }
+    ok = ok && h5_write_array(&f, "/train/category_mask", DATA_UINT8, 2, mask, member, &err);
+    for (int i = 0; ok && i < 3; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "/train/%s", flags[i]);
+        ok = h5_write_array(&f, name, i == 2 ? DATA_INT8 : DATA_UINT8, 1, &rows, ones, &err);
+    }
+    fuzz_must(ok && h5_write_int64(&f, "/train", "pairs", N, &err) && h5_commit(&f, &err), &err);
+}
+
+/* Pairs that were accepted hold what pairs.h promises. */
+static void use_pairs(const Pairs *pairs)
+{
+    CHECK(pairs->settings && pairs->category_count >= 1 && pairs->category_count <= CATEGORIES_MAX);
+    for (int64_t i = 0; i < pairs->count; i++) {
+        int members = 0;
+        for (int k = 0; k < pairs->category_count; k++) members += pairs_categories(pairs, i)[k];
+        CHECK(members >= 1 && members <= pairs->category_count && pairs->margin_applies[i] <= 1);
+        for (int side = 0; side < PAIR_SIDES; side++) {
+            CHECK(pairs_prompt(pairs, side, i) >= 1 && pairs_completion(pairs, side, i) >= 1 && pairs_length(pairs, side, i) <= pairs->longest);
+            for (int t = 0; t < pairs_length(pairs, side, i); t++)
+                CHECK(pairs_tokens(pairs, side, i)[t] >= 0 && pairs_tokens(pairs, side, i)[t] < pairs->vocab_size);
+        }
+    }
+}
+
+static void read_pairs(const char *path)
+{
+    Error err = { 0 };
+    Pairs pairs;
+    bool ok = pairs_load(&pairs, path, "train", MPI_COMM_SELF, &err);
+    fuzz_verdict(ok, &err);
+    if (ok) use_pairs(&pairs);
+    pairs_free(&pairs);
+}
+
+/* ---- reference cache --------------------------------------------------------------------------------------------------- */
+
+static const ReferenceKey key = { "d", "w", "t", "dtype=float32" };
+static const double logps[2][N] = { { -1, -2, -3 }, { -4, -5, -6 } };
+
+static void make_reference(const char *path)
+{
+    Error err = { 0 };
+    unlink(path);
+    fuzz_must(reference_cache_write(path, NULL, "train", &key, N, logps[0], logps[1], N, MPI_COMM_SELF, &err), &err);
+}
+
+/* Read, then the other group put beside it, then read again. */
+static void read_reference(const char *path)
+{
+    for (int round = 0; round < 2; round++) {
+        Error err = { 0 };
+        double chosen[N], rejected[N];
+        int64_t done = 0;
+        ReferenceStatus status = reference_cache_read(path, "train", &key, N, chosen, rejected, &done, MPI_COMM_SELF, &err);
+        fuzz_verdict(status != REFERENCE_REFUSED, &err);
+        if (status == REFERENCE_REFUSED) return;
+        if (status == REFERENCE_FOUND) CHECK(done >= 0 && done <= N);
+        for (int i = 0; status == REFERENCE_FOUND && i < done; i++) CHECK(isfinite(chosen[i]) && isfinite(rejected[i]));
+        bool ok = reference_cache_write(path, NULL, round == 0 ? "heldout" : "train", &key, N, logps[0], logps[1], N, MPI_COMM_SELF, &err);
+        fuzz_verdict(ok, &err);
+        if (!ok) return;
+    }
+}
+
+/* ---- metrics ----------------------------------------------------------------------------------------------------------- */
+
+static const MetricsInfo metrics_info = {
+    .run = "r", .grid = "1x1x1", .version = "v", .mpi = "m", .blas = "b", .hosts = "h", .started = "s", .data_digest = "d", .weights_digest = "w",
+    .tokenizer_digest = "t", .settings = "s", .config = "a = 1;\n", .category_count = K, .category_name = categories, .category_harm = harm,
+    .pairs_per_step = 2, .phase_count = 1, .phase_name = (const char *const[]){ "forward" }, .partial_unit = 0.5, .capacity = STEPS };
+
+static void append(Metrics *m, int64_t step)
+{
+    static const double zeros[K] = { 0 };
+    static const int64_t counts[K] = { 1, 2 };
+    metrics_append(m, &(StepMetrics){ .step = step, .margin = zeros, .violation_rate = zeros, .n = counts, .violations = zeros, .pairs = counts,
+                                      .category_rewards_margins = zeros, .category_accuracy = zeros, .category_loss = zeros, .partial_n = counts,
+                                      .partial_violations = counts, .pair_index = counts, .phase_seconds = zeros });
+}
+
+static void make_metrics(const char *path)
+{
+    Error err = { 0 };
+    Metrics *m = metrics_create(path, &metrics_info, MPI_COMM_SELF, &err);
+    fuzz_must(m != NULL, &err);
+    for (int step = 1; step <= STEPS; step++) append(m, step);
+    fuzz_must(metrics_flush(m, &err), &err);
+    metrics_free(m);
+}
+
+/* Continued behind step 2 and written to; then what came out can be continued again. */
+static void read_metrics(const char *path)
+{
+    for (int64_t step = STEPS - 1; step <= STEPS; step++) {
+        Error err = { 0 };
+        Metrics *m = metrics_resume(path, &metrics_info, step, MPI_COMM_SELF, &err);
+        fuzz_verdict(m != NULL, &err);
+        if (!m) CHECK(step < STEPS);
+        if (!m) return;
+        append(m, step + 1);
+        bool ok = metrics_flush(m, &err);
+        fuzz_verdict(ok, &err);
+        metrics_free(m);
+        if (!ok) return;
+    }
+}
+
+/* ---- results of an evaluation ------------------------------------------------------------------------------------------ */
+
+static void make_eval(const char *path)
+{
+    Error err = { 0 };
+    static const double half[K] = { 0.5, 0.5 }, low[K] = { 0.25, 0.25 }, high[K] = { 0.75, 0.75 }, one[N] = { 1, 1, 1 };
+    static const int64_t counts[K] = { 2, 2 }, index[N] = { 0, 1, 2 };
+    const EvalSummary summary = { 0.5, 0.5, 0.5, 0, 0 };
+    const EvalResult result = { .model = "m", .weights_digest = "w", .data_digest = "d", .split = "heldout", .signal = "reward", .step = -1,
+        .beta = 0.1, .category_count = K, .category_name = categories, .category_harm = harm, .pairs = counts, .accuracy = half,
+        .accuracy_low = low, .accuracy_high = high, .n = counts, .violations = one, .violation_rate = half, .violation_rate_low = low,
+        .violation_rate_high = high, .rewards_margins = half, .accuracy_summary = summary, .violation_rate_summary = summary,
+        .worst_category = "violence", .pair_count = N, .logps_chosen = logps[0], .logps_rejected = logps[1], .ref_logps_chosen = logps[0],
+        .ref_logps_rejected = logps[1], .violation = one, .index = index };
+    fuzz_must(eval_file_write(path, &result, MPI_COMM_SELF, &err), &err);
+}
+
+/* Only catdpo check reads it. */
+static void read_eval(const char *path) { (void)path; }
+
+/* ------------------------------------------------------------------------------------------------------------------------ */
+
+void format_read(const Format *format, const char *path)
+{
+    const char *files[] = { path };
+    const CommandLine check = { .file_count = 1, .files = files };
+    int status = command_check(&check, MPI_COMM_NULL);
+    CHECK(status == EXIT_DONE || status == EXIT_USAGE);
+    fuzz_all_closed();
+    format->read(path);
+}
+
+const Format formats[] = {
+    { "model", make_model, read_model },
+    { "checkpoint", make_checkpoint, read_checkpoint },
+    { "pairs", make_pairs, read_pairs },
+    { "reference", make_reference, read_reference },
+    { "metrics", make_metrics, read_metrics },
+    { "eval", make_eval, read_eval },
+};
+const int format_count = sizeof formats / sizeof *formats;
+
+const Format *format_named(const char *name)
+{
+    for (int i = 0; i < format_count; i++)
+        if (strcmp(formats[i].name, name) == 0) return &formats[i];
+    fatal(__FILE__, __LINE__, "no format is called \"%s\"", name);
+}
