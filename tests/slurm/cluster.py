@@ -80,7 +80,7 @@ TaskProlog={folder}/etc/taskprolog.sh
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core,CR_LLN
 SlurmdParameters=config_overrides
 SchedulerParameters=bf_interval=1,batch_sched_delay=0,sched_min_interval=0,sched_interval=2
 MpiDefault=pmix
@@ -122,6 +122,10 @@ def children(pid):
             return [int(word) for word in file.read().split()]
     except OSError:
         return []
+
+
+def namespace_of(pid):
+    return os.readlink(f"/proc/{pid}/ns/pid")
 
 
 def free_ports(count):
@@ -263,16 +267,25 @@ class Cluster:
         """The whole node is gone at once, with every process on it."""
         self.end(node, signal.SIGKILL)
 
+    def processes(self, node, name):
+        """Pids of the processes on a node that were started under this name."""
+        outer, _ = self._records()[node]
+        own = {namespace_of(pid) for pid in children(outer)}
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline") as file:
+                    program = file.read().split("\0")[0]
+                if os.path.basename(program) == name and namespace_of(pid) in own:
+                    found.append(int(pid))
+            except OSError:
+                pass  # it has just ended
+        return found
+
     def kill_slurmd(self, node):
         """Only slurmd dies: SLURM believes the node to be lost while the jobs on it live on."""
-        outer, _ = self._records()[node]
-        for init in children(outer):
-            for pid in children(init):
-                with open(f"/proc/{pid}/comm") as file:
-                    if file.read().strip() == "slurmd":
-                        os.kill(pid, signal.SIGKILL)
-                        return
-        raise RuntimeError(f"{node} has no slurmd:\n{self.tail()}")
+        daemon = min(self.processes(node, "slurmd"))
+        os.kill(daemon, signal.SIGKILL)
 
     def stop(self):
         """Nodes first, so that none of their processes outlives the cluster."""

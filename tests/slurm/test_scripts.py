@@ -3,11 +3,10 @@ failure is FAILED with the program's status, and ranks, threads and settings are
 for the program ends as it is told."""
 
 import os
-import time
 
 import engine
 import pytest
-from lab import output
+from lab import Job, output
 
 # On its n-th start in its run directory rank 0 does the n-th word of `plan` there.
 PROGRAM = """#!/bin/sh
@@ -30,45 +29,25 @@ esac
 """
 
 
-class Job:
+class Stand(Job):
+    """A job whose program does what `plan` says."""
+
     def __init__(self, lab, plan, *options, script="train.sbatch", **environment):
-        self.lab, self.folder, self.environment = lab, engine.new_folder("job"), environment
-        self.write("program", PROGRAM)
-        self.write("plan", plan)
-        os.chmod(self.path("program"), 0o755)
-        self.environment = {"CATDPO_BINARY": self.path("program"), "CATDPO_NODE_PATIENCE": 3} | environment
-        self.id = lab.sbatch(self.folder, *options, script, "run.cfg", "--set", "a=b", **self.environment)
+        folder = engine.new_folder("job")
+        for name, text in (("program", PROGRAM), ("plan", plan)):
+            with open(os.path.join(folder, name), "w") as file:
+                file.write(text)
+            os.chmod(file.name, 0o755)
+        environment = {"CATDPO_BINARY": f"{folder}/program", "CATDPO_NODE_PATIENCE": 3} | environment
+        super().__init__(lab, folder, *options, script, "run.cfg", "--set", "a=b", **environment)
 
-    def path(self, name):
-        return os.path.join(self.folder, name)
-
-    def write(self, name, text):
-        with open(self.path(name), "w") as file:
-            file.write(text)
-
-    def lines(self, name):
-        if not os.path.exists(self.path(name)):
-            return []
-        with open(self.path(name)) as file:
-            return file.read().splitlines()
-
-    def until_started(self, seconds=30):
-        limit = time.monotonic() + seconds
-        while not self.lines("starts"):
-            assert time.monotonic() < limit, self
-            time.sleep(0.1)
+    def until_started(self):
+        self.until(lambda: self.lines("starts"))
 
     def ends(self, state, status=None, starts=None):
-        """It came to this end after so many starts, with this exit status."""
-        found = self.lab.wait(self.id)[0]
-        assert found["JobState"] == state, self
-        assert status is None or found["ExitCode"] == f"{status}:0", self
-        if starts is not None:
-            assert len(self.lines("starts")) == starts and int(found["Restarts"]) == starts - 1, self
+        super().ends(state, status)
+        assert starts is None or len(self.lines("starts")) == starts == self.restarts() + 1, repr(self)
         return self
-
-    def __repr__(self):
-        return f"job {self.id}: {self.lab.jobs(self.id)}\n{output(self.folder)}"
 
 
 LAUNCHERS = ["srun", "mpirun"]
@@ -79,7 +58,7 @@ ONE = ("--ntasks-per-node=1",)
 @pytest.fixture(scope="module")
 def jobs(lab):
     """All of them, waiting in the queue together: a requeue alone takes six seconds."""
-    submit = lambda *words, **more: Job(lab, *words, **more)
+    submit = lambda *words, **more: Stand(lab, *words, **more)
     found = {f"again-{name}": submit("85 85 0", *TWO_NODES, CATDPO_LAUNCHER=name) for name in LAUNCHERS}
     found |= {f"usr1-{name}": submit("wait 0", "--nodes=2", *ONE, CATDPO_LAUNCHER=name) for name in LAUNCHERS}
     found |= {f"usr2-{name}": submit("wait", "--nodes=2", *ONE, CATDPO_LAUNCHER=name) for name in LAUNCHERS}

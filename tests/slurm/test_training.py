@@ -1,0 +1,109 @@
+"""Training as batch jobs on several nodes: the losses of a single process, parts that add up to the uninterrupted run,
+and what scancel and failures leave."""
+
+import os
+import subprocess
+
+import engine
+import interrupt
+import numpy as np
+import pytest
+from lab import Training
+
+pytestmark = engine.needs_binary
+
+LAUNCHERS = ["srun", "mpirun"]
+RUN = {"margin.eta": 0.5, "optimizer.learning_rate": 0.02, "batch.sampling": "balanced", "schedule.steps": 12}
+SHAPES = {  # grids that cross nodes: rows, columns and replicas on different ones
+    "2-nodes": (("--nodes=2", "--ntasks-per-node=2"), {"parallel.grid": [2, 2]}),
+    "4-nodes": (("--nodes=4", "--ntasks-per-node=1"), {"parallel.grid": [2, 1], "parallel.replicas": 2}),
+}
+# 60 steps of at least 200 ms are more than three limits of 3.9 s
+LONG = RUN | {"parallel.grid": [2, 1], "schedule.steps": 60, "schedule.type": "cosine", "checkpoint.minutes": 0.0}
+LIMIT = {"run.time_limit": 0.065}
+PACE = 200
+TWO = ("--nodes=2", "--ntasks-per-node=1")
+
+
+@pytest.fixture(scope="module")
+def jobs(lab):
+    """All that these tests look at, in the queue together."""
+    found = {}
+    for launcher in LAUNCHERS:
+        site = {"CATDPO_LAUNCHER": launcher}
+        for name, (words, shape) in SHAPES.items():
+            found[f"{name}-{launcher}"] = Training(lab, *words, settings=RUN | shape, **site)
+        found[f"whole-{launcher}"] = Training(lab, *TWO, settings=LONG, **site)
+        found[f"parts-{launcher}"] = Training(lab, *TWO, settings=LONG | LIMIT, CATDPO_TEST_PACE=PACE, **site)
+        saved = LONG | {"checkpoint.steps": 4}  # it waits for its test
+        found[f"cancelled-{launcher}"] = Training(lab, *TWO, settings=saved, CATDPO_TEST_PACE=5 * PACE, **site)
+    halves = RUN | {"parallel.grid": "auto", "schedule.steps": 30}
+    found["moved"] = Training(lab, *TWO, settings=halves, CATDPO_TEST_PACE=5 * PACE)
+    wild = RUN | {"parallel.grid": [2, 1], "optimizer.learning_rate": 1e30, "optimizer.max_grad_norm": 0.0}
+    found["diverges"] = Training(lab, *TWO, settings=wild)
+    found["mistake"] = Training(lab, *TWO, settings=RUN | {"parallel.grid": [3, 1]})
+    return found
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_cancelled(jobs, launcher):
+    """scancel leaves good checkpoints, from which the same submission goes on to the run that was wanted."""
+    job = jobs[f"cancelled-{launcher}"]
+    job.until_step(10)
+    job.lab.run("scancel", job.id)
+    job.ends("CANCELLED")
+    folder = os.path.join(job.directory, "checkpoints")
+    names = sorted(os.listdir(folder))
+    assert names and all(name.startswith("step-") for name in names)
+    checked = subprocess.run(
+        [engine.BINARY, "check", *(os.path.join(folder, name) for name in names)], text=True, capture_output=True
+    )
+    assert checked.returncode == 0, checked
+    again = Training(job.lab, *TWO, after=job, CATDPO_LAUNCHER=launcher).ends("COMPLETED", 0)
+    assert f"after step {int(names[-1][5:13])} of" in repr(again)
+    interrupt.check_same(again.directory, jobs[f"whole-{launcher}"].ends("COMPLETED", 0).directory)
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_other_number_of_nodes(jobs, nodes):
+    """What was begun on two nodes goes on, submitted again, on another number of them: the run of one process."""
+    job = jobs["moved"]
+    if job.lab.job(job.id)["JobState"] == "RUNNING":
+        job.until_step(10)
+        job.lab.run("scancel", "--batch", "--signal=USR2", job.id)
+    job.ends("FAILED", 85)
+    again = Training(job.lab, f"--nodes={nodes}", "--ntasks-per-node=1", after=job, copy=True).ends("COMPLETED", 0)
+    check_steps_of_one_process(again.directory, 30)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_losses_of_one_process(jobs, shape, launcher):
+    """Over nodes and launchers: the same pairs and counts, and the losses of one process."""
+    check_steps_of_one_process(jobs[f"{shape}-{launcher}"].ends("COMPLETED", 0).directory, RUN["schedule.steps"])
+
+
+def check_steps_of_one_process(directory, steps):
+    expected = engine.train(1, **RUN | {"schedule.steps": steps}).metrics()
+    found = engine.read(os.path.join(directory, "metrics.h5"))
+    np.testing.assert_allclose(found["train/loss"], expected["train/loss"], rtol=1e-4)
+    for name in ("train/pairs", "train/category/n", "train/category/violations", "train/category/margin"):
+        np.testing.assert_array_equal(found[name], expected[name], name)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_parts_make_the_whole(jobs, launcher):
+    """A run longer than its time limit is the same job, started again at least three times, and the same run."""
+    parts = jobs[f"parts-{launcher}"].ends("COMPLETED", 0)
+    resumed = engine.attributes(os.path.join(parts.directory, "metrics.h5"))["restarts"]
+    assert 3 <= resumed <= parts.restarts()
+    interrupt.check_same(parts.directory, jobs[f"whole-{launcher}"].ends("COMPLETED", 0).directory)
+    interrupt.check_steps(parts.directory, LONG["schedule.steps"])
+
+
+@pytest.mark.parametrize("name, status", [("diverges", 1), ("mistake", 2)])
+def test_failure(jobs, name, status):
+    """A failure of the program is the job's, with its status, and is not tried again."""
+    job = jobs[name].ends("FAILED", status)
+    assert job.restarts() == 0
+    assert not os.path.exists(os.path.join(job.directory, "checkpoints", "final.h5"))
