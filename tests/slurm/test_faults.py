@@ -6,7 +6,7 @@ import time
 import engine
 import interrupt
 import pytest
-from lab import Training, started
+from lab import Training
 
 pytestmark = engine.needs_binary
 
@@ -18,13 +18,10 @@ PACE = 500
 LAUNCHERS = ["srun", "mpirun"]
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    yield from started(8)
+LOSES_NODES = True
 
 
-@pytest.fixture(scope="module")
-def jobs(cluster):
+def prepare(cluster):
     """All jobs at once, each on nodes of its own, all of which get into trouble at the same time."""
     found = {}
     for launcher in LAUNCHERS:
@@ -54,7 +51,7 @@ def watch(jobs):
     while left and time.monotonic() < limit:
         for job in list(left):
             new = job.lab.job(job.id)
-            began = new["Restarts"] == "1" and job.lab.processes(new["NodeList"], "catdpo")
+            began = new["Restarts"] == "1" and new["NodeList"] and job.lab.processes(new["NodeList"], "catdpo")
             old = job.lab.processes(job.before[0], "catdpo")
             job.both |= bool(began and old)
             if not old:

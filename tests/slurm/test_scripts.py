@@ -41,9 +41,6 @@ class Stand(Job):
         environment = {"CATDPO_BINARY": f"{folder}/program", "CATDPO_NODE_PATIENCE": 3} | environment
         super().__init__(lab, folder, *options, script, "run.cfg", "--set", "a=b", **environment)
 
-    def until_started(self):
-        self.until(lambda: self.lines("starts"))
-
     def ends(self, state, status=None, starts=None):
         super().ends(state, status)
         assert starts is None or len(self.lines("starts")) == starts == self.restarts() + 1, repr(self)
@@ -55,9 +52,8 @@ TWO_NODES = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=2")
 ONE = ("--ntasks-per-node=1",)
 
 
-@pytest.fixture(scope="module")
-def jobs(lab):
-    """All of them, waiting in the queue together: a requeue alone takes six seconds."""
+def prepare(lab):
+    """All jobs that these tests look at."""
     submit = lambda *words, **more: Stand(lab, *words, **more)
     found = {f"again-{name}": submit("85 85 0", *TWO_NODES, CATDPO_LAUNCHER=name) for name in LAUNCHERS}
     found |= {f"usr1-{name}": submit("wait 0", "--nodes=2", *ONE, CATDPO_LAUNCHER=name) for name in LAUNCHERS}
@@ -75,6 +71,11 @@ def jobs(lab):
     after = ("--kill-on-invalid-dep=yes", *ONE)
     found["after-failure"] = submit("0", f"--dependency=afterok:{found['fails-srun'].id}", *after)
     found["after-again"] = submit("0", f"--dependency=afterok:{found['again-srun'].id}", *after)
+    for name in ("usr1-srun", "usr1-mpirun", "usr2-srun", "usr2-mpirun", "cancelled"):
+        job = found[name]
+        job.until(lambda: job.lines("starts"))
+        signal = [] if name == "cancelled" else ["--batch", f"--signal={name[:4].upper()}"]
+        lab.run("scancel", *signal, job.id)
     return found
 
 
@@ -143,27 +144,18 @@ def test_eval_is_not_repeated(jobs):
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_usr1(jobs, launcher):
     """USR1 reaches the program, which gets the time that it needs, and the job goes on."""
-    job = jobs[f"usr1-{launcher}"]
-    job.until_started()
-    job.lab.run("scancel", "--batch", "--signal=USR1", job.id)
-    assert job.ends("COMPLETED", 0, starts=2).lines("saved") == ["USR1"]
+    assert jobs[f"usr1-{launcher}"].ends("COMPLETED", 0, starts=2).lines("saved") == ["USR1"]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_usr2(jobs, launcher):
     """USR2 as well, and the job stays ended."""
-    job = jobs[f"usr2-{launcher}"]
-    job.until_started()
-    job.lab.run("scancel", "--batch", "--signal=USR2", job.id)
-    assert job.ends("FAILED", 85, starts=1).lines("saved") == ["USR1"]
+    assert jobs[f"usr2-{launcher}"].ends("FAILED", 85, starts=1).lines("saved") == ["USR1"]
 
 
 def test_cancelled(jobs):
     """scancel: the program gets TERM and KillWait's time, and the job stays cancelled."""
-    job = jobs["cancelled"]
-    job.until_started()
-    job.lab.run("scancel", job.id)
-    assert job.ends("CANCELLED", starts=1).lines("saved") == ["TERM"]
+    assert jobs["cancelled"].ends("CANCELLED", starts=1).lines("saved") == ["TERM"]
 
 
 def test_time_limit(jobs):

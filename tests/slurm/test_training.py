@@ -25,33 +25,33 @@ PACE = 200
 TWO = ("--nodes=2", "--ntasks-per-node=1")
 
 
-@pytest.fixture(scope="module")
-def jobs(lab):
-    """All that these tests look at, in the queue together."""
+def prepare(lab):
+    """All jobs that these tests look at."""
     found = {}
     for launcher in LAUNCHERS:
         site = {"CATDPO_LAUNCHER": launcher}
+        saved = LONG | {"checkpoint.steps": 4}
+        found[f"cancelled-{launcher}"] = Training(lab, *TWO, settings=saved, CATDPO_TEST_PACE=5 * PACE, **site)
+        found[f"parts-{launcher}"] = Training(lab, *TWO, settings=LONG | LIMIT, CATDPO_TEST_PACE=PACE, **site)
+        found[f"whole-{launcher}"] = Training(lab, *TWO, settings=LONG, **site)
         for name, (words, shape) in SHAPES.items():
             found[f"{name}-{launcher}"] = Training(lab, *words, settings=RUN | shape, **site)
-        found[f"whole-{launcher}"] = Training(lab, *TWO, settings=LONG, **site)
-        found[f"parts-{launcher}"] = Training(lab, *TWO, settings=LONG | LIMIT, CATDPO_TEST_PACE=PACE, **site)
-        saved = LONG | {"checkpoint.steps": 4}  # it waits for its test
-        found[f"cancelled-{launcher}"] = Training(lab, *TWO, settings=saved, CATDPO_TEST_PACE=5 * PACE, **site)
     halves = RUN | {"parallel.grid": "auto", "schedule.steps": 30}
     found["moved"] = Training(lab, *TWO, settings=halves, CATDPO_TEST_PACE=5 * PACE)
     wild = RUN | {"parallel.grid": [2, 1], "optimizer.learning_rate": 1e30, "optimizer.max_grad_norm": 0.0}
     found["diverges"] = Training(lab, *TWO, settings=wild)
     found["mistake"] = Training(lab, *TWO, settings=RUN | {"parallel.grid": [3, 1]})
+    for name in ("cancelled-srun", "cancelled-mpirun", "moved"):
+        job = found[name]
+        job.until_step(10)
+        lab.run("scancel", *(["--batch", "--signal=USR2"] if name == "moved" else []), job.id)
     return found
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_cancelled(jobs, launcher):
     """scancel leaves good checkpoints, from which the same submission goes on to the run that was wanted."""
-    job = jobs[f"cancelled-{launcher}"]
-    job.until_step(10)
-    job.lab.run("scancel", job.id)
-    job.ends("CANCELLED")
+    job = jobs[f"cancelled-{launcher}"].ends("CANCELLED")
     folder = os.path.join(job.directory, "checkpoints")
     names = sorted(os.listdir(folder))
     assert names and all(name.startswith("step-") for name in names)
@@ -67,11 +67,7 @@ def test_cancelled(jobs, launcher):
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_other_number_of_nodes(jobs, nodes):
     """What was begun on two nodes goes on, submitted again, on another number of them: the run of one process."""
-    job = jobs["moved"]
-    if job.lab.job(job.id)["JobState"] == "RUNNING":
-        job.until_step(10)
-        job.lab.run("scancel", "--batch", "--signal=USR2", job.id)
-    job.ends("FAILED", 85)
+    job = jobs["moved"].ends("FAILED", 85)
     again = Training(job.lab, f"--nodes={nodes}", "--ntasks-per-node=1", after=job, copy=True).ends("COMPLETED", 0)
     check_steps_of_one_process(again.directory, 30)
 
