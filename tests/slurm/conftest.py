@@ -1,5 +1,5 @@
-"""Two clusters, one whose nodes stay up and one whose nodes are lost, started once; and the jobs of all test files, which
-each file's prepare() submits, so that they wait in the queue together: a requeue alone takes six seconds."""
+"""Two clusters, one whose nodes stay up and one whose nodes are lost, started once; and the jobs of all test files,
+which each file's prepare() submits, so that they wait in the queue together: a requeue alone takes six seconds."""
 
 import concurrent.futures
 import os

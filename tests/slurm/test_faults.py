@@ -21,6 +21,11 @@ LAUNCHERS = ["srun", "mpirun"]
 LOSES_NODES = True
 
 
+def whole(settings):
+    """The run that nothing happened to."""
+    return engine.train(2, **settings | {"checkpoint.steps": 0}).directory
+
+
 def prepare(cluster):
     """All jobs at once, each on nodes of its own, all of which get into trouble at the same time."""
     found = {}
@@ -67,13 +72,13 @@ def test_lost_node(jobs, which, launcher):
     assert job.restarts() >= 1
     after = job.lab.job(job.id)["NodeList"]
     assert job.before[-1] not in job.lab.run("scontrol", "show", "hostnames", after).split()
-    interrupt.check_same(job.directory, engine.train(2, **SHORT).directory)
+    interrupt.check_same(job.directory, whole(SHORT))
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_copies(jobs, launcher):
-    """Only slurmd is lost and the ranks live on: the copy that SLURM starts elsewhere makes the run that was wanted. The
-    old one harms neither the run nor the job: an srun ends it, and one that nobody ends stops by itself."""
+    """Only slurmd is lost and the ranks live on: the copy that SLURM starts elsewhere makes the run that was wanted.
+    The old one harms neither the run nor the job: an srun ends it, and one that nobody ends stops by itself."""
     job = jobs[f"slurmd-{launcher}"].ends("COMPLETED", 0)
     assert job.restarts() == 1
     if launcher == "mpirun":
@@ -81,4 +86,4 @@ def test_two_copies(jobs, launcher):
         assert "was taken over by" in repr(job)
     assert not [name for name in os.listdir(job.directory) if name.startswith("writer-")]
     interrupt.check_steps(job.directory, LASTING["schedule.steps"])
-    interrupt.check_same(job.directory, engine.train(2, **LASTING).directory)
+    interrupt.check_same(job.directory, whole(LASTING))

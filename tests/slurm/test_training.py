@@ -45,31 +45,34 @@ def prepare(lab):
         job = found[name]
         job.until_step(10)
         lab.run("scancel", *(["--batch", "--signal=USR2"] if name == "moved" else []), job.id)
+    for launcher in LAUNCHERS:
+        job = found[f"cancelled-{launcher}"].ends("CANCELLED")
+        job.left = sorted(os.listdir(os.path.join(job.directory, "checkpoints")))
+        found[f"again-{launcher}"] = Training(lab, *TWO, after=job, copy=True, CATDPO_LAUNCHER=launcher)
+    found["moved"].ends("FAILED", 85)
+    for nodes in (1, 3):
+        words = (f"--nodes={nodes}", "--ntasks-per-node=1")
+        found[f"moved-{nodes}"] = Training(lab, *words, after=found["moved"], copy=True)
     return found
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_cancelled(jobs, launcher):
     """scancel leaves good checkpoints, from which the same submission goes on to the run that was wanted."""
-    job = jobs[f"cancelled-{launcher}"].ends("CANCELLED")
-    folder = os.path.join(job.directory, "checkpoints")
-    names = sorted(os.listdir(folder))
-    assert names and all(name.startswith("step-") for name in names)
-    checked = subprocess.run(
-        [engine.BINARY, "check", *(os.path.join(folder, name) for name in names)], text=True, capture_output=True
-    )
+    job, again = jobs[f"cancelled-{launcher}"], jobs[f"again-{launcher}"]
+    assert job.left and all(name.startswith("step-") for name in job.left)
+    files = [os.path.join(job.directory, "checkpoints", name) for name in job.left]
+    checked = subprocess.run([engine.BINARY, "check", *files], text=True, capture_output=True)
     assert checked.returncode == 0, checked
-    again = Training(job.lab, *TWO, after=job, CATDPO_LAUNCHER=launcher).ends("COMPLETED", 0)
-    assert f"after step {int(names[-1][5:13])} of" in repr(again)
+    again.ends("COMPLETED", 0)
+    assert f"after step {int(job.left[-1][5:13])} of" in repr(again)
     interrupt.check_same(again.directory, jobs[f"whole-{launcher}"].ends("COMPLETED", 0).directory)
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_other_number_of_nodes(jobs, nodes):
     """What was begun on two nodes goes on, submitted again, on another number of them: the run of one process."""
-    job = jobs["moved"].ends("FAILED", 85)
-    again = Training(job.lab, f"--nodes={nodes}", "--ntasks-per-node=1", after=job, copy=True).ends("COMPLETED", 0)
-    check_steps_of_one_process(again.directory, 30)
+    check_steps_of_one_process(jobs[f"moved-{nodes}"].ends("COMPLETED", 0).directory, 30)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -95,6 +98,17 @@ def test_parts_make_the_whole(jobs, launcher):
     assert 3 <= resumed <= parts.restarts()
     interrupt.check_same(parts.directory, jobs[f"whole-{launcher}"].ends("COMPLETED", 0).directory)
     interrupt.check_steps(parts.directory, LONG["schedule.steps"])
+
+
+@pytest.mark.skipif(not os.environ.get("CATDPO_LONG_TESTS"), reason="three minutes: CATDPO_LONG_TESTS=1 runs it")
+def test_limits_of_slurm(lab):
+    """The same with SLURM's own time limit and its signal before it, of which the shortest is a minute."""
+    settings = LONG | {"schedule.steps": 170}
+    job = Training(lab, *TWO, "--time=1", "--signal=B:USR1@20", settings=settings, CATDPO_TEST_PACE=1000)
+    job.ends("COMPLETED", 0, seconds=590)
+    print(job)
+    assert job.restarts() >= 3 and "USR1: a checkpoint, then again" in repr(job)
+    interrupt.check_same(job.directory, engine.train(2, **settings).directory)
 
 
 @pytest.mark.parametrize("name, status", [("diverges", 1), ("mistake", 2)])
