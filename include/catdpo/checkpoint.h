@@ -15,7 +15,7 @@ typedef struct CheckpointInfo {
     uint64_t seed;                /* of the sampler; its position is the step */
     int64_t skipped;              /* steps without an update, because of numbers that are not finite */
     double heldout_worst;         /* violation rate of the worst held-out category; NaN: not measured */
-    const char *sampling, *config, *version;
+    const char *sampling, *config, *version, *layout;
     const char *data_digest, *tokenizer_digest, *template_digest;
     const char *start_digest, *reference_digest;   /* of the weights that training started from, and of the frozen reference */
     const char (*category_name)[CATEGORY_NAME];
@@ -33,6 +33,7 @@ typedef struct CheckpointHead {
     double   heldout_worst;
     char     data_digest[DIGEST_TEXT], tokenizer_digest[DIGEST_TEXT], template_digest[DIGEST_TEXT];
     char     start_digest[WEIGHTS_DIGEST], reference_digest[WEIGHTS_DIGEST];
+    char     layout[64];          /* that wrote it: "2x3x1", replicas, rows, columns */
     char     *config;             /* owned: checkpoint_head_free */
 } CheckpointHead;
 

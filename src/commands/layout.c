@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+void layout_text(const Layout *l, char text[LAYOUT_TEXT]) { snprintf(text, LAYOUT_TEXT, "%dx%dx%d", l->replicas, l->rows, l->columns); }
+
 BatchLimits layout_batch_limits(const Config *config, const Architecture *a, int rows, int columns)
 {
     double column_bytes = 4.0 * ((a->vocab + rows - 1) / rows); /* of one token's logits */

@@ -12,6 +12,10 @@ typedef struct Layout {
     char why[256];     /* one sentence for the header line */
 } Layout;
 
+/* "2x3x1": replicas, rows, columns. */
+enum { LAYOUT_TEXT = 64 };
+void layout_text(const Layout *layout, char text[LAYOUT_TEXT]);
+
 /* As configured, or with parallel.grid = "auto" the smallest grid whose share of the model fits the memory of the nodes, with as many
  * replicas as there are ranks for: replicas exchange the least. The same on all ranks. Collective over world. */
 bool layout_choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, MPI_Comm world, Error *err);

@@ -56,13 +56,13 @@ static char *host_list(MPI_Comm world)
 static bool open_metrics(Trainer *t, const char *config, Error *err)
 {
     Run *run = &t->run;
-    char path[FILE_PATH], grid[64], mpi[MPI_MAX_LIBRARY_VERSION_STRING], started[32], *hosts = host_list(run->world);
+    char path[FILE_PATH], grid[LAYOUT_TEXT], mpi[MPI_MAX_LIBRARY_VERSION_STRING], started[32], *hosts = host_list(run->world);
     int length;
     time_t now = time(NULL);
     CHECK_MPI(MPI_Get_library_version(mpi, &length));
     mpi[strcspn(mpi, ",\n")] = '\0';
     strftime(started, sizeof started, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
-    snprintf(grid, sizeof grid, "%dx%dx%d", run->layout.replicas, run->layout.rows, run->layout.columns);
+    layout_text(&run->layout, grid);
     run_path(run, "metrics.h5", path);
     const MetricsInfo info = {
         .folder = writer_folder(run->writer), .run = run->config.run.dir, .grid = grid, .version = CATDPO_VERSION, .mpi = mpi,

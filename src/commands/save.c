@@ -7,6 +7,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,9 +62,10 @@ static bool write_checkpoint(Trainer *t, const char *path, double worst, Error *
     static const char *const sampling[] = { [SAMPLING_UNIFORM] = "uniform", [SAMPLING_BALANCED] = "balanced",
                                             [SAMPLING_SEQUENTIAL] = "sequential" };
     Run *run = &t->run;
-    char *text = config_text(&run->config);
+    char *text = config_text(&run->config), layout[LAYOUT_TEXT];
+    layout_text(&run->layout, layout);
     const CheckpointInfo info = {
-        .folder = writer_folder(run->writer), .step = t->step, .total_steps = t->total_steps, .num_tokens = t->num_tokens,
+        .layout = layout, .folder = writer_folder(run->writer), .step = t->step, .total_steps = t->total_steps, .num_tokens = t->num_tokens,
         .seed = t->sampler.seed, .skipped = t->skipped, .heldout_worst = worst, .sampling = sampling[run->config.batch.sampling],
         .config = text, .version = CATDPO_VERSION, .data_digest = run->pairs.data_digest, .tokenizer_digest = run->pairs.tokenizer_digest,
         .template_digest = run->pairs.template_digest, .start_digest = t->start_digest, .reference_digest = t->reference_digest,
@@ -94,6 +97,36 @@ static int64_t step_of(const char *name)
     return sscanf(name, "step-%lld.h5%n", &step, &length) == 1 && length > 0 && !name[length] ? step : -1;
 }
 
+static void *remove_file(void *path)
+{
+    unlink(path);
+    free(path);
+    return NULL;
+}
+
+/* Giving back the blocks of a large file takes seconds, which nobody has to wait for: it loses its name at once and its blocks meanwhile. False if it
+ * cannot be removed. */
+static bool remove_meanwhile(const Trainer *t, const char *path, int64_t step)
+{
+    char *doomed = malloc(FILE_PATH + 64);
+    CHECK(doomed);
+    snprintf(doomed, FILE_PATH + 64, "%s/removed-%lld", writer_folder(t->run.writer), (long long)step);
+    if (rename(path, doomed) != 0) {
+        free(doomed);
+        return false;
+    }
+    pthread_t thread;
+    sigset_t all, before; /* signals are the main thread's business */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (pthread_create(&thread, NULL, remove_file, doomed) == 0)
+        pthread_detach(thread);
+    else
+        remove_file(doomed);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return true;
+}
+
 /* Of the checkpoints up to this step only the last `keep` stay. On rank 0; what cannot be removed does no harm. */
 static void remove_old(const Trainer *t)
 {
@@ -115,7 +148,7 @@ static void remove_old(const Trainer *t)
             }
         }
         closedir(entries);
-        if (count <= t->run.config.checkpoint.keep || unlink(path) != 0)
+        if (count <= t->run.config.checkpoint.keep || !remove_meanwhile(t, path, oldest))
             return;
     }
 }

@@ -41,7 +41,7 @@ static bool lay_out_run(H5File *file, const CheckpointInfo *info, Error *err)
            h5_write_string(file, "/", "data_digest", info->data_digest, err) &&
            h5_write_string(file, "/", "tokenizer_digest", info->tokenizer_digest, err) &&
            h5_write_string(file, "/", "template_digest", info->template_digest, err) &&
-           h5_write_string(file, "/", "start_digest", info->start_digest, err) &&
+           h5_write_string(file, "/", "layout", info->layout, err) && h5_write_string(file, "/", "start_digest", info->start_digest, err) &&
            h5_write_string(file, "/", "reference_digest", info->reference_digest, err) &&
            h5_write_int64(file, "/", "skipped", info->skipped, err) &&
            h5_write_double(file, "/", "heldout_worst", isfinite(info->heldout_worst) ? info->heldout_worst : -1, err) && h5_write_text(file, "/config", info->config, err) &&
@@ -110,6 +110,7 @@ bool checkpoint_read_head(H5File *file, CheckpointHead *h, Error *err)
            h5_read_string(file, "/", "data_digest", h->data_digest, sizeof h->data_digest, err) &&
            h5_read_string(file, "/", "tokenizer_digest", h->tokenizer_digest, sizeof h->tokenizer_digest, err) &&
            h5_read_string(file, "/", "template_digest", h->template_digest, sizeof h->template_digest, err) &&
+           h5_read_string(file, "/", "layout", h->layout, sizeof h->layout, err) &&
            h5_read_string(file, "/", "start_digest", h->start_digest, sizeof h->start_digest, err) &&
            h5_read_string(file, "/", "reference_digest", h->reference_digest, sizeof h->reference_digest, err) &&
            h5_load_text(file, "/config", CONFIG_BYTES, &h->config, err);

@@ -320,7 +320,7 @@ bool h5_open_data(H5File *file, Error *err)
     if (!h5_agree(file, !file->writing || close_meta(file, true, err), err)) return false;
     hid_t list = access_list(file, true);
     file->data = H5Fopen(name, file->writing ? H5F_ACC_RDWR : H5F_ACC_RDONLY, list);
-    bool ok = h5_ok(file->data, err, "%s: cannot open with MPI-IO", name);
+    bool ok = h5_ok(file->data, err, "%s: cannot open with MPI-IO (parallel.io chooses its component)", name);
     H5Pclose(list);
     return h5_agree(file, ok, err);
 }

@@ -54,7 +54,7 @@ static void fill_state(State *s)
     s->margins.violation_rate[0] = 0.125;
     s->margins.n[1] = 9;
     s->margins.violations[1] = 5;
-    s->margins.pending[CATEGORIES] = 1;
+    s->margins.pending[0] = 1, s->margins.pending[CATEGORIES] = 1;
     s->margins.updates = 3, s->margins.last_update = 6;
 }
 
@@ -79,7 +79,7 @@ static void close_state(State *s)
 static bool write_step(const State *s, const char *path, int64_t step, Error *err)
 {
     const CheckpointInfo info = { .step = step, .total_steps = 10, .num_tokens = 100, .seed = 42, .heldout_worst = NAN, .sampling = "uniform",
-                                  .config = "run: { seed = 42; };\n", .version = "test", .data_digest = "d", .tokenizer_digest = "t",
+                                  .config = "run: { seed = 42; };\n", .version = "test", .layout = "1x1x1", .data_digest = "d", .tokenizer_digest = "t",
                                   .template_digest = "m", .start_digest = "s", .reference_digest = "r", .category_name = names };
     return checkpoint_write(path, s->source, &s->model, &s->optimizer, &s->margins, &info, err);
 }

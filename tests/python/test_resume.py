@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 
 import engine
 import h5py
@@ -76,6 +77,26 @@ def test_other_layout(before, after):
     for name in ("train/pairs", "train/category/n", "train/category/violations", "train/category/margin", "train/step", "train/num_tokens"):
         np.testing.assert_array_equal(found[name], expected[name], name)
     np.testing.assert_allclose(found["train/loss"], expected["train/loss"], rtol=1e-4)
+
+
+def test_other_layout_says_how_near():
+    """The tolerance of the tests above is what the program promises."""
+    said = rewind("2x1", 3, "1x2")[1]
+    assert "weights and moments an epoch later within 2e-3 relative and 5e-5 absolute" in said and TOLERANCE == dict(rtol=2e-3, atol=5e-5)
+    assert "another layout" not in rewind("2x1", 3)[1]
+
+
+@pytest.mark.skipif(" io: romio321" not in subprocess.run(["ompi_info"], capture_output=True, text=True).stdout, reason="Open MPI without romio321")
+def test_component_for_files():
+    """parallel.io changes who writes, not what; an unknown one is refused."""
+    folder = engine.new_folder("romio")
+    interrupt.finish(folder, 2, **{**settings("2x1"), "parallel.io": "romio321"})
+    interrupt.check_same(os.path.join(folder, "run"), whole("2x1").directory)
+    point = os.path.join(folder, "run", "checkpoints/step-00000006.h5")
+    interrupt.finish(folder, 2, (f"--resume={point}",), **{**settings("2x1"), "parallel.io": "romio321"})
+    interrupt.check_same(os.path.join(folder, "run"), whole("2x1").directory)
+    said = interrupt.finish(engine.new_folder("unknown-io"), 2, status=1, **{**settings("2x1"), "parallel.io": "nonsense"})
+    assert said.count("catdpo: ") == 1 and "parallel.io" in said
 
 
 def test_several_times_over_layouts():
