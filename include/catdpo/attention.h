@@ -21,6 +21,9 @@ typedef struct AttentionShape {
 /* Floats of scratch that forward and backward need for segments (with their prefix) of up to `longest` tokens. */
 int64_t attention_scratch(const AttentionShape *s, int longest);
 
+/* Scores that forward computes for the segments of batch, for one head: those that are masked in a block of queries too. */
+double attention_scores(const Batch *batch);
+
 /* In place on qkv, for the tokens of batch: add the bias [rows of qkv] (NULL: none), RMSNorm of query and key heads with weights
  * q_norm, k_norm [d] (NULL: none), rotation. raw [as qkv]: where the values before the norm are kept (NULL without a norm). */
 void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *bias, const float *q_norm,

@@ -19,6 +19,9 @@ typedef struct BlasReport {
  * Call before MPI_Init. */
 void blas_repair(char *argv[]);
 
+/* Sets `threads` BLAS threads; GF/s of sgemm on matrices that fit the caches, on this process alone. Not collective, needs no MPI. */
+double blas_rate(int threads);
+
 /* Sets `threads` BLAS threads, measures and judges. The same report on all ranks. Collective over comm. */
 BlasReport blas_check(MPI_Comm comm, int threads);
 

@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-enum { COMMAND_OPTIONS = 8 }; /* options of a command, at most */
+enum { COMMAND_OPTIONS = 16 }; /* options of a command, at most */
 
 typedef struct CommandLine CommandLine;
 
@@ -33,6 +33,7 @@ typedef struct Command {
     const CommandOption *options;  /* NULL: none */
     int (*run)(const CommandLine *line, MPI_Comm comm);
     bool                 files;    /* takes FILE... instead of CONFIG and runs on one process, without MPI */
+    bool                 serial;   /* runs on one process, without MPI, too */
 } Command;
 
 /* What was asked for. Text belongs to argv. */
@@ -55,6 +56,7 @@ const char *command_option(const CommandLine *line, const char *name);
 int command_train(const CommandLine *line, MPI_Comm comm);
 int command_eval(const CommandLine *line, MPI_Comm comm);
 int command_check(const CommandLine *line, MPI_Comm comm); /* comm is MPI_COMM_NULL: not collective */
+int command_plan(const CommandLine *line, MPI_Comm comm);  /* likewise */
 
 /* ---- parsing and help, for main and its tests; not collective ---- */
 

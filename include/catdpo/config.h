@@ -89,6 +89,7 @@ typedef struct Config {
         int64_t block;              /* PBLAS logical block (pilaenv_) */
         int64_t threads;            /* BLAS threads a rank */
         char    io[CONFIG_TEXT];    /* Open MPI's component for files; empty: its own choice */
+        double  memory_gb;          /* that a rank may use; 0: its share of the node's */
     } parallel;
     struct {
         bool   recompute;           /* keep only the input of each layer, run it again in the backward pass */

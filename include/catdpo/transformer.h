@@ -66,8 +66,8 @@ typedef struct Transformer {
 bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits, Timer *timer, Error *err);
 void transformer_free(Transformer *t);
 
-/* Bytes a rank would need (weights, gradients, moments shared by `replicas`, activations) on a grid of this shape. Not collective. */
-typedef struct TransformerBytes { int64_t weights, gradients, moments, activations; } TransformerBytes;
+/* Bytes a rank would need (weights, gradients, moments shared by `replicas`, activations, logits) on a grid of this shape. Not collective. */
+typedef struct TransformerBytes { int64_t weights, gradients, moments, activations, logits; } TransformerBytes;
 TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimits *limits, int replicas, int rows, int columns,
                                    bool sharded_moments);
 

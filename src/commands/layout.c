@@ -61,19 +61,43 @@ typedef struct Choice {
     bool   found;
 } Choice;
 
+/* What a rank needs with this layout at most: every pass as large as the data allow. */
+static bool need_of(double *bytes, TransformerLimits *limits, const Config *config, const Architecture *a, const Pairs *pairs,
+                    const Layout *layout, bool backward, Error *err)
+{
+    if (!layout_limits(config, a, pairs, layout, backward, limits, err))
+        return false;
+    TransformerBytes b = transformer_bytes(a, limits, layout->replicas, layout->rows, layout->columns, config->optimizer.shard);
+    *bytes = (double)(b.weights + b.gradients + b.moments + b.activations + b.logits);
+    return true;
+}
+
+bool layout_check(const Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks, double memory, bool backward,
+                  double *need, Error *err)
+{
+    TransformerLimits limits;
+    char wanted[16], have[16];
+    *need = 0;
+    if (!architecture_fits(a, layout->rows, layout->columns, ranks, err) || !need_of(need, &limits, config, a, pairs, layout, backward, err))
+        return false;
+    return *need <= memory ||
+           error_usage(err, "%d x %d x %d (replicas x rows x columns) needs %s a rank, of %s: start more ranks or nodes, set engine.recompute = "
+                       "true, lower batch.max_tokens, or correct parallel.memory_gb", layout->replicas, layout->rows, layout->columns,
+                       memory_text(*need, wanted), memory_text(memory, have));
+}
+
 /* Compares every grid of `size` ranks that the model can be cut into. */
 static bool choose_shape(Choice *best, const Config *config, const Architecture *a, const Pairs *pairs, int ranks, int size, double room,
-                         Error *err)
+                         bool backward, Error *err)
 {
     for (int rows = 1; rows <= size && rows <= a->groups; rows++) {
         if (size % rows != 0)
             continue;
         Layout layout = { .replicas = ranks / size, .rows = rows, .columns = size / rows };
         TransformerLimits limits;
-        if (!layout_limits(config, a, pairs, &layout, true, &limits, err))
+        double bytes;
+        if (!need_of(&bytes, &limits, config, a, pairs, &layout, backward, err))
             return false;
-        TransformerBytes b = transformer_bytes(a, &limits, layout.replicas, rows, layout.columns, config->optimizer.shard);
-        double bytes = (double)(b.weights + b.gradients + b.moments + b.activations);
         double cost = exchanged(a, rows, layout.columns, (double)limits.max_width * layout.columns);
         if (bytes < room && (!best->found || cost < best->cost))
             *best = (Choice){ layout, cost, bytes, true };
@@ -81,14 +105,15 @@ static bool choose_shape(Choice *best, const Config *config, const Architecture 
     return true;
 }
 
-static bool choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks, double room, Error *err)
+static bool choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks, double room, bool backward,
+                   Error *err)
 {
     for (int size = 1; size <= ranks; size++) {
         bool busy = ranks / size <= config->batch.pairs; /* a replica without pairs would idle */
         if (ranks % size != 0 || !busy)
             continue;
         Choice best = { 0 };
-        if (!choose_shape(&best, config, a, pairs, ranks, size, room, err))
+        if (!choose_shape(&best, config, a, pairs, ranks, size, room, backward, err))
             return false;
         if (best.found) {
             char need[16], have[16];
@@ -103,23 +128,22 @@ static bool choose(Layout *layout, const Config *config, const Architecture *a, 
                        "batch.max_tokens", ranks, memory_text(room, have));
 }
 
-bool layout_choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, MPI_Comm world, Error *err)
+bool layout_choose_for(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks, double memory, bool backward,
+                       Error *err)
 {
-    int ranks;
-    CHECK_MPI(MPI_Comm_size(world, &ranks));
-    double room = 0.8 * memory_per_rank(world); /* the rest is for libraries, buffers of messages and the system */
-    if (config->parallel.grid[0] == 0 && config->parallel.replicas == 0)
-        return choose(layout, config, a, pairs, ranks, room, err);
+    double need;
     int rows = (int)config->parallel.grid[0], columns = (int)config->parallel.grid[1], replicas = (int)config->parallel.replicas;
+    if (rows == 0 && replicas == 0)
+        return choose(layout, config, a, pairs, ranks, LAYOUT_ROOM * memory, backward, err);
     if (rows == 0) { /* replicas given, grid free */
         if (ranks % replicas != 0)
             return error_usage(err, "parallel.replicas = %d does not divide %d ranks", replicas, ranks);
         Choice best = { 0 };
-        if (!choose_shape(&best, config, a, pairs, ranks, ranks / replicas, 1e300, err))
+        if (!choose_shape(&best, config, a, pairs, ranks, ranks / replicas, memory, backward, err))
             return false;
         if (!best.found)
-            return error_usage(err, "no grid of %d ranks suits the model's %d key/value heads: change parallel.replicas", ranks / replicas,
-                               a->groups);
+            return error_usage(err, "no grid of %d ranks fits the memory and the model's %d key/value heads: change parallel.replicas",
+                               ranks / replicas, a->groups);
         *layout = best.layout;
         snprintf(layout->why, sizeof layout->why, "the grid of %d ranks that exchanges the least", ranks / replicas);
         return true;
@@ -127,5 +151,15 @@ bool layout_choose(Layout *layout, const Config *config, const Architecture *a, 
     if (replicas == 0)
         replicas = ranks / (rows * columns) > 0 ? ranks / (rows * columns) : 1;
     *layout = (Layout){ .replicas = replicas, .rows = rows, .columns = columns, .why = "as configured" };
-    return architecture_fits(a, rows, columns, ranks, err);
+    return layout_check(layout, config, a, pairs, ranks, memory, backward, &need, err);
+}
+
+bool layout_choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, bool backward, MPI_Comm world, Error *err)
+{
+    int ranks;
+    CHECK_MPI(MPI_Comm_size(world, &ranks));
+    double memory = memory_per_rank(world);
+    if (config->parallel.memory_gb > 0)
+        memory = config->parallel.memory_gb * 1e9;
+    return layout_choose_for(layout, config, a, pairs, ranks, memory, backward, err);
 }

@@ -19,6 +19,25 @@ static const CommandOption eval_options[] = {
     {0},
 };
 
+static const CommandOption plan_options[] = {
+    {"--ranks", "N[,N...]", NULL, "ranks to plan for; several: the best grid of each"},
+    {"--nodes", "N", NULL, "or nodes, with --ranks-per-node"},
+    {"--ranks-per-node", "N", NULL, "ranks of a node (default: this machine's cores)"},
+    {"--memory-per-rank", "GB", NULL, "memory of a rank (default: parallel.memory_gb, else this machine's share)"},
+    {"--hours", "H", NULL, "wall time of a job"},
+    {"--json", NULL, NULL, "print one JSON object"},
+    {"--gflops", "GF/s", NULL, "sgemm rate of a rank (default: measured here)"},
+    {"--memory-bandwidth-gb", "GB/s", NULL, "memory bandwidth of a rank (default: measured here, alone)"},
+    {"--bandwidth-gb", "GB/s", NULL, "network bandwidth of a node (default: 12.5)"},
+    {"--latency-us", "US", NULL, "time of a short message between nodes (default: 2)"},
+    {"--model-size", "SHAPE", NULL, "1b, 8b, 70b or hidden=..,mlp=..,layers=..,heads=..,groups=..,head=..,vocab=..,tied=.. "
+                                    "instead of model.path"},
+    {"--tokens-per-pair", "N", NULL, "made-up pairs of N tokens on average, both sequences, instead of data.path"},
+    {"--completion-share", "X", NULL, "part of their tokens that is not prompt (default: 0.7)"},
+    {"--pairs", "N", NULL, "how many of them (default: 10000)"},
+    {0},
+};
+
 static const Command commands[] = {
     {
         .name = "train",
@@ -68,6 +87,22 @@ static const Command commands[] = {
         .files = true,
         .run = command_check,
     },
+    {
+        .name = "plan",
+        .summary = "what a run needs on how many ranks: memory, traffic, time, and the command to submit",
+        .help =
+            "For each process grid that suits the ranks: memory of a rank by kind, operations and bytes sent in a step, the\n"
+            "time expected for it, and why a grid is refused; then the grid to take and the sbatch command for it. The\n"
+            "steps are laid out as the run will do it; how fast a rank is, is measured here for a second or given.\n"
+            "Runs on one process without mpirun, on a login node. parallel.grid and parallel.replicas are ignored.\n"
+            "The time is an estimate: of all ranks on nodes like this one, with nothing else on them.\n",
+        .examples = "  catdpo plan run.cfg --ranks 16\n"
+                    "  catdpo plan run.cfg --nodes 4 --ranks-per-node 48 --memory-per-rank 3.5 --hours 24\n"
+                    "  catdpo plan run.cfg --model-size 8b --tokens-per-pair 800 --ranks 64,128,256 --json\n",
+        .options = plan_options,
+        .run = command_plan,
+        .serial = true,
+    },
     {0},
 };
 
@@ -83,13 +118,13 @@ int main(int argc, char *argv[])
         return err.exit_status;
     }
 
-    if (cli.line.command->files) { /* one process, also if mpirun started several */
+    if (!cli.line.command->files) blas_repair(argv); /* may start the program again */
+    if (cli.line.command->files || cli.line.command->serial) { /* one process, also if mpirun started several */
         int status = cli_launch_rank() == 0 ? cli.line.command->run(&cli.line, MPI_COMM_NULL) : EXIT_DONE;
         cli_free(&cli);
         return status;
     }
 
-    blas_repair(argv); /* may start the program again */
     int provided;
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     int exit_status = cli.line.command->run(&cli.line, MPI_COMM_WORLD);

@@ -95,7 +95,7 @@ bool run_open(Run *run, const char *config_path, int set_count, char *const sets
                            "checkpoint.best = false", config->data.path, config->data.heldout);
     TransformerLimits limits;
     bool ok = check_fit(run, model_path, err) &&
-              layout_choose(&run->layout, config, &run->model_info.architecture, &run->pairs, world, err) &&
+              layout_choose(&run->layout, config, &run->model_info.architecture, &run->pairs, backward, world, err) &&
               layout_limits(config, &run->model_info.architecture, &run->pairs, &run->layout, backward, &limits, err) &&
               (!best || widen_limits(run, &limits, err));
     const Layout *l = &run->layout;

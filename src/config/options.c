@@ -150,6 +150,8 @@ const Option option_table[] = {
      "Logical block of PBLAS, rows; 256 to 512 bring psgemm near sgemm's own speed."},
     {"parallel.threads", OPTION_INT, AT(parallel.threads), "1", "[1, 1024]", NULL,
      "BLAS threads of a rank; more than cores / ranks slows everything down."},
+    {"parallel.memory_gb", OPTION_FLOAT, AT(parallel.memory_gb), "0.0", "[0, inf)", NULL,
+     "Memory that a rank may use, GB: a grid that needs more is refused; 0: an equal share of its node's."},
     {"parallel.io", OPTION_TEXT, AT(parallel.io), "\"\"", NULL, NULL,
      "Open MPI's component for parallel files (ompio, romio321, romio341), as OMPI_MCA_io would name it; empty: its "
      "own choice."},

@@ -103,6 +103,17 @@ static Tile tile_of(const Segment *segment, int first)
     return tile;
 }
 
+double attention_scores(const Batch *batch)
+{
+    double scores = 0;
+    for (int i = 0; i < batch->segment_count; i++)
+        for (int first = 0; first < batch->segment[i].length; first += TILE) {
+            Tile tile = tile_of(&batch->segment[i], first);
+            scores += (double)tile.keys * tile.count;
+        }
+    return scores;
+}
+
 /* Keys that query j of the tile sees. */
 static int visible(const Tile *tile, int j) { return tile->keys - tile->count + j + 1; }
 

@@ -139,7 +139,8 @@ TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimit
         bytes.weights = t.parameters.local_floats * (int64_t)sizeof(float);
         bytes.gradients = limits->backward ? bytes.weights : 0;
         bytes.moments = limits->backward ? 2 * bytes.weights / (sharded_moments ? replicas : 1) : 0;
-        bytes.activations = count.used;
+        bytes.logits = (int64_t)limits->max_chunk * t.embedding.vocab.local * (int64_t)sizeof(float);
+        bytes.activations = count.used - bytes.logits;
     }
     transformer_free(&t);
     return bytes;

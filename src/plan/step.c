@@ -1,0 +1,370 @@
+/* A step on a grid: its passes as the batcher makes them, and what each part of transformer.c costs in them. */
+#include "catdpo/plan.h"
+
+#include "catdpo/batch.h"
+#include "catdpo/replica.h"
+#include "catdpo/sampler.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FLOAT_BYTES = 4, REPLICAS_LOOKED_AT = 8, SCALARS = 12, CATEGORY_NUMBERS = 6, IO_CALL = 16 << 20, IO_BUFFERS = 3 };
+
+/* Part of sgemm's best rate that it has on panels of a logical block. */
+static const double PANEL_RATE = 0.88;
+/* Between ranks of a node: a copy reads and writes; the time until the other side notices. */
+static const double NODE_COPIES = 2, NODE_LATENCY = 2e-6;
+
+typedef struct Scene {
+    const Config *config;
+    const Architecture *a;
+    const Machine *machine;
+    PlanShape shape;
+    Grid grid;
+    Parameters parameters;
+    Extent hidden, query, qkv, mlp, gate_up, vocab;
+    double local_heads;         /* of the process row that has most */
+    double workspace, kept;     /* most of any product */
+    int width_most, chunk_most, reference_width, reference_chunk;
+} Scene;
+
+/* Sums over the passes of a replica. */
+typedef struct Work {
+    double flops;               /* all ranks of the grid, products and attention */
+    double bytes;               /* sent by all ranks of the grid */
+    double messages, exchange;  /* of a rank; seconds */
+    double matmul, head, attention, elementwise; /* seconds */
+    double width;
+    int    passes;
+} Work;
+
+double plan_memory_total(const PlanMemory *m)
+{
+    return m->weights + m->gradients + m->moments + m->activations + m->logits + m->caches + m->library;
+}
+
+/* ---- messages ---- */
+
+static double larger(double a, double b) { return a > b ? a : b; }
+
+/* Seconds of a rank for `bytes` and `messages` with processes that are at most `span` ranks apart in the world. */
+static double exchange_seconds(const Scene *s, double bytes, double messages, int span)
+{
+    const Machine *m = s->machine;
+    if (span <= m->ranks_per_node)
+        return bytes * NODE_COPIES / m->memory_bandwidth + messages * NODE_LATENCY;
+    return bytes * m->ranks_per_node / m->node_bandwidth + messages * m->latency;
+}
+
+static int row_span(const Scene *s) { return s->shape.columns; }
+static int grid_span(const Scene *s) { return s->shape.rows * s->shape.columns; }
+
+/* An Allreduce of `bytes` over `ranks`, by each of the `all` ranks of the grid. */
+static void add_allreduce(const Scene *s, Work *w, double bytes, int ranks, int span)
+{
+    if (ranks == 1)
+        return;
+    double sent = 2 * bytes * (ranks - 1) / ranks, messages = 2 * ceil(log2(ranks));
+    w->bytes += sent * grid_span(s);
+    w->messages += messages;
+    w->exchange += exchange_seconds(s, sent, messages, span);
+}
+
+/* ---- products ---- */
+
+static void add_product(Scene *s, Work *w, double *seconds, double times, Transpose op_a, Transpose op_b, Extent m, Extent n, Extent k)
+{
+    ProductCost c = product_cost(op_a, op_b, m, n, k, s->shape.rows, s->shape.columns, (int)s->config->parallel.block);
+    int ranks = grid_span(s);
+    w->flops += times * 2 * m.length * n.length * k.length;
+    w->bytes += times * (c.row_bytes + c.column_bytes);
+    w->messages += times * (c.row_messages + c.column_messages);
+    w->exchange += times * (exchange_seconds(s, c.row_bytes / ranks, c.row_messages, row_span(s)) +
+                            exchange_seconds(s, c.column_bytes / ranks, c.column_messages, ranks));
+    *seconds += times * (c.flops / (s->machine->gflops * 1e9 * PANEL_RATE) + c.copied / s->machine->memory_bandwidth);
+    s->workspace = larger(s->workspace, c.workspace);
+    s->kept = larger(s->kept, c.kept);
+}
+
+/* y = W x in all layers, `again` of them twice; with `backward` both gradients too. */
+static void add_layer_product(Scene *s, Work *w, Extent out, Extent in, Extent tokens, bool again, bool backward)
+{
+    double layers = s->a->layers;
+    add_product(s, w, &w->matmul, layers * (1 + again), PLAIN, PLAIN, out, tokens, in);
+    if (!backward)
+        return;
+    add_product(s, w, &w->matmul, layers, TRANSPOSED, PLAIN, in, tokens, out);
+    add_product(s, w, &w->matmul, layers, PLAIN, TRANSPOSED, out, in, tokens);
+}
+
+/* ---- a pass ---- */
+
+static Extent tokens_extent(const Scene *s, int width)
+{
+    return extent_make((int64_t)width * s->shape.columns, width > 0 ? width : 1, s->shape.rows, width > 0 ? width : 1, s->shape.columns);
+}
+
+static void add_head(Scene *s, Work *w, const Batch *batch, bool backward)
+{
+    for (int i = 0; i < batch->chunk_count; i++) {
+        const Chunk *chunk = &batch->chunk[i];
+        double targets = chunk->width, results = 8.0 * (chunk[1].pair - chunk->pair) * 8;
+        Extent n = tokens_extent(s, chunk->width);
+        add_product(s, w, &w->head, 1, PLAIN, PLAIN, s->vocab, n, s->hidden);
+        if (backward) {
+            add_product(s, w, &w->head, 1, TRANSPOSED, PLAIN, s->hidden, n, s->vocab);
+            add_product(s, w, &w->head, 1, PLAIN, TRANSPOSED, s->vocab, s->hidden, n);
+        }
+        w->head += targets * s->vocab.over_rows * s->machine->mlp_forward * (backward ? 2 : 1.2);
+        add_allreduce(s, w, targets * FLOAT_BYTES, s->shape.rows, grid_span(s));
+        add_allreduce(s, w, targets * 4 * 8, s->shape.rows, grid_span(s));
+        add_allreduce(s, w, results, s->shape.columns, row_span(s));
+    }
+}
+
+/* Floats a token that the loops between the products read and write in a layer. */
+static double layer_traffic(const Scene *s, bool backward)
+{
+    double h = s->hidden.over_rows, qkv = s->qkv.over_rows;
+    double forward = 10 * h + 2 * qkv, again = s->config->engine.recompute ? 8 * h + 2 * qkv : 0;
+    return backward ? forward + again + 20 * h + 3 * qkv : forward;
+}
+
+static void add_pass(Scene *s, Work *w, const Batch *batch, bool backward)
+{
+    const Architecture *a = s->a;
+    const Machine *m = s->machine;
+    bool again = backward && s->config->engine.recompute;
+    double width = batch->width, layers = a->layers, used = 0;
+    for (int i = 0; i < batch->width * s->shape.columns; i++)
+        used += batch->token[i] >= 0;
+
+    Extent tokens = tokens_extent(s, batch->width);
+    add_layer_product(s, w, s->qkv, s->hidden, tokens, again, backward);
+    add_layer_product(s, w, s->hidden, s->query, tokens, again, backward);
+    add_layer_product(s, w, s->gate_up, s->hidden, tokens, again, backward);
+    add_layer_product(s, w, s->hidden, s->mlp, tokens, false, backward);
+    add_head(s, w, batch, backward);
+
+    double scores = attention_scores(batch), forward = layers * (1 + again), gradient = backward ? layers : 0;
+    w->attention += scores * s->local_heads * (forward * m->attention_forward + gradient * m->attention_backward);
+    w->flops += scores * a->heads * s->shape.columns * 2 * a->head_dim * (2 * forward + 5 * gradient);
+    w->elementwise += width * s->mlp.over_rows * (layers * m->mlp_forward + gradient * m->mlp_backward) +
+                      width * FLOAT_BYTES * (layers * layer_traffic(s, backward) + 20 * s->hidden.over_rows * (1 + backward)) / m->memory_bandwidth;
+
+    double norms = 2 * forward + 1 + (backward ? 2 * layers + 1 : 0);
+    for (int i = 0; i < (int)norms; i++)
+        add_allreduce(s, w, width * 8, s->shape.rows, grid_span(s));
+    int ranks = grid_span(s);
+    double embedded = used * a->hidden * FLOAT_BYTES * (1 - 1.0 / ranks) * (1 + backward);
+    w->bytes += embedded;
+    w->messages += (1 + backward) * (ranks - 1);
+    w->exchange += exchange_seconds(s, embedded / ranks, (1 + backward) * (ranks - 1), ranks);
+    w->width += width;
+    w->passes++;
+}
+
+/* ---- replicas and optimiser ---- */
+
+/* Every replica sends and gets what it does not own of the gradients, then of the weights. */
+static void add_update(const Scene *s, StepCost *c, int categories)
+{
+    int replicas = s->shape.replicas, ranks = replicas * grid_span(s);
+    double local = (double)s->parameters.local_floats * FLOAT_BYTES, vectors = (double)(s->parameters.local_floats - s->parameters.matrix_floats);
+    double shared = 2 * local * (replicas - 1) / replicas, pieces = 2 * (replicas - 1) * ceil(local / replicas / (REPLICA_PIECE * FLOAT_BYTES));
+    Work w = { 0 };
+    add_allreduce(s, &w, vectors * FLOAT_BYTES, s->shape.columns, row_span(s));
+    for (int i = 0; i < s->parameters.count; i++)
+        if (s->parameters.tensor[i].everywhere)
+            add_allreduce(s, &w, (double)s->parameters.tensor[i].local * FLOAT_BYTES, s->shape.rows, grid_span(s));
+    double control = (CATEGORY_NUMBERS * categories + SCALARS + 3) * 8.0 * 2 * (ranks - 1) / ranks, control_messages = 4 * ceil(log2(ranks));
+    c->bytes += w.bytes / grid_span(s) + shared + control;
+    c->messages += w.messages + pieces + control_messages;
+    c->exchange += w.exchange + exchange_seconds(s, shared, pieces, ranks) + exchange_seconds(s, control, control_messages, ranks);
+    double owned = s->config->optimizer.shard ? local / replicas : local;
+    double added = replicas > 1 ? 1.5 * local * (replicas - 1) / replicas : 0; /* the sums of gradients */
+    c->optimizer = (7 * owned + local / replicas + added) / s->machine->memory_bandwidth;
+}
+
+/* ---- the passes of the run ---- */
+
+static int widest_chunk(const Batch *batch)
+{
+    int widest = 0;
+    for (int i = 0; i < batch->chunk_count; i++)
+        widest = batch->chunk[i].width > widest ? batch->chunk[i].width : widest;
+    return widest;
+}
+
+static int most(int a, int b) { return a > b ? a : b; }
+
+/* The replica's passes for these pairs. */
+static Work replica_work(Scene *s, Batcher *b, const int64_t *pair, int count)
+{
+    Work w = { 0 };
+    batcher_plan(b, pair, count);
+    for (int pass = 0; pass < b->passes; pass++) {
+        const Batch *batch = batcher_pass(b, pass);
+        s->width_most = most(s->width_most, batch->width);
+        s->chunk_most = most(s->chunk_most, widest_chunk(batch));
+        add_pass(s, &w, batch, true);
+    }
+    return w;
+}
+
+/* Adds one step to the sums in c. `looked_at` replicas speak for all. */
+static void add_step(Scene *s, StepCost *c, Batcher *b, const int64_t *pair, int count, int looked_at)
+{
+    double ranks = grid_span(s), scale = (double)s->shape.replicas / looked_at;
+    Work slowest = { 0 };
+    double longest = -1, bytes = 0, flops = 0, width = 0, passes = 0;
+    for (int i = 0; i < looked_at; i++) {
+        s->grid.replica = (int)((int64_t)i * s->shape.replicas / looked_at);
+        Work w = replica_work(s, b, pair, count);
+        double seconds = w.matmul + w.head + w.attention + w.elementwise + w.exchange;
+        bytes += w.bytes * scale;
+        flops += w.flops * scale;
+        width += w.width;
+        passes += w.passes;
+        if (seconds > longest)
+            longest = seconds, slowest = w;
+    }
+    for (int i = 0; i < count; i++)
+        c->tokens += pairs_length(b->pairs, PAIR_CHOSEN, pair[i]) + pairs_length(b->pairs, PAIR_REJECTED, pair[i]);
+    c->bytes += bytes / ranks / s->shape.replicas;
+    c->flops += flops / ranks / s->shape.replicas;
+    c->messages += slowest.messages;
+    c->exchange += slowest.exchange;
+    c->matmul += slowest.matmul;
+    c->head += slowest.head;
+    c->attention += slowest.attention;
+    c->elementwise += slowest.elementwise;
+    c->passes += slowest.passes;
+    c->width += passes > 0 ? width / passes : 0;
+}
+
+/* Before the first step the reference reads all pairs, in the order of the file, forward only. */
+static void look_at_reference(Scene *s, Batcher *b, int64_t *pair, int looked_at, double effort)
+{
+    int per_group = b->limits.pairs;
+    int64_t count = b->pairs->count, groups = (count + per_group - 1) / per_group, seen = (int64_t)(effort / per_group / looked_at) + 1;
+    seen = seen < groups ? seen : groups;
+    for (int64_t k = 0; k < seen; k++) {
+        int64_t first = k * groups / seen * per_group;
+        int n = count - first < per_group ? (int)(count - first) : per_group;
+        for (int i = 0; i < n; i++)
+            pair[i] = first + i;
+        for (int i = 0; i < looked_at; i++) {
+            s->grid.replica = (int)((int64_t)i * s->shape.replicas / looked_at);
+            batcher_plan(b, pair, n);
+            for (int pass = 0; pass < b->passes; pass++) {
+                const Batch *batch = batcher_pass(b, pass);
+                s->reference_width = most(s->reference_width, batch->width);
+                s->reference_chunk = most(s->reference_chunk, widest_chunk(batch));
+            }
+        }
+    }
+}
+
+/* ---- memory ---- */
+
+static double pairs_bytes(const Pairs *p)
+{
+    double tokens = (double)(p->side[0].token_count + p->side[1].token_count);
+    return 4 * tokens + (double)p->count * (2 * (8 + 4) + p->category_count + 4);
+}
+
+static PlanMemory memory_of(const Scene *s, const Pairs *pairs, const BatchLimits *limits)
+{
+    const Architecture *a = s->a;
+    double columns = s->shape.columns, ranks = grid_span(s);
+    TransformerLimits now = { s->width_most, s->chunk_most, limits->pairs, (int)pairs->longest, true, s->config->engine.recompute };
+    TransformerBytes step = transformer_bytes(a, &now, s->shape.replicas, s->shape.rows, s->shape.columns, s->config->optimizer.shard);
+    now.max_width = s->reference_width;
+    now.max_chunk = s->reference_chunk;
+    TransformerBytes reference = transformer_bytes(a, &now, s->shape.replicas, s->shape.rows, s->shape.columns, s->config->optimizer.shard);
+    double unused = FLOAT_BYTES * (s->reference_width * (s->qkv.over_rows + s->query.over_rows + 2 * s->hidden.over_rows) + /* backward only */
+                                   s->reference_chunk * s->hidden.over_rows);
+    if ((double)(reference.activations + reference.logits) - unused > (double)(step.activations + step.logits))
+        step.activations = reference.activations - (int64_t)unused, step.logits = reference.logits;
+
+    double width = most(s->width_most, s->reference_width);
+    double indices = FLOAT_BYTES * (2 * columns * width + 4 * width);
+    double tables = FLOAT_BYTES * (double)(pairs->longest + 1) * a->head_dim + 16.0 * (double)pairs->count;
+    double pieces = s->shape.replicas > 1 ? FLOAT_BYTES * fmin(REPLICA_PIECE, (double)s->parameters.local_floats / s->shape.replicas) : 0;
+    double table = FLOAT_BYTES * (double)a->vocab * a->hidden; /* the largest tensor of a file, moved in calls of limited size */
+    double files = s->config->checkpoint.final || s->config->checkpoint.steps > 0 ? IO_BUFFERS * fmin(IO_CALL, table / ranks / s->shape.replicas) : 0;
+    return (PlanMemory){ (double)step.weights, (double)step.gradients, (double)step.moments, (double)step.activations, (double)step.logits,
+                         indices + tables + pieces + pairs_bytes(pairs), s->machine->library_bytes + larger(s->workspace, files) + s->kept };
+}
+
+/* ---- all together ---- */
+
+static bool scene_make(Scene *s, const Config *config, const Architecture *a, PlanShape shape, const Machine *machine, Error *err)
+{
+    int rows = shape.rows, columns = shape.columns, dim = a->head_dim, group = a->heads / a->groups;
+    *s = (Scene){ .config = config, .a = a, .machine = machine, .shape = shape,
+                  .grid = { .replicas = shape.replicas, .rows = rows, .columns = columns } };
+#define EVEN(length, parts) (((length) + (parts) - 1) / (parts))
+    s->hidden = extent_make(a->hidden, EVEN(a->hidden, rows), rows, EVEN(a->hidden, columns), columns);
+    s->query = extent_make((int64_t)a->heads * dim, group * dim, rows, EVEN(a->heads * dim, columns), columns);
+    s->qkv = extent_make((int64_t)(a->heads + 2 * a->groups) * dim, (group + 2) * dim, rows, EVEN((a->heads + 2 * a->groups) * dim, columns), columns);
+    s->mlp = extent_make(a->mlp, EVEN(a->mlp, rows), rows, EVEN(a->mlp, columns), columns);
+    s->gate_up = extent_make(2 * (int64_t)a->mlp, 2 * EVEN(a->mlp, rows), rows, EVEN(2 * a->mlp, columns), columns);
+    s->vocab = extent_make(a->vocab, EVEN(a->vocab, rows), rows, EVEN(a->vocab, columns), columns);
+    s->local_heads = (double)EVEN(a->groups, rows) * group;
+#undef EVEN
+    return parameters_layout(&s->parameters, a, &s->grid, err);
+}
+
+static void divide(StepCost *c, double steps)
+{
+    double *sums[] = { &c->tokens, &c->passes, &c->width, &c->flops, &c->bytes, &c->messages, &c->matmul, &c->head, &c->attention,
+                       &c->elementwise, &c->exchange };
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
+        *sums[i] /= steps;
+}
+
+static bool look_at_run(Scene *s, StepCost *c, Sampler *sampler, Batcher *b, int64_t total_steps, double effort, Error *err)
+{
+    int64_t *pair = malloc(sizeof *pair * (size_t)b->limits.pairs);
+    if (!pair)
+        return error_fault(err, "out of memory for a list of %d pairs", b->limits.pairs);
+    int replicas = s->shape.replicas;
+    double whole = (double)total_steps * b->limits.pairs * replicas;
+    int looked_at = whole <= effort || replicas < REPLICAS_LOOKED_AT ? replicas : REPLICAS_LOOKED_AT;
+    int64_t steps = (int64_t)(effort / b->limits.pairs / looked_at) + 1;
+    steps = steps < total_steps ? steps : total_steps;
+    for (int64_t k = 0; k < steps; k++) {
+        int count = sampler_step(sampler, 1 + k * total_steps / steps, pair);
+        add_step(s, c, b, pair, count, looked_at);
+    }
+    divide(c, (double)steps);
+    c->sampled = (double)steps;
+    look_at_reference(s, b, pair, looked_at, effort);
+    free(pair);
+    return true;
+}
+
+bool step_cost(StepCost *cost, const Config *config, const Architecture *a, const Pairs *pairs, const BatchLimits *limits, PlanShape shape,
+               const Machine *machine, int64_t total_steps, double effort, Error *err)
+{
+    Scene s;
+    Sampler sampler = { 0 };
+    Batcher batcher = { 0 };
+    *cost = (StepCost){ 0 };
+    bool ok = scene_make(&s, config, a, shape, machine, err) &&
+              sampler_create(&sampler, pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed, (int)config->batch.pairs, err) &&
+              batcher_create(&batcher, pairs, &s.grid, limits, err) && look_at_run(&s, cost, &sampler, &batcher, total_steps, effort, err);
+    if (ok) {
+        add_update(&s, cost, pairs->category_count);
+        cost->width_most = s.width_most;
+        cost->seconds = cost->matmul + cost->head + cost->attention + cost->elementwise + cost->exchange + cost->optimizer;
+        cost->memory = memory_of(&s, pairs, limits);
+    }
+    batcher_free(&batcher);
+    sampler_free(&sampler);
+    parameters_free(&s.parameters);
+    return ok;
+}
