@@ -49,5 +49,7 @@ const char *memory_text(double bytes, char text[16]);
 int64_t memory_peak(void);
 /* Its sum and its largest over the ranks of comm, on every rank. Collective. */
 void memory_peak_all(MPI_Comm comm, double *sum, double *largest);
+/* Resident memory of this process now, bytes; the peak where the system does not tell. (A peak may be that of the program which called exec.) */
+int64_t memory_resident(void);
 
 #endif

@@ -68,6 +68,7 @@ typedef struct StepCost {
     double passes;              /* of the replica that has most */
     double width, width_most;   /* columns of a pass: mean, most */
     double flops;               /* of a rank, mean over ranks: products and attention */
+    double product_flops;       /* of them, what is asked of PBLAS */
     double bytes;               /* sent by a rank in a step, mean over ranks */
     double messages;            /* of a rank */
     double matmul, head, attention, elementwise, exchange, optimizer;  /* seconds, without waiting for messages but for `exchange` */

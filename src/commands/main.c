@@ -20,21 +20,21 @@ static const CommandOption eval_options[] = {
 };
 
 static const CommandOption plan_options[] = {
-    {"--ranks", "N[,N...]", NULL, "ranks to plan for; several: the best grid of each"},
-    {"--nodes", "N", NULL, "or nodes, with --ranks-per-node"},
-    {"--ranks-per-node", "N", NULL, "ranks of a node (default: this machine's cores)"},
-    {"--memory-per-rank", "GB", NULL, "memory of a rank (default: parallel.memory_gb, else this machine's share)"},
-    {"--hours", "H", NULL, "wall time of a job"},
-    {"--json", NULL, NULL, "print one JSON object"},
-    {"--gflops", "GF/s", NULL, "sgemm rate of a rank (default: measured here)"},
-    {"--memory-bandwidth-gb", "GB/s", NULL, "memory bandwidth of a rank (default: measured here, alone)"},
-    {"--bandwidth-gb", "GB/s", NULL, "network bandwidth of a node (default: 12.5)"},
-    {"--latency-us", "US", NULL, "time of a short message between nodes (default: 2)"},
+    {"--ranks", "N[,N...]", NULL, "ranks to plan for; several: the best grid of each", false},
+    {"--nodes", "N", NULL, "or nodes, with --ranks-per-node", false},
+    {"--ranks-per-node", "N", NULL, "ranks of a node (default: this machine's cores)", false},
+    {"--memory-per-rank", "GB", NULL, "memory of a rank (default: parallel.memory_gb, else this machine's share)", false},
+    {"--hours", "H", NULL, "wall time of a job", false},
+    {"--json", NULL, NULL, "print one JSON object", false},
+    {"--gflops", "GF/s", NULL, "sgemm rate of a rank (default: measured here)", false},
+    {"--memory-bandwidth-gb", "GB/s", NULL, "memory bandwidth of a rank (default: measured here, alone)", false},
+    {"--bandwidth-gb", "GB/s", NULL, "network bandwidth of a node (default: 12.5)", false},
+    {"--latency-us", "US", NULL, "time of a short message between nodes (default: 2)", false},
     {"--model-size", "SHAPE", NULL, "1b, 8b, 70b or hidden=..,mlp=..,layers=..,heads=..,groups=..,head=..,vocab=..,tied=.. "
-                                    "instead of model.path"},
-    {"--tokens-per-pair", "N", NULL, "made-up pairs of N tokens on average, both sequences, instead of data.path"},
-    {"--completion-share", "X", NULL, "part of their tokens that is not prompt (default: 0.7)"},
-    {"--pairs", "N", NULL, "how many of them (default: 10000)"},
+                                    "instead of model.path", false},
+    {"--tokens-per-pair", "N", NULL, "made-up pairs of N tokens on average, both sequences, instead of data.path", false},
+    {"--completion-share", "X", NULL, "part of their tokens that is not prompt (default: 0.7)", false},
+    {"--pairs", "N", NULL, "how many of them (default: 10000)", false},
     {0},
 };
 

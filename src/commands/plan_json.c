@@ -64,6 +64,7 @@ static void print_step(FILE *out, const StepCost *c)
     number(out, "exchange", c->exchange, false);
     number(out, "optimizer", c->optimizer, false);
     number(out, "flops", c->flops, false);
+    number(out, "product_flops", c->product_flops, false);
     number(out, "bytes", c->bytes, false);
     number(out, "messages", c->messages, false);
     number(out, "tokens", c->tokens, false);

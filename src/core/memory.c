@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 /* ---- allocation ---- */
 
@@ -149,6 +150,15 @@ int64_t memory_peak(void)
 #else
     return (int64_t)usage.ru_maxrss * 1024;
 #endif
+}
+
+int64_t memory_resident(void)
+{
+    long long total = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    bool known = file && fscanf(file, "%lld %lld", &total, &resident) == 2;
+    if (file) fclose(file);
+    return known ? resident * sysconf(_SC_PAGESIZE) : memory_peak();
 }
 
 void memory_peak_all(MPI_Comm comm, double *sum, double *largest)

@@ -31,7 +31,7 @@ typedef struct Scene {
 
 /* Sums over the passes of a replica. */
 typedef struct Work {
-    double flops;               /* all ranks of the grid, products and attention */
+    double flops, product_flops; /* all ranks of the grid: products and attention, products */
     double bytes;               /* sent by all ranks of the grid */
     double messages, exchange;  /* of a rank; seconds */
     double matmul, head, attention, elementwise; /* seconds */
@@ -78,6 +78,7 @@ static void add_product(Scene *s, Work *w, double *seconds, double times, Transp
     ProductCost c = product_cost(op_a, op_b, m, n, k, s->shape.rows, s->shape.columns, (int)s->config->parallel.block);
     int ranks = grid_span(s);
     w->flops += times * 2 * m.length * n.length * k.length;
+    w->product_flops += times * 2 * m.length * n.length * k.length;
     w->bytes += times * (c.row_bytes + c.column_bytes);
     w->messages += times * (c.row_messages + c.column_messages);
     w->exchange += times * (exchange_seconds(s, c.row_bytes / ranks, c.row_messages, row_span(s)) +
@@ -218,13 +219,14 @@ static void add_step(Scene *s, StepCost *c, Batcher *b, const int64_t *pair, int
 {
     double ranks = grid_span(s), scale = (double)s->shape.replicas / looked_at;
     Work slowest = { 0 };
-    double longest = -1, bytes = 0, flops = 0, width = 0, passes = 0;
+    double longest = -1, bytes = 0, flops = 0, products = 0, width = 0, passes = 0;
     for (int i = 0; i < looked_at; i++) {
         s->grid.replica = (int)((int64_t)i * s->shape.replicas / looked_at);
         Work w = replica_work(s, b, pair, count);
         double seconds = w.matmul + w.head + w.attention + w.elementwise + w.exchange;
         bytes += w.bytes * scale;
         flops += w.flops * scale;
+        products += w.product_flops * scale;
         width += w.width;
         passes += w.passes;
         if (seconds > longest)
@@ -234,6 +236,7 @@ static void add_step(Scene *s, StepCost *c, Batcher *b, const int64_t *pair, int
         c->tokens += pairs_length(b->pairs, PAIR_CHOSEN, pair[i]) + pairs_length(b->pairs, PAIR_REJECTED, pair[i]);
     c->bytes += bytes / ranks / s->shape.replicas;
     c->flops += flops / ranks / s->shape.replicas;
+    c->product_flops += products / ranks / s->shape.replicas;
     c->messages += slowest.messages;
     c->exchange += slowest.exchange;
     c->matmul += slowest.matmul;
@@ -309,7 +312,8 @@ static bool scene_make(Scene *s, const Config *config, const Architecture *a, Pl
 #define EVEN(length, parts) (((length) + (parts) - 1) / (parts))
     s->hidden = extent_make(a->hidden, EVEN(a->hidden, rows), rows, EVEN(a->hidden, columns), columns);
     s->query = extent_make((int64_t)a->heads * dim, group * dim, rows, EVEN(a->heads * dim, columns), columns);
-    s->qkv = extent_make((int64_t)(a->heads + 2 * a->groups) * dim, (group + 2) * dim, rows, EVEN((a->heads + 2 * a->groups) * dim, columns), columns);
+    int qkv = (a->heads + 2 * a->groups) * dim;
+    s->qkv = extent_make(qkv, (group + 2) * dim, rows, EVEN(qkv, columns), columns);
     s->mlp = extent_make(a->mlp, EVEN(a->mlp, rows), rows, EVEN(a->mlp, columns), columns);
     s->gate_up = extent_make(2 * (int64_t)a->mlp, 2 * EVEN(a->mlp, rows), rows, EVEN(2 * a->mlp, columns), columns);
     s->vocab = extent_make(a->vocab, EVEN(a->vocab, rows), rows, EVEN(a->vocab, columns), columns);
@@ -320,7 +324,7 @@ static bool scene_make(Scene *s, const Config *config, const Architecture *a, Pl
 
 static void divide(StepCost *c, double steps)
 {
-    double *sums[] = { &c->tokens, &c->passes, &c->width, &c->flops, &c->bytes, &c->messages, &c->matmul, &c->head, &c->attention,
+    double *sums[] = { &c->tokens, &c->passes, &c->width, &c->flops, &c->product_flops, &c->bytes, &c->messages, &c->matmul, &c->head, &c->attention,
                        &c->elementwise, &c->exchange };
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
         *sums[i] /= steps;

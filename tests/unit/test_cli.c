@@ -23,9 +23,9 @@ static const CommandOption options[] = {{"--model", "FILE", NULL, "the model", f
                                         {"--quick", NULL, NULL, "a flag", false},
                                         {0}};
 static const Command commands[] = {
-    {"train", "trains", "Trains a model.\n", "  catdpo train run.cfg\n", NULL, nothing, false},
-    {"eval", "evaluates", "Evaluates a model.\n", "  catdpo eval run.cfg\n", options, nothing, false},
-    {"look", "looks", "Looks at files.\n", "  catdpo look a.h5\n", NULL, nothing, true},
+    {"train", "trains", "Trains a model.\n", "  catdpo train run.cfg\n", NULL, nothing, false, false},
+    {"eval", "evaluates", "Evaluates a model.\n", "  catdpo eval run.cfg\n", options, nothing, false, false},
+    {"look", "looks", "Looks at files.\n", "  catdpo look a.h5\n", NULL, nothing, true, false},
     {0},
 };
 
