@@ -159,11 +159,15 @@ static hid_t recipe_space(Recipe *r, hid_t like)
 static hid_t recipe_storage(Recipe *r, hid_t space, hid_t type)
 {
     hid_t list = H5Pcreate(H5P_DATASET_CREATE);
-    hsize_t chunk[H5S_MAX_RANK], dims[H5S_MAX_RANK];
+    hsize_t chunk[H5S_MAX_RANK], dims[H5S_MAX_RANK], room = VALUE_MOST;
     int axes = H5Sget_simple_extent_ndims(space);
     uint8_t choice = recipe_byte(r);
     if (axes > 0) H5Sget_simple_extent_dims(space, dims, NULL);
-    for (int i = 0; i < axes; i++) chunk[i] = choice & 64 ? 1 + recipe_byte(r) : dims[i] > 0 && dims[i] < 64 ? dims[i] : 4;
+    for (int i = 0; i < axes; i++) {  /* HDF5 holds whole chunks in memory */
+        chunk[i] = choice & 64 ? 1 + recipe_byte(r) : dims[i] > 0 && dims[i] < 64 ? dims[i] : 4;
+        if (chunk[i] > room) chunk[i] = room;
+        room /= chunk[i];
+    }
     H5Pset_alloc_time(list, (H5D_alloc_time_t)(choice / 16 % 4));
     if (choice & 128) H5Pset_fill_time(list, H5D_FILL_TIME_NEVER);
     switch (choice % 12) {
