@@ -8,7 +8,7 @@ approximated.
 import dataclasses
 import json
 
-from catdpo_analysis.errors import UserError
+from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.h5io import set_text, text
 
 ARCHITECTURES = {
@@ -31,6 +31,7 @@ INTEGERS = (
     "qk_norm",
     "rope_original_max_position",
 )
+LARGEST = 1 << 30  # of any size or count; the trainer reads no larger one
 FLOATS = ("rms_norm_eps", "rope_theta", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor")
 
 
@@ -118,6 +119,15 @@ def dataset_name(hf_name):
     return "/model/" + hf_name.removeprefix("model.").replace(".", "/")
 
 
+def is_number(value, least, most):
+    """A number within these bounds; neither NaN nor true or false."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+
+def _shown(value):
+    return shorten(json.dumps(value))
+
+
 def read_config(config, path):
     """A Hugging Face config.json (dict) as an Architecture. `path` is named in messages."""
 
@@ -129,28 +139,25 @@ def read_config(config, path):
         value = default if value is None else value
         if value is None:
             raise UserError(f"{path}: {key} is missing")
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or (kind is int and value != int(value))
-            or value < least
-        ):
-            raise UserError(
-                f"{path}: {key} = {json.dumps(value)} is not a valid {'count' if kind is int else 'number'}"
-            )
+        if not is_number(value, least, LARGEST) or (kind is int and value != int(value)):
+            raise UserError(f"{path}: {key} = {_shown(value)} is not a valid {'count' if kind is int else 'number'}")
         return kind(value)
 
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
-        refuse(f"model_type {json.dumps(kind)}")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        refuse(f"model_type {_shown(kind)}")
     if config.get("hidden_act", "silu") not in ("silu", "swish"):
-        refuse(f"activation hidden_act = {json.dumps(config['hidden_act'])}", "the engine has SwiGLU (silu) only")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        refuse(f"quantised weights (quantization_config, {method})", "import the original model in bf16, f16 or f32")
+        refuse(f"activation hidden_act = {_shown(config['hidden_act'])}", "the engine has SwiGLU (silu) only")
+    quantised = config.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
+        refuse(
+            f"quantised weights (quantization_config, {shorten(method)})",
+            "import the original model in bf16, f16 or f32",
+        )
     for key in ("num_experts", "num_local_experts", "n_routed_experts"):
         if config.get(key):
-            refuse(f"a mixture of experts ({key} = {config[key]})")
+            refuse(f"a mixture of experts ({key} = {_shown(config[key])})")
     if config.get("mlp_bias"):
         refuse("mlp_bias = true", "the engine has biases on q, k and v only")
     if config.get("attention_bias") and kind != "qwen2":
@@ -158,7 +165,7 @@ def read_config(config, path):
             "attention_bias = true (a bias on o_proj as well)", "the engine has biases on q, k and v only, as in Qwen2"
         )
     if config.get("partial_rotary_factor", 1.0) != 1.0:
-        refuse(f"partial_rotary_factor = {config['partial_rotary_factor']}", "the engine rotates whole heads")
+        refuse(f"partial_rotary_factor = {_shown(config['partial_rotary_factor'])}", "the engine rotates whole heads")
     if config.get("is_encoder_decoder") or config.get("add_cross_attention"):
         refuse("cross attention")
 
@@ -200,7 +207,10 @@ def _check_window(config, kind, positions, refuse):
     window = config.get("sliding_window", 4096 if kind == "mistral" and "sliding_window" not in config else None)
     if kind in ("qwen2", "qwen3") and not config.get("use_sliding_window", False):
         window = None
-    sliding = "sliding_attention" in (config.get("layer_types") or ())
+    if window is not None and not is_number(window, -LARGEST, LARGEST):
+        refuse(f"sliding_window = {_shown(window)}", "it must be a count or null")
+    layers = config.get("layer_types")
+    sliding = isinstance(layers, list) and "sliding_attention" in layers
     if (window is not None and window < positions) or (sliding and window is None):
         refuse(
             f"sliding-window attention (sliding_window = {window}, max_position_embeddings = {positions})",
@@ -221,18 +231,23 @@ def _read_rope(config, positions, path, refuse):
     theta = scaling.get("rope_theta", 10000.0) if theta is None else theta
     kind = scaling.get("rope_type", scaling.get("type", "default")) or "default"
     if kind not in ("default", "linear", "llama3"):
-        refuse(f"rope type {json.dumps(kind)}", "the engine has default, linear and llama3")
+        refuse(f"rope type {_shown(kind)}", "the engine has default, linear and llama3")
+    if not is_number(theta, 1e-6, 1e30):
+        raise UserError(f"{path}: rope_theta = {_shown(theta)} is not a valid number")
     if scaling.get("partial_rotary_factor", 1.0) != 1.0:
-        refuse(f"partial_rotary_factor = {scaling['partial_rotary_factor']}", "the engine rotates whole heads")
+        refuse(f"partial_rotary_factor = {_shown(scaling['partial_rotary_factor'])}", "the engine rotates whole heads")
     rope = {"rope_theta": float(theta), "rope_type": kind}
     needed = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}[kind]
     for key in needed:
         value = scaling.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        if not is_number(value, 1e-6, 1e9):
             raise UserError(
-                f"{path}: rope scaling of type {kind} needs a positive number for {key}, not {json.dumps(value)}"
+                f"{path}: rope scaling of type {kind} needs a positive number for {key}, not {_shown(value)}"
             )
         rope["rope_" + key] = float(value)
     if kind == "llama3":
-        rope["rope_original_max_position"] = int(scaling.get("original_max_position_embeddings") or positions)
+        original = scaling.get("original_max_position_embeddings") or positions
+        if not is_number(original, 1, LARGEST) or original != int(original):
+            raise UserError(f"{path}: original_max_position_embeddings = {_shown(original)} is not a valid count")
+        rope["rope_original_max_position"] = int(original)
     return rope

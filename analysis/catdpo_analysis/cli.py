@@ -6,7 +6,7 @@ import os
 import sys
 
 from catdpo_analysis import __version__
-from catdpo_analysis.errors import UserError
+from catdpo_analysis.errors import UserError, one_line
 
 DESCRIPTION = """Data and model preparation and run reports for the catdpo trainer.
 
@@ -122,7 +122,7 @@ def main(argv=None):
             return 2
         return args.execute(args) or 0
     except UserError as error:
-        print("catdpo-analysis: error: " + str(error).replace("\n", " "), file=sys.stderr)
+        print("catdpo-analysis: error: " + one_line(error), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output went away, e.g. head
         sys.stdout = open(os.devnull, "w")
@@ -131,7 +131,16 @@ def main(argv=None):
         print("catdpo-analysis: interrupted; nothing was written", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"catdpo-analysis: error: {error}", file=sys.stderr)
+        print("catdpo-analysis: error: " + one_line(error), file=sys.stderr)
+        return 1
+    except Exception as error:
+        if os.environ.get("CATDPO_TRACEBACK"):
+            raise
+        print(
+            f"catdpo-analysis: internal error: {type(error).__name__}: {one_line(error, 300)} (where: run it again "
+            "with CATDPO_TRACEBACK=1; please report it)",
+            file=sys.stderr,
+        )
         return 1
 
 

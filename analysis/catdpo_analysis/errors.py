@@ -5,6 +5,11 @@ class UserError(Exception):
     """Its text says what is wrong, where, and what to do about it."""
 
 
+def one_line(error, length=1200):
+    """An error's text as one line of printable characters, whatever names and values of files are in it."""
+    return shorten("".join(c if c.isprintable() or c.isspace() else "?" for c in str(error)), length)
+
+
 def shorten(value, length=60):
     """A value for a message: its JSON-like text on one line, cut to `length` characters."""
     text = " ".join(str(value).split())

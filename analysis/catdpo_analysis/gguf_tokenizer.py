@@ -44,6 +44,8 @@ def build_tokenizer_files(get, path):
     if not tokens:
         raise UserError(f"{path}: the tokenizer has no tokens (tokenizer.ggml.tokens)")
     types = get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    if not isinstance(types, list) or len(types) != len(tokens) or not all(isinstance(kind, int) for kind in types):
+        raise UserError(f"{path}: tokenizer.ggml.token_type is not one number for each of the {len(tokens)} tokens")
     if kind == "gpt2":
         tokenizer = byte_level(tokens, get("tokenizer.ggml.merges"), get("tokenizer.ggml.pre", "default"), path)
     elif kind == "llama":

@@ -5,7 +5,7 @@ import json
 import os
 
 from catdpo_analysis.architecture import read_config
-from catdpo_analysis.errors import UserError
+from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.safetensors_io import SafetensorsFile
 
 TOKENIZER_FILES = (
@@ -25,8 +25,8 @@ def read_json(path):
             value = json.load(file)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {shorten(error, 160)}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object")
     return value
@@ -63,6 +63,9 @@ class HuggingFaceSource:
             mapping = read_json(index).get("weight_map")
             if not isinstance(mapping, dict):
                 raise UserError(f"{index} has no weight_map")
+            for name in mapping.values():
+                if not isinstance(name, str) or os.path.basename(name) != name or not name or "\0" in name:
+                    raise UserError(f"{index}: {shorten(json.dumps(name))} is not the name of a file beside it")
             files = sorted({os.path.join(self.folder, name) for name in mapping.values()})
             for path in files:
                 if not os.path.isfile(path):

@@ -6,10 +6,10 @@ import os
 
 import h5py
 import numpy as np
-from tokenizers import Tokenizer
 
 from catdpo_analysis import h5io
 from catdpo_analysis.architecture import dataset_name
+from catdpo_analysis.chat import read_tokenizer
 from catdpo_analysis.digest import sha256, tensor_checksum, weights_digest
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.gguf_source import GgufSource, open_wheel
@@ -75,11 +75,7 @@ def check_tensors(source):
 
 def check_tokenizer(files, architecture, path):
     """The tokenizer is readable and fits the embedding; returns its number of token ids (largest + 1)."""
-    try:
-        tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode("utf-8"))
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{path}: tokenizer.json cannot be read: {error}") from None
-    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    size = read_tokenizer(files["tokenizer.json"], path)[1]
     if size > architecture.vocab_size:
         raise UserError(
             f"{path}: the tokenizer has token ids up to {size - 1}, but the model's embedding has "

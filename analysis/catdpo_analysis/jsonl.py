@@ -80,7 +80,7 @@ def parse_line(line, place, row):
             ) from None
         detail = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise UserError(
-            f"{place}: not valid JSON ({detail}): {shorten(line.decode('utf-8', 'replace'))}; mend or remove the line"
+            f"{place}: not valid JSON ({detail}): {shorten(line[:400].decode('utf-8', 'replace'))}; mend or remove the line"
         ) from None
     except RecursionError:
         raise UserError(f"{place}: JSON nested too deeply; mend or remove the line") from None

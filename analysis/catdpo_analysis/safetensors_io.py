@@ -11,7 +11,7 @@ import os
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from catdpo_analysis.errors import UserError
+from catdpo_analysis.errors import UserError, shorten
 
 READABLE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 WRITABLE = {"f32": ("F32", 4), "bf16": ("BF16", 2), "f16": ("F16", 2)}
@@ -27,14 +27,21 @@ class SafetensorsFile:
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(
-                f"{path} cannot be read as safetensors (cut short, or a Git LFS pointer?): {error}"
+                f"{path} cannot be read as safetensors (cut short, or a Git LFS pointer?): {shorten(error, 160)}"
             ) from None
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            self.header = json.loads(file.read(size))
+            self.header = json.loads(file.read(size), object_pairs_hook=self._unique)
         self.header.pop("__metadata__", None)
         self.start = 8 + size
         self.names = list(self.header)
+
+    def _unique(self, pairs):
+        names = dict(pairs)
+        if len(names) < len(pairs):
+            twice = next(name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1)
+            raise UserError(f"{self.path}: its header has two entries called {shorten(twice)}; the file is damaged")
+        return names
 
     def shape(self, name):
         return tuple(self.header[name]["shape"])

@@ -10,8 +10,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum { MOST_FILE = 64 << 20 };
 
 static char folder[FILE_PATH];
 static Grid grid;
@@ -71,6 +74,10 @@ void fuzz_start(void)
     for (const int *s = (int[]){ SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL, 0 }; *s; s++) signal(*s, SIG_DFL);
     CHECK(H5dont_atexit() >= 0 && H5open() >= 0);  /* what it left open would be its end */
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+
+    const struct rlimit most = { MOST_FILE, MOST_FILE };
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(setrlimit(RLIMIT_FSIZE, &most) == 0);
 
     const char *root = getenv("TMPDIR");
     snprintf(folder, sizeof folder, "%.200s/catdpo-fuzz-XXXXXX", root ? root : "/dev/shm");

@@ -156,6 +156,16 @@ static hid_t recipe_space(Recipe *r, hid_t like)
     return H5Screate_simple(axes, dims, most);
 }
 
+/* No more than `most` bytes? (HDF5's own count of the elements overflows.) */
+static bool is_small(hid_t type, hid_t space, size_t most)
+{
+    hsize_t dims[H5S_MAX_RANK], bytes = H5Tget_size(type);
+    int axes = H5Sget_simple_extent_dims(space, dims, NULL);
+    for (int i = 0; i < axes; i++)
+        if (__builtin_mul_overflow(bytes, dims[i], &bytes)) return false;
+    return bytes <= most;
+}
+
 static hid_t recipe_storage(Recipe *r, hid_t space, hid_t type)
 {
     hid_t list = H5Pcreate(H5P_DATASET_CREATE);
@@ -168,7 +178,7 @@ static hid_t recipe_storage(Recipe *r, hid_t space, hid_t type)
         if (chunk[i] > room) chunk[i] = room;
         room /= chunk[i];
     }
-    H5Pset_alloc_time(list, (H5D_alloc_time_t)(choice / 16 % 4));
+    H5Pset_alloc_time(list, is_small(type, space, ATTRIBUTE_MOST) ? (H5D_alloc_time_t)(choice / 16 % 4) : H5D_ALLOC_TIME_INCR);
     if (choice & 128) H5Pset_fill_time(list, H5D_FILL_TIME_NEVER);
     switch (choice % 12) {
     case 0: H5Pset_layout(list, H5D_COMPACT); break;
@@ -190,16 +200,6 @@ static hid_t recipe_storage(Recipe *r, hid_t space, hid_t type)
     }
     free(value);
     return list;
-}
-
-/* No more than `most` bytes? (HDF5's own count of the elements overflows.) */
-static bool is_small(hid_t type, hid_t space, size_t most)
-{
-    hsize_t dims[H5S_MAX_RANK], bytes = H5Tget_size(type);
-    int axes = H5Sget_simple_extent_dims(space, dims, NULL);
-    for (int i = 0; i < axes; i++)
-        if (__builtin_mul_overflow(bytes, dims[i], &bytes)) return false;
-    return bytes <= most;
 }
 
 /* Memory for all elements, filled; NULL: too many, or none. */
@@ -289,14 +289,16 @@ static void resize_dataset(Recipe *r, hid_t file, const char *name)
 {
     hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
     if (set < 0) return;
-    hid_t space = H5Dget_space(set);
+    hid_t space = H5Dget_space(set), type = H5Dget_type(set), list = H5Dget_create_plist(set);
     hsize_t dims[H5S_MAX_RANK];
+    H5D_alloc_time_t when = H5D_ALLOC_TIME_EARLY;
     int axes = H5Sget_simple_extent_dims(space, dims, NULL);
-    hid_t list = H5Dget_create_plist(set);
-    bool early = true;  /* rows that are allocated at once take the time that there are */
-    for (int i = 0; i < axes; i++) dims[i] = recipe_number(r), early = early && dims[i] > 64;
-    if (axes > 0 && !early) H5Dset_extent(set, dims);
-    H5Pclose(list), H5Sclose(space), H5Dclose(set);
+    for (int i = 0; i < axes; i++) dims[i] = recipe_number(r);
+    hid_t wanted = axes > 0 ? H5Screate_simple(axes, dims, NULL) : -1;
+    H5Pget_alloc_time(list, &when);
+    if (wanted >= 0 && (when != H5D_ALLOC_TIME_EARLY || is_small(type, wanted, ATTRIBUTE_MOST))) H5Dset_extent(set, dims);
+    if (wanted >= 0) H5Sclose(wanted);
+    H5Pclose(list), H5Tclose(type), H5Sclose(space), H5Dclose(set);
 }
 
 static void replace_by_link(Recipe *r, hid_t file, const char *name, const char *other)
