@@ -6,9 +6,9 @@
 #   job_end [resumable]     end the job as its program did; resumable: 85 means "start me again"
 #
 # Signals to this shell: USR1 (before the time limit, by #SBATCH --signal) lets the ranks write a checkpoint, and the
-# job goes back to the queue; USR2 lets them write one, and the job ends; TERM is scancel.
+# job goes back to the queue; USR2 lets them write one, and the job ends; TERM comes from SLURM when it ends the job.
 
-code=0 launcher_pid="" signalled="" stopped="" lost=""
+code=0 launcher_pid="" signalled="" stopped="" terminated="" lost=""
 restart=${SLURM_RESTART_COUNT:-0}
 # an element of an array by its own name: the number of one of them is also that of the whole array
 job=${SLURM_JOB_ID:?is a batch script: start it with sbatch}
@@ -32,7 +32,7 @@ job_start() {
         { note "no $CATDPO_BINARY: build it with bash tests/run.sh, or name it in jobs/site.sh"; exit 2; }
     trap 'note "USR1: a checkpoint, then again"; pass_on' USR1
     trap 'note "USR2: a checkpoint, then the end"; stopped=1; pass_on' USR2
-    trap 'note "TERM: cancelled"; stopped=1 signalled=1' TERM   # the ranks have got it as well
+    trap 'note "TERM"; terminated=1 signalled=1' TERM   # the ranks have got it as well
 }
 
 # srun and mpirun pass USR1 on to their ranks.
@@ -74,7 +74,7 @@ launch() {
     else
         [ "$code" -ne 0 ] || code=1
         note "$CATDPO_LAUNCHER ended with $code, the program itself never did"
-        [ -n "$stopped" ] || find_lost_node
+        if [ -n "$terminated" ]; then lost="TERM came before a checkpoint"; else find_lost_node; fi
     fi
     rm -f "$said"
 }
@@ -84,7 +84,7 @@ launch() {
 find_lost_node() {
     local limit=$((SECONDS + CATDPO_NODE_PATIENCE))
     note "waiting up to $CATDPO_NODE_PATIENCE s to see whether a node is lost"
-    while [ -z "$lost" ] && [ -z "$stopped" ] && [ "$SECONDS" -lt "$limit" ]; do
+    while [ -z "$lost" ] && [ -z "$terminated" ] && [ "$SECONDS" -lt "$limit" ]; do
         lost=$(sinfo --noheader --Node --nodes="$SLURM_JOB_NODELIST" --format='%N is %T' 2>/dev/null |
             grep -E '\*|down|fail' | sort -u | paste -s -d ,)
         [ -n "$lost" ] || sleep 2
@@ -92,23 +92,32 @@ find_lost_node() {
     [ -z "$lost" ] || note "lost: $lost"
 }
 
-# SLURM starts another copy of a job elsewhere when it loses sight of its node, and this copy may still be alive.
-is_current() {
-    [ "$(scontrol show job -o "$job" 2>/dev/null | sed -n 's/.* Restarts=\([0-9]*\).*/\1/p')" = "$restart" ]
+# Not if SLURM has ended the job (scancel, its time limit), and not if it has started another copy elsewhere, because it
+# lost sight of the node of this one.
+may_go_back() {
+    local now
+    now=$(scontrol show job -o "$job" 2>/dev/null)
+    case $now in
+        *" Restarts=$restart "*) ;;
+        *" Restarts="*) note "another copy of this job has been started: this one ends"; return 1 ;;
+    esac
+    case $now in
+        *" JobState=RUNNING "*) ;;
+        *" JobState="*) note "SLURM has ended it"; return 1 ;;
+    esac
+    [ "$restart" -ge "$CATDPO_RESTARTS" ] || return 0
+    note "started $((restart + 1)) times and not done yet: not again (CATDPO_RESTARTS in jobs/site.sh)"
+    return 1
 }
 
 job_end() {
-    if [ -z "$stopped" ] && { [ -n "$lost" ] || { [ "$code" -eq 85 ] && [ "${1:-}" = resumable ]; }; }; then
-        if [ "$restart" -ge "$CATDPO_RESTARTS" ]; then
-            note "started $((restart + 1)) times and not done yet: not again (CATDPO_RESTARTS in jobs/site.sh)"
-        elif ! is_current; then
-            note "another copy of this job has been started: this one ends"
-        else
-            note "goes back to the queue"
-            trap - TERM     # by which SLURM ends this script now
-            scontrol requeue "$job" && sleep 120
-            note "could not go back to the queue: submit it again, it goes on from its last checkpoint"
-        fi
+    local again=$lost
+    [ "$code" -ne 85 ] || [ "${1:-}" != resumable ] || again=85
+    if [ -n "$again" ] && [ -z "$stopped" ] && may_go_back; then
+        note "goes back to the queue"
+        trap - TERM     # by which SLURM ends this script now
+        scontrol requeue "$job" && sleep 120
+        note "could not go back to the queue: submit it again, it goes on from its last checkpoint"
     fi
     note "ends with status $code"
     exit "$code"

@@ -78,4 +78,7 @@ bool cli_answer(const Cli *cli, const Command commands[], FILE *out, Error *err)
 /* This process's rank as its launcher tells it before MPI_Init, or 0: whoever is rank 0 speaks. */
 int cli_launch_rank(void);
 
+/* The number of ranks that its launcher says it has started, or 1 if it says nothing. Before MPI_Init. */
+int cli_launch_size(void);
+
 #endif

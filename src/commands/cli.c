@@ -27,15 +27,28 @@ const char *command_option(const CommandLine *line, const char *name)
     return line->values[k];
 }
 
+/* The first of these variables that is set, or `otherwise`. */
+static int launcher_says(const char *const names[], int otherwise)
+{
+    for (; *names; names++) {
+        const char *value = getenv(*names);
+        if (value && *value) return atoi(value);
+    }
+    return otherwise;
+}
+
 int cli_launch_rank(void)
 {
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK",   "PMI_RANK",
-                                        "MV2_COMM_WORLD_RANK",  "PALS_RANKID", "SLURM_PROCID"};
-    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        const char *value = getenv(names[k]);
-        if (value && *value) return atoi(value);
-    }
-    return 0;
+                                        "MV2_COMM_WORLD_RANK",  "PALS_RANKID", "SLURM_PROCID", NULL};
+    return launcher_says(names, 0);
+}
+
+int cli_launch_size(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE",
+                                        "SLURM_STEP_NUM_TASKS", NULL};
+    return launcher_says(names, 1);
 }
 
 /* ---- parsing ---- */

@@ -106,6 +106,20 @@ static const Command commands[] = {
     {0},
 };
 
+/* False if every rank is alone in a world of its own: its MPI and its launcher do not know each other. */
+static bool launched_together(int launched, int rank, Error *err)
+{
+    int size;
+    CHECK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &size));
+    if (size > 1 || launched <= 1) return true;
+    error_usage(err,
+                "%d processes were started, and each of them is a run of its own: use the mpirun of the MPI that catdpo "
+                "was built with, or the srun --mpi=... that fits it (srun --mpi=list shows what there is)",
+                launched);
+    if (rank == 0) fprintf(stderr, "catdpo: %s\n", err->message);
+    return false;
+}
+
 int main(int argc, char *argv[])
 {
     Cli cli;
@@ -125,9 +139,10 @@ int main(int argc, char *argv[])
         return status;
     }
 
-    int provided;
+    int provided, launched = cli_launch_size(), rank = cli_launch_rank(); /* MPI_Init may set such variables itself */
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    int exit_status = cli.line.command->run(&cli.line, MPI_COMM_WORLD);
+    int exit_status = launched_together(launched, rank, &err) ? cli.line.command->run(&cli.line, MPI_COMM_WORLD)
+                                                              : err.exit_status;
     cli_free(&cli);
     MPI_Finalize();
     return exit_status;

@@ -11,9 +11,9 @@ from lab import Training
 pytestmark = engine.needs_binary
 
 RUN = {"margin.eta": 0.5, "optimizer.learning_rate": 0.02, "batch.sampling": "balanced", "parallel.grid": [2, 1]}
-SHORT = RUN | {"schedule.steps": 40, "checkpoint.steps": 5}
+SHORT = RUN | {"schedule.steps": 24, "checkpoint.steps": 5}
 # it lasts longer than SLURM needs to miss a node and to start the job again, so that two copies are alive
-LASTING = RUN | {"schedule.steps": 110, "checkpoint.steps": 10}
+LASTING = RUN | {"schedule.steps": 100, "checkpoint.steps": 10}
 PACE = 500
 LAUNCHERS = ["srun", "mpirun"]
 

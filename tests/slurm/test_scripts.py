@@ -60,6 +60,7 @@ def prepare(lab):
     found |= {f"usr2-{name}": submit("wait", "--nodes=2", *ONE, CATDPO_LAUNCHER=name) for name in LAUNCHERS}
     found |= {f"fails-{name}": submit("3", "--nodes=2", *ONE, CATDPO_LAUNCHER=name) for name in LAUNCHERS}
     found |= {f"killed-{name}": submit("kill", "--nodes=2", *ONE, CATDPO_LAUNCHER=name) for name in LAUNCHERS}
+    found["preempted"] = submit("wait 0", *ONE, CATDPO_LAUNCHER="srun")
     found["cancelled"] = submit("wait", *ONE, CATDPO_LAUNCHER="srun")
     found["limit"] = submit("wait 0", *ONE, "--time=1", "--signal=B:USR1@60")
     found["cap"] = submit("85 85 0", *ONE, CATDPO_RESTARTS=1)
@@ -71,11 +72,12 @@ def prepare(lab):
     after = ("--kill-on-invalid-dep=yes", *ONE)
     found["after-failure"] = submit("0", f"--dependency=afterok:{found['fails-srun'].id}", *after)
     found["after-again"] = submit("0", f"--dependency=afterok:{found['again-srun'].id}", *after)
-    for name in ("usr1-srun", "usr1-mpirun", "usr2-srun", "usr2-mpirun", "cancelled"):
-        job = found[name]
-        job.until(lambda: job.lines("starts"))
-        signal = [] if name == "cancelled" else ["--batch", f"--signal={name[:4].upper()}"]
-        lab.run("scancel", *signal, job.id)
+    signals = {"usr1": ["--batch", "--signal=USR1"], "usr2": ["--batch", "--signal=USR2"]}
+    signals |= {"preempted": ["--signal=TERM"], "cancelled": []}
+    for name, job in found.items():
+        if name.split("-")[0] in signals:
+            job.until(lambda: job.lines("starts"))
+            lab.run("scancel", *signals[name.split("-")[0]], job.id)
     return found
 
 
@@ -151,6 +153,11 @@ def test_usr1(jobs, launcher):
 def test_usr2(jobs, launcher):
     """USR2 as well, and the job stays ended."""
     assert jobs[f"usr2-{launcher}"].ends("FAILED", 85, starts=1).lines("saved") == ["USR1"]
+
+
+def test_preempted(jobs):
+    """TERM for the ranks alone, with which SLURM makes room for other jobs: the job goes on later."""
+    assert jobs["preempted"].ends("COMPLETED", 0, starts=2).lines("saved") == ["TERM"]
 
 
 def test_cancelled(jobs):

@@ -41,6 +41,8 @@ def prepare(lab):
     wild = RUN | {"parallel.grid": [2, 1], "optimizer.learning_rate": 1e30, "optimizer.max_grad_norm": 0.0}
     found["diverges"] = Training(lab, *TWO, settings=wild)
     found["mistake"] = Training(lab, *TWO, settings=RUN | {"parallel.grid": [3, 1]})
+    site = {"CATDPO_LAUNCHER": "srun", "CATDPO_SRUN_OPTIONS": "--mpi=none", "CATDPO_NODE_PATIENCE": 3}
+    found["apart"] = Training(lab, *TWO, settings=RUN | {"parallel.grid": "auto"}, **site)
     for name in ("cancelled-srun", "cancelled-mpirun", "moved"):
         job = found[name]
         job.until_step(10)
@@ -117,3 +119,9 @@ def test_failure(jobs, name, status):
     job = jobs[name].ends("FAILED", status)
     assert job.restarts() == 0
     assert not os.path.exists(os.path.join(job.directory, "checkpoints", "final.h5"))
+
+
+def test_wrong_kind_of_srun(jobs):
+    """Ranks that do not find each other are a failure, not a run each."""
+    job = jobs["apart"].ends("FAILED")
+    assert not os.path.exists(os.path.join(job.directory, "checkpoints"))

@@ -202,6 +202,19 @@ static void launcher_tells_the_rank(void **state)
     assert_int_equal(cli_launch_rank(), 3);
 }
 
+static void launcher_tells_the_size(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE",
+                                        "SLURM_STEP_NUM_TASKS"};
+    for (int k = 0; k < 4; k++) unsetenv(names[k]);
+    assert_int_equal(cli_launch_size(), 1);
+    setenv("SLURM_STEP_NUM_TASKS", "2", 1); /* of the step of Open MPI's daemons, one a node: its own variable counts */
+    assert_int_equal(cli_launch_size(), 2);
+    setenv("OMPI_COMM_WORLD_SIZE", "8", 1);
+    assert_int_equal(cli_launch_size(), 8);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -211,6 +224,7 @@ int main(void)
         cmocka_unit_test(help_names_everything),
         cmocka_unit_test(answer_that_cannot_be_written_is_an_error),
         cmocka_unit_test(launcher_tells_the_rank),
+        cmocka_unit_test(launcher_tells_the_size),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
