@@ -165,6 +165,7 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
         split = config.data.heldout;
     if (!run_open(run, line->config, line->set_count, line->sets, split, model, false, world, err))
         return false;
+    run->watchdog = watchdog_start(run->timer, run->config.run.watchdog, NULL, world);
     run->life.interval = 0; /* an evaluation saves nothing before its end */
     *run->life.request = '\0';
     if (!model)
