@@ -69,11 +69,11 @@ def output(folder):
 
 
 class Job:
-    """A batch job that was submitted from a folder of its own."""
+    """A batch job that is submitted from a folder of its own, or has been."""
 
-    def __init__(self, lab, folder, *words, **environment):
+    def __init__(self, lab, folder, *words, id=None, **environment):
         self.lab, self.folder = lab, folder
-        self.id = lab.sbatch(folder, *words, **environment)
+        self.id = id or lab.sbatch(folder, *words, **environment)
 
     def __repr__(self):
         return f"job {self.id}: {self.lab.jobs(self.id)}\n{output(self.folder)}"

@@ -8,7 +8,7 @@ import engine
 import interrupt
 import numpy as np
 import pytest
-from lab import Training
+from lab import JOBS, Job, Training
 
 pytestmark = engine.needs_binary
 
@@ -41,6 +41,7 @@ def prepare(lab):
     wild = RUN | {"parallel.grid": [2, 1], "optimizer.learning_rate": 1e30, "optimizer.max_grad_norm": 0.0}
     found["diverges"] = Training(lab, *TWO, settings=wild)
     found["mistake"] = Training(lab, *TWO, settings=RUN | {"parallel.grid": [3, 1]})
+    found["planned"] = planned(lab)
     site = {"CATDPO_LAUNCHER": "srun", "CATDPO_SRUN_OPTIONS": "--mpi=none", "CATDPO_NODE_PATIENCE": 3}
     found["apart"] = Training(lab, *TWO, settings=RUN | {"parallel.grid": "auto"}, **site)
     for name in ("cancelled-srun", "cancelled-mpirun", "moved"):
@@ -56,6 +57,21 @@ def prepare(lab):
         words = (f"--nodes={nodes}", "--ntasks-per-node=1")
         found[f"moved-{nodes}"] = Training(lab, *words, after=found["moved"], copy=True)
     return found
+
+
+def planned(lab):
+    """The command that `catdpo plan` prints, typed in the repository: here a folder with the same jobs/ in it."""
+    folder = engine.new_folder("planned")
+    os.symlink(JOBS, os.path.join(folder, "jobs"))
+    with open(os.path.join(folder, "run.cfg"), "w") as file:
+        file.write(engine.config_text({"run.dir": "run", **engine.DEFAULTS, **RUN}))
+    words = ("plan", "run.cfg", "--nodes", 2, "--ranks-per-node", 2, "--hours", 0.1)
+    said = lab.run(engine.BINARY, *words, folder=folder).splitlines()
+    command = next(line.removeprefix("submit") for line in said if line.startswith("submit"))
+    site = {name: value for name, value in lab.site.items() if name != "CATDPO_SITE"}
+    job = Job(lab, folder, id=lab.run("bash", "-c", command, folder=folder, **site).split()[-1])
+    job.directory = os.path.join(folder, "run")
+    return job
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -100,6 +116,13 @@ def test_parts_make_the_whole(jobs, launcher):
     assert 3 <= resumed <= parts.restarts()
     interrupt.check_same(parts.directory, jobs[f"whole-{launcher}"].ends("COMPLETED", 0).directory)
     interrupt.check_steps(parts.directory, LONG["schedule.steps"])
+
+
+def test_command_of_plan(jobs):
+    """What `catdpo plan` says to submit runs as it stands, on the ranks that it is for."""
+    job = jobs["planned"].ends("COMPLETED", 0)
+    assert job.lab.job(job.id)["NumTasks"] == "4" and job.lab.job(job.id)["NumNodes"] == "2"
+    check_steps_of_one_process(job.directory, RUN["schedule.steps"])
 
 
 @pytest.mark.skipif(not os.environ.get("CATDPO_LONG_TESTS"), reason="three minutes: CATDPO_LONG_TESTS=1 runs it")
