@@ -95,7 +95,7 @@ Name a ScaLAPACK without a .pc file in CATDPO_MESON_OPTIONS. libconfig, cmocka a
 
 setup_slurm() {
     stage "SLURM, for the tests"
-    if has slurmctld && has slurmd && has munged; then
+    if (PATH=$PATH:/usr/sbin:/sbin; has slurmctld && has slurmd && has munged); then
         skipped "slurmctld, slurmd, munged"
     elif ! has apt-get || [ "$(id -u)" -ne 0 ]; then
         echo "   not there: the tests on a SLURM cluster are skipped (Debian's packages, as root: slurm-wlm munge)"

@@ -23,6 +23,7 @@ import time
 
 CPUS = 16  # that a node claims to have: more than the jobs of the tests take together
 PROGRAMS = ["munged", "mungekey", "slurmctld", "slurmd", "sbatch", "mpirun", "unshare", "setpriv"]
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where daemons lie
 NAMESPACES = [
     "unshare",
     "--uts",
@@ -97,7 +98,7 @@ MinJobAge=3600
 
 def why_not():
     """Why no cluster can be started here, in a few words; None if one can."""
-    missing = [name for name in PROGRAMS if not shutil.which(name)]
+    missing = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
     if missing:
         return f"{', '.join(missing)} not installed (Debian: slurm-wlm, munge, openmpi-bin)"
     if os.geteuid() != 0:
@@ -149,7 +150,7 @@ class Cluster:
     def __init__(self, folder):
         self.folder = os.path.abspath(folder)
         self.conf = self.path("etc/slurm.conf")
-        self.environment = dict(os.environ, SLURM_CONF=self.conf)
+        self.environment = dict(os.environ, PATH=PATH, SLURM_CONF=self.conf)
         self.own = []  # processes that this Python process has to reap
 
     def path(self, name):
@@ -216,7 +217,7 @@ class Cluster:
         self.nodes = [f"node{i + 1}" for i in range(nodes)]
         self.tied = tied
         self._write_settings()
-        subprocess.run(["mungekey", "--create", f"--keyfile={self.path('etc/munge.key')}"], check=True)
+        self.run("mungekey", "--create", f"--keyfile={self.path('etc/munge.key')}")
         self._launch(
             "munged",
             [
