@@ -298,8 +298,10 @@ static size_t add_word(char *text, size_t size, size_t used, const char *word)
     return used + (size_t)snprintf(text + used, size - used, quote ? "'" : "");
 }
 
-void plan_command(const Plan *plan, const RanksPlan *ranks, const GridPlan *grid, char *text, size_t size)
+bool plan_command(const Plan *plan, const RanksPlan *ranks, const GridPlan *grid, char *text, size_t size)
 {
+    if (plan->invented || command_option(plan->line, "--model-size"))
+        return false;
     const Layout *l = &grid->layout;
     char word[64];
     size_t used = (size_t)snprintf(text, size, "sbatch --nodes=%d --ntasks-per-node=%d", ranks->nodes, ranks->ranks_per_node);
@@ -322,6 +324,7 @@ void plan_command(const Plan *plan, const RanksPlan *ranks, const GridPlan *grid
         snprintf(word, sizeof word, "parallel.memory_gb=%g", ranks->memory / 1e9);
         add_word(text, size, add_word(text, size, used, "--set"), word);
     }
+    return true;
 }
 
 int command_plan(const CommandLine *line, MPI_Comm comm)

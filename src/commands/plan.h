@@ -52,8 +52,8 @@ PlanFiles plan_files(const Plan *plan, int ranks);
 /* Seconds of the run: the reference's pass over the pairs, then all steps. */
 double plan_reference_seconds(const Plan *plan, const StepCost *cost);
 double plan_seconds(const Plan *plan, const StepCost *cost);
-/* The command that submits the run on this grid. */
-void plan_command(const Plan *plan, const RanksPlan *ranks, const GridPlan *grid, char *text, size_t size);
+/* The command that submits the run on this grid; false if its model or its data are not there yet. */
+bool plan_command(const Plan *plan, const RanksPlan *ranks, const GridPlan *grid, char *text, size_t size);
 
 void plan_print(const Plan *plan, FILE *out);
 void plan_print_json(const Plan *plan, FILE *out);

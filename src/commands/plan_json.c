@@ -90,8 +90,8 @@ static void print_grid(const Plan *plan, const RanksPlan *size, const GridPlan *
         print_memory(out, &g->cost.memory);
         print_step(out, &g->cost);
         number(out, "run_seconds", plan_seconds(plan, &g->cost), false);
-        plan_command(plan, size, g, command, sizeof command);
-        word(out, "command", command, false);
+        if (plan_command(plan, size, g, command, sizeof command))
+            word(out, "command", command, false);
     } else
         word(out, "reason", g->reason, false);
     fputs("}", out);

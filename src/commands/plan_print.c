@@ -104,8 +104,8 @@ static void print_best(const Plan *plan, const RanksPlan *size, FILE *out)
         fprintf(out, "wall time %g h: %.0f of %lld steps in the first job, %.0f job%s in all\n", plan->hours, fit < (double)plan->steps ? fit :
                 (double)plan->steps, (long long)plan->steps, (double)(int64_t)(run / wall) + 1, run > wall ? "s" : "");
     }
-    plan_command(plan, size, g, command, sizeof command);
-    fprintf(out, "submit    %s\n", command);
+    if (plan_command(plan, size, g, command, sizeof command))
+        fprintf(out, "submit    %s\n", command);
 }
 
 static void print_one(const Plan *plan, const RanksPlan *size, FILE *out)

@@ -246,6 +246,7 @@ def test_models_and_data_that_are_not_there():
         planned = plan("--ranks", "256,512", "--model-size", size, "--tokens-per-pair", 1000, "--memory-per-rank", 8, "--gflops", 50,
                        "--memory-bandwidth-gb", 5, **{"model.path": None, "data.path": None, "batch.pairs": 512})
         assert planned["parameters"] == pytest.approx(parameters, rel=1e-3) and len(planned["sizes"]) == 2
+        assert not any("command" in grid for size in planned["sizes"] for grid in size["grids"])  # nothing to submit yet
         assert planned["sizes"][0]["grids"][0]["step" if planned["sizes"][0]["grids"][0]["valid"] else "reason"]
 
 
