@@ -26,6 +26,7 @@ MEASURE = os.path.join(engine.ROOT, "tests", "bench", "measure_rank.py")
 MODEL, PAIRS = os.environ.get("CATDPO_TEST_MODEL"), os.environ.get("CATDPO_TEST_PAIRS")
 SANITIZED = "CATDPO_PRELOAD" in os.environ  # tests/run.sh --sanitize: other memory, other speed
 FREE = {"parallel.grid": "auto"}
+NAMED = {"model.path": MODEL, "data.path": PAIRS, "batch.pairs": 4, "optimizer.learning_rate": 1e-6}
 
 
 def write_config(folder, settings):
@@ -116,14 +117,14 @@ def test_tiny_bytes_with_passes_and_recomputation():
 @pytest.mark.parametrize("ranks, grid", [(1, (1, 1, 1)), (2, (2, 1, 1)), (2, (1, 2, 1)), (2, (1, 1, 2)), (4, (1, 2, 2))])
 def test_named_model_memory_and_bytes(ranks, grid):
     """The same for a model and data of real size."""
-    check_comparison(*compare(ranks, grid, steps=(1, 2), **{"model.path": MODEL, "data.path": PAIRS, "batch.pairs": 4}))
+    check_comparison(*compare(ranks, grid, steps=(1, 2), **NAMED))
 
 
 @pytest.mark.skipif("CATDPO_TEST_TIME" not in os.environ or not (MODEL and PAIRS), reason="time is only asked for with CATDPO_TEST_TIME")
 @pytest.mark.parametrize("ranks, grid", [(1, (1, 1, 1)), (2, (2, 1, 1)), (2, (1, 2, 1)), (2, (1, 1, 2))])
 def test_time_of_a_step(ranks, grid):
     """The expected time of a step is within 25 % of the measured one."""
-    settings = {"model.path": MODEL, "data.path": PAIRS, "batch.pairs": 4, "schedule.steps": 8, "checkpoint.final": False}
+    settings = {**NAMED, "schedule.steps": 8, "checkpoint.final": False}
     planned = grid_of(plan("--ranks", ranks, **settings), grid)["step"]
     measured = statistics.median(Measured(ranks, grid, **settings).seconds[1:])
     print(f"{ranks} ranks, {grid}: {planned['seconds']:.3f} s planned, {measured:.3f} s measured; {planned}")
