@@ -107,7 +107,7 @@ class Started:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"hangs:\n{self.text()}") from None
+            raise AssertionError(f"hangs:\n{self.text()[-2000:]}") from None
 
 
 def finish(folder, ranks=1, options=("--resume",), status=0, **settings):

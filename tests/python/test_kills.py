@@ -30,8 +30,10 @@ RANKS = 2
 def kill(run, victim):
     if victim == "mpirun":
         run._kill(run.process.pid, signal.SIGKILL)
-    else:
-        run.signal(signal.SIGKILL, None if victim == "all ranks" else [random.randrange(RANKS)])
+        return
+    ranks = range(RANKS) if victim == "all ranks" else [random.randrange(RANKS)]
+    run.wait_until(lambda: set(ranks) <= set(run.pids()))    # they may not have begun yet
+    run.signal(signal.SIGKILL, ranks)
 
 
 def check_files(directory):
