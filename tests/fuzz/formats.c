@@ -19,30 +19,64 @@ enum { N = 3, K = 2, STEPS = 3 };
 static const char categories[K][CATEGORY_NAME] = { "violence", "privacy" };
 static const uint8_t harm[K] = { 1, 0 };
 
-/* ---- models ---------------------------------------------------------------------------------------------------------- */
+/* ---- models ---- */
 
-static const Architecture tiny = { .name = "qwen3", .hidden = 4, .mlp = 4, .vocab = 8, .layers = 1, .heads = 2, .groups = 1, .head_dim = 2,
-                                   .max_positions = 16, .norm_epsilon = 1e-5, .attention_bias = true, .qk_norm = true,
-                                   .rope = { .type = ROPE_LLAMA3, .theta = 1e4, .factor = 2, .low_frequency_factor = 1,
-                                             .high_frequency_factor = 4, .original_max_positions = 8 } };
+static const Architecture tiny = { .name = "qwen3",
+                                   .hidden = 4,
+                                   .mlp = 4,
+                                   .vocab = 8,
+                                   .layers = 1,
+                                   .heads = 2,
+                                   .groups = 1,
+                                   .head_dim = 2,
+                                   .max_positions = 16,
+                                   .norm_epsilon = 1e-5,
+                                   .attention_bias = true,
+                                   .qk_norm = true,
+                                   .rope = { .type = ROPE_LLAMA3,
+                                             .theta = 1e4,
+                                             .factor = 2,
+                                             .low_frequency_factor = 1,
+                                             .high_frequency_factor = 4,
+                                             .original_max_positions = 8 } };
 
 static bool write_architecture(H5File *f, const Architecture *a, Error *err)
 {
-    const struct { const char *name; int64_t value; } integers[] = {
-        { "hidden_size", a->hidden }, { "intermediate_size", a->mlp }, { "num_hidden_layers", a->layers },
-        { "num_attention_heads", a->heads }, { "num_key_value_heads", a->groups }, { "head_dim", a->head_dim }, { "vocab_size", a->vocab },
-        { "max_position_embeddings", a->max_positions }, { "tie_word_embeddings", a->tied }, { "attention_bias", a->attention_bias },
-        { "qk_norm", a->qk_norm }, { "rope_original_max_position", a->rope.original_max_positions },
+    const struct {
+        const char *name;
+        int64_t value;
+    } integers[] = {
+        { "hidden_size", a->hidden },
+        { "intermediate_size", a->mlp },
+        { "num_hidden_layers", a->layers },
+        { "num_attention_heads", a->heads },
+        { "num_key_value_heads", a->groups },
+        { "head_dim", a->head_dim },
+        { "vocab_size", a->vocab },
+        { "max_position_embeddings", a->max_positions },
+        { "tie_word_embeddings", a->tied },
+        { "attention_bias", a->attention_bias },
+        { "qk_norm", a->qk_norm },
+        { "rope_original_max_position", a->rope.original_max_positions },
     };
-    const struct { const char *name; double value; } reals[] = {
-        { "rms_norm_eps", a->norm_epsilon }, { "rope_theta", a->rope.theta }, { "rope_factor", a->rope.factor },
-        { "rope_low_freq_factor", a->rope.low_frequency_factor }, { "rope_high_freq_factor", a->rope.high_frequency_factor },
+    const struct {
+        const char *name;
+        double value;
+    } reals[] = {
+        { "rms_norm_eps", a->norm_epsilon },
+        { "rope_theta", a->rope.theta },
+        { "rope_factor", a->rope.factor },
+        { "rope_low_freq_factor", a->rope.low_frequency_factor },
+        { "rope_high_freq_factor", a->rope.high_frequency_factor },
     };
-    bool ok = h5_write_string(f, "/model", "architecture", a->name, err) && h5_write_string(f, "/model", "rope_type", "llama3", err) &&
-              h5_write_string(f, "/model", "tokenizer_digest", "t", err) && h5_write_string(f, "/model", "weights_digest", "w", err);
+    bool ok = h5_write_string(f, "/model", "architecture", a->name, err)
+              && h5_write_string(f, "/model", "rope_type", "llama3", err)
+              && h5_write_string(f, "/model", "tokenizer_digest", "t", err)
+              && h5_write_string(f, "/model", "weights_digest", "w", err);
     for (size_t i = 0; ok && i < sizeof integers / sizeof *integers; i++)
         ok = h5_write_int64(f, "/model", integers[i].name, integers[i].value, err);
-    for (size_t i = 0; ok && i < sizeof reals / sizeof *reals; i++) ok = h5_write_double(f, "/model", reals[i].name, reals[i].value, err);
+    for (size_t i = 0; ok && i < sizeof reals / sizeof *reals; i++)
+        ok = h5_write_double(f, "/model", reals[i].name, reals[i].value, err);
     return ok;
 }
 
@@ -64,9 +98,12 @@ static void make_model(const char *path)
     fill(t.weights, t.parameters.local_floats);
     ShardedArray all = { t.weights, 0, t.parameters.local_floats };
     tensors_checksums(&t, &all, checksums);
-    fuzz_must(h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, MODEL_FORMAT, 1, &err) && h5_create_group(&f, "/model", &err) &&
-              write_architecture(&f, &tiny, &err) && tensors_create(&f, &t, "/model", checksums, &err) &&
-              h5_write_blobs(&f, "/tokenizer", &tokenizer, &err) && tensors_write(&f, &t, "/model", &all, &err) && h5_commit(&f, &err), &err);
+    fuzz_must(h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, MODEL_FORMAT, 1, &err)
+                  && h5_create_group(&f, "/model", &err) && write_architecture(&f, &tiny, &err)
+                  && tensors_create(&f, &t, "/model", checksums, &err)
+                  && h5_write_blobs(&f, "/tokenizer", &tokenizer, &err) && tensors_write(&f, &t, "/model", &all, &err)
+                  && h5_commit(&f, &err),
+              &err);
     transformer_free(&t);
 }
 
@@ -77,8 +114,11 @@ static void copy_model(const char *path)
     H5File from, to;
     char copy[FILE_PATH];
     if (h5_open(&from, path, MPI_COMM_SELF, &err)) {
-        fuzz_must(h5_create(&to, fuzz_path(copy, "copy.h5"), NULL, MPI_COMM_SELF, &err) && h5_create_group(&to, "/model", &err), &err);
-        bool ok = h5_copy_attributes(&from, &to, "/model", &err) && h5_copy_group(&from, &to, "/tokenizer", &err) && h5_commit(&to, &err);
+        fuzz_must(h5_create(&to, fuzz_path(copy, "copy.h5"), NULL, MPI_COMM_SELF, &err)
+                      && h5_create_group(&to, "/model", &err),
+                  &err);
+        bool ok = h5_copy_attributes(&from, &to, "/model", &err) && h5_copy_group(&from, &to, "/tokenizer", &err)
+                  && h5_commit(&to, &err);
         h5_close(&to);
         h5_close(&from);
         fuzz_verdict(ok, &err);
@@ -102,7 +142,7 @@ static void read_model(const char *path)
     if (ok) copy_model(path);
 }
 
-/* ---- checkpoints ------------------------------------------------------------------------------------------------------ */
+/* ---- checkpoints ---- */
 
 typedef struct State {
     Transformer t;
@@ -115,8 +155,10 @@ static void state_make(State *s)
     Error err = { 0 };
     Config config;
     const OptimizerSettings settings = { .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .shard = true };
-    fuzz_must(fuzz_transformer(&s->t, &tiny, &err) && optimizer_create(&s->optimizer, &s->t.parameters, fuzz_grid(), &settings, &err) &&
-              config_load(&config, NULL, 0, NULL, &err) && margin_create(&s->margins, &config, K, &err), &err);
+    fuzz_must(fuzz_transformer(&s->t, &tiny, &err)
+                  && optimizer_create(&s->optimizer, &s->t.parameters, fuzz_grid(), &settings, &err)
+                  && config_load(&config, NULL, 0, NULL, &err) && margin_create(&s->margins, &config, K, &err),
+              &err);
 }
 
 static void state_free(State *s)
@@ -135,9 +177,20 @@ static void make_checkpoint(const char *path)
     state_make(&s);
     fill(s.t.weights, s.t.parameters.local_floats);
     fill(s.optimizer.v, s.optimizer.end - s.optimizer.first);
-    const CheckpointInfo info = { .step = STEPS, .total_steps = 10, .num_tokens = 100, .seed = 1, .sampling = "uniform", .config = "a = 1;\n",
-                                  .version = "v", .data_digest = "d", .tokenizer_digest = "t", .template_digest = "c", .start_digest = "s",
-                                  .reference_digest = "r", .category_name = categories };
+    const CheckpointInfo info = { .step = STEPS,
+                                  .total_steps = 10,
+                                  .num_tokens = 100,
+                                  .seed = 1,
+                                  .sampling = "uniform",
+                                  .config = "a = 1;\n",
+                                  .version = "v",
+                                  .layout = "1x1x1",
+                                  .data_digest = "d",
+                                  .tokenizer_digest = "t",
+                                  .template_digest = "c",
+                                  .start_digest = "s",
+                                  .reference_digest = "r",
+                                  .category_name = categories };
     fuzz_must(checkpoint_write(path, model, &s.t, &s.optimizer, &s.margins, &info, &err), &err);
     state_free(&s);
 }
@@ -149,8 +202,8 @@ static void go_on(State *s, const CheckpointHead *head)
     CHECK(head->step >= 0 && head->step < INT64_MAX && head->config);
     margin_update(&s->margins, counts, head->step + 1);
     for (int k = 0; k < K; k++)
-        CHECK(isfinite(s->margins.margin[k]) && s->margins.violation_rate[k] >= 0 && s->margins.violation_rate[k] <= 1 &&
-              s->margins.n[k] >= 0 && s->margins.violations[k] >= 0);
+        CHECK(isfinite(s->margins.margin[k]) && s->margins.violation_rate[k] >= 0 && s->margins.violation_rate[k] <= 1
+              && s->margins.n[k] >= 0 && s->margins.violations[k] >= 0);
     float *gradient = calloc((size_t)s->t.parameters.local_floats, sizeof *gradient);
     CHECK(gradient);
     optimizer_update(&s->optimizer, s->t.weights, gradient, 1e-6, 0);
@@ -175,7 +228,7 @@ static void read_checkpoint(const char *path)
     checkpoint_head_free(&head);
 }
 
-/* ---- pairs ------------------------------------------------------------------------------------------------------------ */
+/* ---- pairs ---- */
 
 static void make_pairs(const char *path)
 {
@@ -184,19 +237,23 @@ static void make_pairs(const char *path)
     static const char *const digests[] = { "data_digest", "tokenizer_digest", "template_digest" };
     static const char *const sides[] = { "/train/chosen", "/train/rejected" };
     static const char *const flags[] = { "chosen_safe", "rejected_safe", "chosen_better" };
-    static const int64_t offsets[N + 1] = { 0, 3, 5, 9 }, rows = N, bounds = N + 1, tokens = 9, k = K, mask[2] = { N, K };
+    static const int64_t offsets[N + 1] = { 0, 3, 5, 9 }, rows = N, bounds = N + 1, tokens = 9, k = K,
+                                     mask[2] = { N, K };
     static const int32_t token[9] = { 1, 2, 3, 1, 2, 7, 6, 5, 4 }, prompts[N] = { 1, 1, 2 };
     static const uint8_t member[N * K] = { 1, 0, 0, 1, 1, 1 }, ones[N] = { 1, 1, 1 };
-    bool ok = h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, "catdpo-pairs", 1, &err) &&
-              h5_write_int64(&f, "/", "vocab_size", 8, &err) && h5_write_int64(&f, "/", "max_length", 0, &err) &&
-              h5_write_string(&f, "/", "settings", "{}", &err) && h5_write_strings(&f, "/categories/name", K, CATEGORY_NAME, categories[0], &err) &&
-              h5_write_array(&f, "/categories/harm", DATA_UINT8, 1, &k, harm, &err);
+    bool ok = h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, "catdpo-pairs", 1, &err)
+              && h5_write_int64(&f, "/", "vocab_size", 8, &err) && h5_write_int64(&f, "/", "max_length", 0, &err)
+              && h5_write_string(&f, "/", "settings", "{}", &err)
+              && h5_write_strings(&f, "/categories/name", K, CATEGORY_NAME, categories[0], &err)
+              && h5_write_array(&f, "/categories/harm", DATA_UINT8, 1, &k, harm, &err);
     for (int i = 0; ok && i < 3; i++) ok = h5_write_string(&f, "/", digests[i], "sha", &err);
     for (int i = 0; ok && i < 2; i++) {
         char name[3][64];
-        snprintf(name[0], 64, "%s/offsets", sides[i]), snprintf(name[1], 64, "%s/tokens", sides[i]), snprintf(name[2], 64, "%s/prompt_length", sides[i]);
-        ok = h5_write_array(&f, name[0], DATA_INT64, 1, &bounds, offsets, &err) && h5_write_array(&f, name[1], DATA_INT32, 1, &tokens, token, &err) &&
-             h5_write_array(&f, name[2], DATA_INT32, 1, &rows, prompts, &err);
+        snprintf(name[0], 64, "%s/offsets", sides[i]), snprintf(name[1], 64, "%s/tokens", sides[i]),
+            snprintf(name[2], 64, "%s/prompt_length", sides[i]);
+        ok = h5_write_array(&f, name[0], DATA_INT64, 1, &bounds, offsets, &err)
+             && h5_write_array(&f, name[1], DATA_INT32, 1, &tokens, token, &err)
+             && h5_write_array(&f, name[2], DATA_INT32, 1, &rows, prompts, &err);
     }
     ok = ok && h5_write_array(&f, "/train/category_mask", DATA_UINT8, 2, mask, member, &err);
     for (int i = 0; ok && i < 3; i++) {
@@ -216,7 +273,8 @@ static void use_pairs(const Pairs *pairs)
         for (int k = 0; k < pairs->category_count; k++) members += pairs_categories(pairs, i)[k];
         CHECK(members >= 1 && members <= pairs->category_count && pairs->margin_applies[i] <= 1);
         for (int side = 0; side < PAIR_SIDES; side++) {
-            CHECK(pairs_prompt(pairs, side, i) >= 1 && pairs_completion(pairs, side, i) >= 1 && pairs_length(pairs, side, i) <= pairs->longest);
+            CHECK(pairs_prompt(pairs, side, i) >= 1 && pairs_completion(pairs, side, i) >= 1
+                  && pairs_length(pairs, side, i) <= pairs->longest);
             for (int t = 0; t < pairs_length(pairs, side, i); t++)
                 CHECK(pairs_tokens(pairs, side, i)[t] >= 0 && pairs_tokens(pairs, side, i)[t] < pairs->vocab_size);
         }
@@ -233,7 +291,7 @@ static void read_pairs(const char *path)
     pairs_free(&pairs);
 }
 
-/* ---- reference cache --------------------------------------------------------------------------------------------------- */
+/* ---- reference cache ---- */
 
 static const ReferenceKey key = { "d", "w", "t", "dtype=float32" };
 static const double logps[2][N] = { { -1, -2, -3 }, { -4, -5, -6 } };
@@ -252,31 +310,59 @@ static void read_reference(const char *path)
         Error err = { 0 };
         double chosen[N], rejected[N];
         int64_t done = 0;
-        ReferenceStatus status = reference_cache_read(path, "train", &key, N, chosen, rejected, &done, MPI_COMM_SELF, &err);
+        ReferenceStatus status =
+            reference_cache_read(path, "train", &key, N, chosen, rejected, &done, MPI_COMM_SELF, &err);
         fuzz_verdict(status != REFERENCE_REFUSED, &err);
         if (status == REFERENCE_REFUSED) return;
         if (status == REFERENCE_FOUND) CHECK(done >= 0 && done <= N);
         for (int i = 0; status == REFERENCE_FOUND && i < done; i++) CHECK(isfinite(chosen[i]) && isfinite(rejected[i]));
-        bool ok = reference_cache_write(path, NULL, round == 0 ? "heldout" : "train", &key, N, logps[0], logps[1], N, MPI_COMM_SELF, &err);
+        bool ok = reference_cache_write(path, NULL, round == 0 ? "heldout" : "train", &key, N, logps[0], logps[1], N,
+                                        MPI_COMM_SELF, &err);
         fuzz_verdict(ok, &err);
         if (!ok) return;
     }
 }
 
-/* ---- metrics ----------------------------------------------------------------------------------------------------------- */
+/* ---- metrics ---- */
 
-static const MetricsInfo metrics_info = {
-    .run = "r", .grid = "1x1x1", .version = "v", .mpi = "m", .blas = "b", .hosts = "h", .started = "s", .data_digest = "d", .weights_digest = "w",
-    .tokenizer_digest = "t", .settings = "s", .config = "a = 1;\n", .category_count = K, .category_name = categories, .category_harm = harm,
-    .pairs_per_step = 2, .phase_count = 1, .phase_name = (const char *const[]){ "forward" }, .partial_unit = 0.5, .capacity = STEPS };
+static const MetricsInfo metrics_info = { .run = "r",
+                                          .grid = "1x1x1",
+                                          .version = "v",
+                                          .mpi = "m",
+                                          .blas = "b",
+                                          .hosts = "h",
+                                          .started = "s",
+                                          .data_digest = "d",
+                                          .weights_digest = "w",
+                                          .tokenizer_digest = "t",
+                                          .settings = "s",
+                                          .config = "a = 1;\n",
+                                          .category_count = K,
+                                          .category_name = categories,
+                                          .category_harm = harm,
+                                          .pairs_per_step = 2,
+                                          .phase_count = 1,
+                                          .phase_name = (const char *const[]){ "forward" },
+                                          .partial_unit = 0.5,
+                                          .capacity = STEPS };
 
 static void append(Metrics *m, int64_t step)
 {
     static const double zeros[K] = { 0 };
     static const int64_t counts[K] = { 1, 2 };
-    metrics_append(m, &(StepMetrics){ .step = step, .margin = zeros, .violation_rate = zeros, .n = counts, .violations = zeros, .pairs = counts,
-                                      .category_rewards_margins = zeros, .category_accuracy = zeros, .category_loss = zeros, .partial_n = counts,
-                                      .partial_violations = counts, .pair_index = counts, .phase_seconds = zeros });
+    metrics_append(m, &(StepMetrics){ .step = step,
+                                      .margin = zeros,
+                                      .violation_rate = zeros,
+                                      .n = counts,
+                                      .violations = zeros,
+                                      .pairs = counts,
+                                      .category_rewards_margins = zeros,
+                                      .category_accuracy = zeros,
+                                      .category_loss = zeros,
+                                      .partial_n = counts,
+                                      .partial_violations = counts,
+                                      .pair_index = counts,
+                                      .phase_seconds = zeros });
 }
 
 static void make_metrics(const char *path)
@@ -306,7 +392,7 @@ static void read_metrics(const char *path)
     }
 }
 
-/* ---- results of an evaluation ------------------------------------------------------------------------------------------ */
+/* ---- results of an evaluation ---- */
 
 static void make_eval(const char *path)
 {
@@ -314,19 +400,43 @@ static void make_eval(const char *path)
     static const double half[K] = { 0.5, 0.5 }, low[K] = { 0.25, 0.25 }, high[K] = { 0.75, 0.75 }, one[N] = { 1, 1, 1 };
     static const int64_t counts[K] = { 2, 2 }, index[N] = { 0, 1, 2 };
     const EvalSummary summary = { 0.5, 0.5, 0.5, 0, 0 };
-    const EvalResult result = { .model = "m", .weights_digest = "w", .data_digest = "d", .split = "heldout", .signal = "reward", .step = -1,
-        .beta = 0.1, .category_count = K, .category_name = categories, .category_harm = harm, .pairs = counts, .accuracy = half,
-        .accuracy_low = low, .accuracy_high = high, .n = counts, .violations = one, .violation_rate = half, .violation_rate_low = low,
-        .violation_rate_high = high, .rewards_margins = half, .accuracy_summary = summary, .violation_rate_summary = summary,
-        .worst_category = "violence", .pair_count = N, .logps_chosen = logps[0], .logps_rejected = logps[1], .ref_logps_chosen = logps[0],
-        .ref_logps_rejected = logps[1], .violation = one, .index = index };
+    const EvalResult result = { .model = "m",
+                                .weights_digest = "w",
+                                .data_digest = "d",
+                                .split = "heldout",
+                                .signal = "reward",
+                                .step = -1,
+                                .beta = 0.1,
+                                .category_count = K,
+                                .category_name = categories,
+                                .category_harm = harm,
+                                .pairs = counts,
+                                .accuracy = half,
+                                .accuracy_low = low,
+                                .accuracy_high = high,
+                                .n = counts,
+                                .violations = one,
+                                .violation_rate = half,
+                                .violation_rate_low = low,
+                                .violation_rate_high = high,
+                                .rewards_margins = half,
+                                .accuracy_summary = summary,
+                                .violation_rate_summary = summary,
+                                .worst_category = "violence",
+                                .pair_count = N,
+                                .logps_chosen = logps[0],
+                                .logps_rejected = logps[1],
+                                .ref_logps_chosen = logps[0],
+                                .ref_logps_rejected = logps[1],
+                                .violation = one,
+                                .index = index };
     fuzz_must(eval_file_write(path, &result, MPI_COMM_SELF, &err), &err);
 }
 
 /* Only catdpo check reads it. */
 static void read_eval(const char *path) { (void)path; }
 
-/* ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- all of them ---- */
 
 void format_read(const Format *format, const char *path)
 {
@@ -339,12 +449,9 @@ void format_read(const Format *format, const char *path)
 }
 
 const Format formats[] = {
-    { "model", make_model, read_model },
-    { "checkpoint", make_checkpoint, read_checkpoint },
-    { "pairs", make_pairs, read_pairs },
-    { "reference", make_reference, read_reference },
-    { "metrics", make_metrics, read_metrics },
-    { "eval", make_eval, read_eval },
+    { "model", make_model, read_model },       { "checkpoint", make_checkpoint, read_checkpoint },
+    { "pairs", make_pairs, read_pairs },       { "reference", make_reference, read_reference },
+    { "metrics", make_metrics, read_metrics }, { "eval", make_eval, read_eval },
 };
 const int format_count = sizeof formats / sizeof *formats;
 

@@ -26,12 +26,12 @@ const Format *format_named(const char *name);
 /* All that the program does with a file of the format: `catdpo check`, then its own reader, which may write to it. */
 void format_read(const Format *format, const char *path);
 
-/* ---- the process --------------------------------------------------------------------------------------------------- */
+/* ---- the process ---- */
 
-void fuzz_start(void);                          /* MPI, HDF5, the folder; once */
-const char *fuzz_path(char path[FILE_PATH], const char *name);  /* a file in the folder */
+void fuzz_start(void);                                         /* MPI, HDF5, the folder; once */
+const char *fuzz_path(char path[FILE_PATH], const char *name); /* a file in the folder */
 void fuzz_write(const char *path, const void *bytes, size_t size);
-uint8_t *fuzz_bytes(const char *path, size_t *size);            /* the caller frees it */
+uint8_t *fuzz_bytes(const char *path, size_t *size); /* the caller frees it */
 
 /* A reader's verdict: one message exactly if it refused, in one line of text, and nothing of HDF5's left open. */
 void fuzz_verdict(bool ok, const Error *err);
@@ -45,7 +45,7 @@ void fuzz_must(bool ok, const Error *err);
 Grid *fuzz_grid(void);
 bool fuzz_transformer(Transformer *t, const Architecture *a, Error *err);
 
-/* ---- recipes ------------------------------------------------------------------------------------------------------- */
+/* ---- recipes ---- */
 
 /* The fuzzer's bytes, read from the front; zeros when they are used up. */
 typedef struct Recipe {
@@ -54,7 +54,7 @@ typedef struct Recipe {
 } Recipe;
 
 uint8_t recipe_byte(Recipe *r);
-uint64_t recipe_number(Recipe *r);   /* of the interesting ones, or any */
+uint64_t recipe_number(Recipe *r); /* of the interesting ones, or any */
 
 /* Change the valid file at path through HDF5, a step for each few bytes of the recipe. */
 void recipe_spoil(Recipe *r, const char *path);

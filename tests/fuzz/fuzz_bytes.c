@@ -1,9 +1,10 @@
-/* Raw bytes: the first byte of the input chooses a format, the rest are edits of a valid file, [place 3 bytes, kind, value]. Checksums of
- * metadata are made right again (unless the first byte says no), as a writer who means harm would, and the file has no seal, so that
- * wrong bytes reach HDF5.
+/* Raw bytes: the first byte of the input chooses a format, the rest are edits of a valid file, [place 3 bytes, kind,
+ * value]. Checksums of metadata are made right again (unless the first byte says no), as a writer who means harm would,
+ * and the file has no seal, so that wrong bytes reach HDF5.
  *
- * HDF5 1.10 dies of some such files. A child reads each file first; if it dies inside of libhdf5, the file is counted as HDF5's own
- * finding and left out here. Whatever else a child dies of, dies again in the target, as a finding. The counts are printed at the end. */
+ * HDF5 1.10 dies of some such files. A child reads each file first; if it dies inside of libhdf5, the file is counted
+ * as HDF5's own finding and left out here. Whatever else a child dies of, dies again in the target, as a finding. The
+ * counts are printed at the end. */
 #define _GNU_SOURCE
 #include "fuzz.h"
 
@@ -20,16 +21,18 @@
 #include <unistd.h>
 
 enum { FORMATS_MOST = 16, BLOCKS_MOST = 512, EDITS_MOST = 16, BLOCK_MOST = 4096, SEAL_FOOT = 48, FRAMES = 64 };
-enum { OTHER = 3, IN_HDF5 = 4, SECONDS = 10 };  /* exit statuses of the child; how long it may take */
+enum { OTHER = 3, IN_HDF5 = 4, SECONDS = 10 }; /* exit statuses of the child; how long it may take */
 
 /* libhdf5's own, exported: Jenkins' lookup3. */
 uint32_t H5_checksum_metadata(const void *data, size_t length, uint32_t seed);
 
-typedef struct Block { uint32_t begin, sum; } Block;   /* bytes [begin, sum) have their checksum at sum */
+typedef struct Block {
+    uint32_t begin, sum;
+} Block; /* bytes [begin, sum) have their checksum at sum */
 
 typedef struct Valid {
     uint8_t *bytes;
-    size_t size, sealed;    /* without and with the seal */
+    size_t size, sealed; /* without and with the seal */
     int block_count;
     Block block[BLOCKS_MOST];
 } Valid;
@@ -37,13 +40,13 @@ typedef struct Valid {
 static Valid valid[FORMATS_MOST];
 static long read_files, hdf5_died;
 
-/* ---- valid files --------------------------------------------------------------------------------------------------- */
+/* ---- valid files ---- */
 
 /* Blocks are found by their checksums: whatever begins with a signature and is followed by its own checksum. */
 static void find_blocks(Valid *v)
 {
-    static const char *const signatures[] = { "\211HDF", "OHDR", "OCHK", "FRHP", "FHIB", "BTHD", "BTLF", "BTIN", "FSHD", "FSSE", "SMTB", "SMLI",
-                                              "FAHD", "FADB", "EAHD", "EAIB", "EADB" };
+    static const char *const signatures[] = { "\211HDF", "OHDR", "OCHK", "FRHP", "FHIB", "BTHD", "BTLF", "BTIN", "FSHD",
+                                              "FSSE",    "SMTB", "SMLI", "FAHD", "FADB", "EAHD", "EAIB", "EADB" };
     for (uint32_t at = 0; at + 12 < v->size; at++)
         for (size_t s = 0; s < sizeof signatures / sizeof *signatures; s++) {
             if (memcmp(v->bytes + at, signatures[s], 4) != 0) continue;
@@ -57,10 +60,7 @@ static void find_blocks(Valid *v)
         }
 }
 
-static void print_counts(void)
-{
-    fprintf(stderr, "%ld files read; libhdf5 died of %ld more\n", read_files, hdf5_died);
-}
+static void print_counts(void) { fprintf(stderr, "%ld files read; libhdf5 died of %ld more\n", read_files, hdf5_died); }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -83,13 +83,14 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
-/* ---- the child ------------------------------------------------------------------------------------------------------- */
+/* ---- the child ---- */
 
 /* The sanitizers are linked in front of the program's own objects, of which this is the first. */
 static bool is_ours(const void *address, const Dl_info *info)
 {
     Dl_info self;
-    return dladdr((const void *)LLVMFuzzerInitialize, &self) && self.dli_fbase == info->dli_fbase && address >= (const void *)LLVMFuzzerInitialize;
+    return dladdr((const void *)LLVMFuzzerInitialize, &self) && self.dli_fbase == info->dli_fbase
+           && address >= (const void *)LLVMFuzzerInitialize;
 }
 
 /* Was libhdf5 at work, with nothing but the C library and the sanitizers above it? */
@@ -97,7 +98,7 @@ __attribute__((noinline)) static bool is_in_hdf5(void)
 {
     void *frame[FRAMES];
     int count = backtrace(frame, FRAMES);
-    for (int i = 2; i < count; i++) {  /* behind this function and its caller */
+    for (int i = 2; i < count; i++) { /* behind this function and its caller */
         Dl_info info;
         if (!dladdr(frame[i], &info)) continue;
         if (is_ours(frame[i], &info)) return false;
@@ -106,10 +107,7 @@ __attribute__((noinline)) static bool is_in_hdf5(void)
     return false;
 }
 
-__attribute__((noinline)) static void on_report(void)
-{
-    _exit(is_in_hdf5() ? IN_HDF5 : OTHER);
-}
+__attribute__((noinline)) static void on_report(void) { _exit(is_in_hdf5() ? IN_HDF5 : OTHER); }
 
 __attribute__((noinline)) static void on_signal(int number)
 {
@@ -126,17 +124,18 @@ static bool dies_in_hdf5(const Format *format, const char *path)
     if (child == 0) {
         int nowhere = open("/dev/null", O_WRONLY);
         dup2(nowhere, STDERR_FILENO);
-        for (const int *s = (int[]){ SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL, SIGALRM, 0 }; *s; s++) signal(*s, on_signal);
+        for (const int *s = (int[]){ SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL, SIGALRM, 0 }; *s; s++)
+            signal(*s, on_signal);
         __sanitizer_set_death_callback(on_report);
         alarm(SECONDS);
         format_read(format, path);
         _exit(0);
     }
-    while (waitpid(child, &status, 0) < 0) CHECK(errno == EINTR);  /* the fuzzer's clock */
+    while (waitpid(child, &status, 0) < 0) CHECK(errno == EINTR); /* the fuzzer's clock */
     return WIFEXITED(status) && WEXITSTATUS(status) == IN_HDF5;
 }
 
-/* ---- edits ------------------------------------------------------------------------------------------------------------- */
+/* ---- edits ---- */
 
 /* Half of the edits go into blocks of metadata, where they matter. */
 static void edit(Recipe *r, const Valid *v, uint8_t *bytes)
@@ -144,7 +143,8 @@ static void edit(Recipe *r, const Valid *v, uint8_t *bytes)
     unsigned where = (unsigned)recipe_byte(r) << 16 | (unsigned)recipe_byte(r) << 8;
     where |= recipe_byte(r);
     const Block *b = &v->block[where / 2 % (unsigned)v->block_count];
-    size_t at = where & 1 ? where / 2 % v->size : b->begin + 4 + where / 2 / (unsigned)v->block_count % (b->sum - b->begin - 4);
+    size_t at =
+        where & 1 ? where / 2 % v->size : b->begin + 4 + where / 2 / (unsigned)v->block_count % (b->sum - b->begin - 4);
     uint8_t kind = recipe_byte(r);
     uint64_t number = recipe_number(r);
     size_t width = (size_t)1 << kind % 4;
@@ -174,7 +174,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_write(fuzz_path(path, "spoilt.h5"), bytes, length);
     if (dies_in_hdf5(format, path)) hdf5_died++;
     else {
-        fuzz_write(path, bytes, length);  /* the child may have written to it */
+        fuzz_write(path, bytes, length); /* the child may have written to it */
         format_read(format, path);
         read_files++;
     }

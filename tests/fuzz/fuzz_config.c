@@ -1,5 +1,5 @@
-/* The input up to its first NUL is a config file; the texts between NULs behind it are --set options. Promises: refused with
- * one message, or accepted and then printed as a config that gives the same settings. */
+/* The input up to its first NUL is a config file; the texts between NULs behind it are --set options. Promises: refused
+ * with one message, or accepted and then printed as a config that gives the same settings. */
 #include "fuzz.h"
 
 #include "catdpo/config.h"

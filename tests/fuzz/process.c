@@ -21,9 +21,10 @@ static Grid grid;
 static Timer *timer;
 static ssize_t left_open;
 
-/* ---- the sanitizers ---------------------------------------------------------------------------------------------------- */
+/* ---- the sanitizers ---- */
 
-/* A size that a file makes up is refused by malloc, as elsewhere; what the target allows at most is -malloc_limit_mb. */
+/* A size that a file makes up is refused by malloc, as elsewhere; what the target allows at most is -malloc_limit_mb.
+ */
 const char *__asan_default_options(void)
 {
     return "detect_stack_use_after_return=0:allocator_may_return_null=1:quarantine_size_mb=16:malloc_context_size=8";
@@ -34,13 +35,14 @@ const char *__ubsan_default_options(void) { return "halt_on_error=1:print_stackt
 /* What libraries keep or lose; nothing of the program's own. */
 const char *__lsan_default_suppressions(void)
 {
-    return "leak:libmpi.so\nleak:libopen-pal.so\nleak:libopen-rte.so\nleak:libpmix.so\nleak:mca_\nleak:libhdf5\nleak:libhwloc\nleak:libevent\n"
-           "leak:libconfig_yylex\nleak:strbuf_append\n";  /* libconfig 1.5: the string it was reading when it gave up */
+    return "leak:libmpi.so\nleak:libopen-pal.so\nleak:libopen-rte.so\nleak:libpmix.so\nleak:mca_\nleak:libhdf5\nleak:"
+           "libhwloc\nleak:libevent\n"
+           "leak:libconfig_yylex\nleak:strbuf_append\n"; /* libconfig 1.5: the string it was reading when it gave up */
 }
 
 const char *__lsan_default_options(void) { return "print_suppressions=0"; }
 
-/* ---- the process ------------------------------------------------------------------------------------------------------- */
+/* ---- the process ---- */
 
 /* A CHECK that failed is a finding. */
 int MPI_Abort(MPI_Comm comm, int status)
@@ -68,11 +70,11 @@ void fuzz_start(void)
     setenv("OMPI_MCA_btl", "self", 0);
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0);
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
-    __lsan_disable();  /* parts of MPI are loaded, keep memory and are unloaded again */
+    __lsan_disable(); /* parts of MPI are loaded, keep memory and are unloaded again */
     CHECK_MPI(MPI_Init(NULL, NULL));
     __lsan_enable();
     for (const int *s = (int[]){ SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL, 0 }; *s; s++) signal(*s, SIG_DFL);
-    CHECK(H5dont_atexit() >= 0 && H5open() >= 0);  /* what it left open would be its end */
+    CHECK(H5dont_atexit() >= 0 && H5open() >= 0); /* what it left open would be its end */
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 
     const struct rlimit most = { MOST_FILE, MOST_FILE };
@@ -85,7 +87,7 @@ void fuzz_start(void)
     atexit(end);
 
     Error err = { 0 };
-    CHECK(freopen("/dev/null", "w", stdout));  /* what catdpo check says */
+    CHECK(freopen("/dev/null", "w", stdout)); /* what catdpo check says */
     fuzz_must(grid_create(&grid, MPI_COMM_SELF, 1, 1, 1, &err), &err);
     timer = timer_new(PHASES, phase_name);
 }
@@ -98,7 +100,7 @@ const char *fuzz_path(char path[FILE_PATH], const char *name)
 
 void fuzz_write(const char *path, const void *bytes, size_t size)
 {
-    unlink(path);  /* HDF5 knows a file that it still has open by its inode */
+    unlink(path); /* HDF5 knows a file that it still has open by its inode */
     FILE *out = fopen(path, "wb");
     CHECK(out && fwrite(bytes, 1, size, out) == size && fclose(out) == 0);
 }

@@ -10,7 +10,7 @@
 
 enum { STEPS_MOST = 12, PLACES_MOST = 512, NAME = 128, VALUE_MOST = 1 << 12, ATTRIBUTE_MOST = 1 << 18 };
 
-/* ---- bytes ------------------------------------------------------------------------------------------------------------- */
+/* ---- bytes ---- */
 
 uint8_t recipe_byte(Recipe *r)
 {
@@ -30,10 +30,48 @@ static void recipe_bytes(Recipe *r, void *bytes, size_t size)
 
 uint64_t recipe_number(Recipe *r)
 {
-    static const uint64_t interesting[] = {
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 31, 32, 33, 63, 64, 65, 127, 128, 255, 256, 1023, 1024, 1025, 65535, 65536, 65537, 1 << 20,
-        INT32_MAX, (uint64_t)INT32_MAX + 1, UINT32_MAX, (uint64_t)1 << 32, (uint64_t)1 << 40, (uint64_t)1 << 60, INT64_MAX / 16, INT64_MAX / 8,
-        INT64_MAX - 1, INT64_MAX, (uint64_t)1 << 63, UINT64_MAX - 1, UINT64_MAX };
+    static const uint64_t interesting[] = { 0,
+                                            1,
+                                            2,
+                                            3,
+                                            4,
+                                            5,
+                                            6,
+                                            7,
+                                            8,
+                                            9,
+                                            12,
+                                            16,
+                                            31,
+                                            32,
+                                            33,
+                                            63,
+                                            64,
+                                            65,
+                                            127,
+                                            128,
+                                            255,
+                                            256,
+                                            1023,
+                                            1024,
+                                            1025,
+                                            65535,
+                                            65536,
+                                            65537,
+                                            1 << 20,
+                                            INT32_MAX,
+                                            (uint64_t)INT32_MAX + 1,
+                                            UINT32_MAX,
+                                            (uint64_t)1 << 32,
+                                            (uint64_t)1 << 40,
+                                            (uint64_t)1 << 60,
+                                            INT64_MAX / 16,
+                                            INT64_MAX / 8,
+                                            INT64_MAX - 1,
+                                            INT64_MAX,
+                                            (uint64_t)1 << 63,
+                                            UINT64_MAX - 1,
+                                            UINT64_MAX };
     uint8_t choice = recipe_byte(r);
     uint64_t any;
     if (choice < 200) return interesting[choice % (sizeof interesting / sizeof *interesting)];
@@ -50,26 +88,35 @@ static void recipe_fill(Recipe *r, uint8_t *bytes, size_t size)
     double real = reals[choice % (sizeof reals / sizeof *reals)];
     float narrow = (float)real;
     for (size_t i = 0; i < size; i++)
-        bytes[i] = choice % 4 == 0 ? ((uint8_t *)&number)[i % 8] : choice % 4 == 1 ? ((uint8_t *)&real)[i % 8] :
-                   choice % 4 == 2 ? ((uint8_t *)&narrow)[i % 4] : r->left > 0 ? r->next[i % r->left] : (uint8_t)'x';
+        bytes[i] = choice % 4 == 0   ? ((uint8_t *)&number)[i % 8]
+                   : choice % 4 == 1 ? ((uint8_t *)&real)[i % 8]
+                   : choice % 4 == 2 ? ((uint8_t *)&narrow)[i % 4]
+                   : r->left > 0     ? r->next[i % r->left]
+                                     : (uint8_t)'x';
 }
 
-/* ---- places ------------------------------------------------------------------------------------------------------------ */
+/* ---- places ---- */
 
 typedef struct Places {
     hid_t file;
     int count;
-    struct { char object[NAME], attribute[NAME]; } place[PLACES_MOST];  /* attribute "": the object itself */
+    struct {
+        char object[NAME], attribute[NAME];
+    } place[PLACES_MOST]; /* attribute "": the object itself */
 } Places;
 
 static void add_place(Places *p, const char *object, const char *attribute)
 {
     if (p->count >= PLACES_MOST) return;
-    snprintf(p->place[p->count].object, NAME, "%s%.120s", strcmp(object, ".") == 0 ? "" : "/", strcmp(object, ".") == 0 ? "/" : object);
+    snprintf(p->place[p->count].object, NAME, "%s%.120s", strcmp(object, ".") == 0 ? "" : "/",
+             strcmp(object, ".") == 0 ? "/" : object);
     snprintf(p->place[p->count++].attribute, NAME, "%.120s", attribute);
 }
 
-typedef struct Visit { Places *places; const char *object; } Visit;
+typedef struct Visit {
+    Places *places;
+    const char *object;
+} Visit;
 
 static herr_t visit_attribute(hid_t id, const char *name, const H5A_info_t *info, void *context)
 {
@@ -91,7 +138,7 @@ static herr_t visit_object(hid_t id, const char *name, const H5O_info_t *info, v
     return 0;
 }
 
-/* ---- types, spaces, storage --------------------------------------------------------------------------------------------- */
+/* ---- types, spaces, storage ---- */
 
 static hid_t text_type(size_t size)
 {
@@ -109,8 +156,9 @@ static hid_t compound_of(hid_t member, size_t size)
 
 static hid_t recipe_type(Recipe *r)
 {
-    const hid_t plain[] = { H5T_STD_I8LE, H5T_STD_U8LE, H5T_STD_I16LE, H5T_STD_I32LE, H5T_STD_I32BE, H5T_STD_U32LE, H5T_STD_I64LE, H5T_STD_I64BE,
-                            H5T_STD_U64LE, H5T_STD_U64BE, H5T_IEEE_F32LE, H5T_IEEE_F32BE, H5T_IEEE_F64LE, H5T_IEEE_F64BE, H5T_STD_B64LE,
+    const hid_t plain[] = { H5T_STD_I8LE,   H5T_STD_U8LE,    H5T_STD_I16LE,      H5T_STD_I32LE,  H5T_STD_I32BE,
+                            H5T_STD_U32LE,  H5T_STD_I64LE,   H5T_STD_I64BE,      H5T_STD_U64LE,  H5T_STD_U64BE,
+                            H5T_IEEE_F32LE, H5T_IEEE_F32BE,  H5T_IEEE_F64LE,     H5T_IEEE_F64BE, H5T_STD_B64LE,
                             H5T_UNIX_D32LE, H5T_STD_REF_OBJ, H5T_STD_REF_DSETREG };
     const int count = sizeof plain / sizeof *plain;
     uint8_t choice = recipe_byte(r);
@@ -124,10 +172,16 @@ static hid_t recipe_type(Recipe *r)
     case 3: type = H5Tarray_create2(base, 1, (hsize_t[]){ 1 + recipe_byte(r) }); break;
     case 4: type = H5Tenum_create(H5T_STD_I8LE), H5Tenum_insert(type, "FALSE", &zero); break;
     case 5: type = H5Tcreate(H5T_OPAQUE, 1 + recipe_byte(r)); break;
-    case 6: type = H5Tcopy(base), H5Tset_precision(type, 1 + recipe_byte(r) % (8 * size)), H5Tset_offset(type, recipe_byte(r) % 8); break;
+    case 6:
+        type = H5Tcopy(base), H5Tset_precision(type, 1 + recipe_byte(r) % (8 * size)),
+        H5Tset_offset(type, recipe_byte(r) % 8);
+        break;
     case 7: type = H5Tcopy(base), H5Tset_size(type, 1 + recipe_byte(r) % 40); break;
-    case 8: case 9: case 10:
-        type = text_type(1 + recipe_number(r) % ATTRIBUTE_MOST), H5Tset_cset(type, choice % 2 ? H5T_CSET_UTF8 : H5T_CSET_ASCII);
+    case 8:
+    case 9:
+    case 10:
+        type = text_type(1 + recipe_number(r) % ATTRIBUTE_MOST),
+        H5Tset_cset(type, choice % 2 ? H5T_CSET_UTF8 : H5T_CSET_ASCII);
         H5Tset_strpad(type, (H5T_str_t)(choice / 14 % 3));
         break;
     default: return base;
@@ -173,18 +227,24 @@ static hid_t recipe_storage(Recipe *r, hid_t space, hid_t type)
     int axes = H5Sget_simple_extent_ndims(space);
     uint8_t choice = recipe_byte(r);
     if (axes > 0) H5Sget_simple_extent_dims(space, dims, NULL);
-    for (int i = 0; i < axes; i++) {  /* HDF5 holds whole chunks in memory */
+    for (int i = 0; i < axes; i++) { /* HDF5 holds whole chunks in memory */
         chunk[i] = choice & 64 ? 1 + recipe_byte(r) : dims[i] > 0 && dims[i] < 64 ? dims[i] : 4;
         if (chunk[i] > room) chunk[i] = room;
         room /= chunk[i];
     }
-    H5Pset_alloc_time(list, is_small(type, space, ATTRIBUTE_MOST) ? (H5D_alloc_time_t)(choice / 16 % 4) : H5D_ALLOC_TIME_INCR);
+    H5Pset_alloc_time(list, is_small(type, space, ATTRIBUTE_MOST) ? (H5D_alloc_time_t)(choice / 16 % 4)
+                                                                  : H5D_ALLOC_TIME_INCR);
     if (choice & 128) H5Pset_fill_time(list, H5D_FILL_TIME_NEVER);
     switch (choice % 12) {
     case 0: H5Pset_layout(list, H5D_COMPACT); break;
     case 1: H5Pset_external(list, "/dev/zero", 0, H5F_UNLIMITED); break;
     case 2: H5Pset_virtual(list, space, "/dev/null", "/x", space); break;
-    case 3: case 4: case 5: case 6: case 7: case 8:
+    case 3:
+    case 4:
+    case 5:
+    case 6:
+    case 7:
+    case 8:
         H5Pset_chunk(list, axes, chunk);
         if (choice % 12 == 4) H5Pset_deflate(list, 9);
         if (choice % 12 == 5) H5Pset_shuffle(list);
@@ -211,21 +271,22 @@ static void *recipe_values(Recipe *r, hid_t type, hid_t space)
     uint8_t *values = malloc((size_t)points * size);
     CHECK(values);
     H5T_class_t class = H5Tget_class(type);
-    bool plain = class == H5T_INTEGER || class == H5T_FLOAT || class == H5T_BITFIELD || class == H5T_OPAQUE || class == H5T_TIME ||
-                 (class == H5T_STRING && H5Tis_variable_str(type) == 0);
+    bool plain = class == H5T_INTEGER || class == H5T_FLOAT || class == H5T_BITFIELD || class == H5T_OPAQUE
+                 || class == H5T_TIME || (class == H5T_STRING && H5Tis_variable_str(type) == 0);
     if (plain) recipe_fill(r, values, (size_t)points * size);
-    else memset(values, 0, (size_t)points * size);  /* no pointers from the recipe */
+    else memset(values, 0, (size_t)points * size); /* no pointers from the recipe */
     for (hssize_t i = 0; !plain && class == H5T_STRING && i < points; i++) ((const char **)values)[i] = "variable";
     return values;
 }
 
-/* ---- steps ---------------------------------------------------------------------------------------------------------------- */
+/* ---- steps ---- */
 
 static void put_attribute(Recipe *r, hid_t object, const char *name)
 {
     hid_t type = recipe_type(r), space = recipe_byte(r) % 4 ? H5Screate(H5S_SCALAR) : recipe_space(r, -1);
     if (H5Aexists(object, name) > 0) H5Adelete(object, name);
-    hid_t attribute = is_small(type, space, ATTRIBUTE_MOST) ? H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT) : -1;
+    hid_t attribute =
+        is_small(type, space, ATTRIBUTE_MOST) ? H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT) : -1;
     void *values = attribute >= 0 ? recipe_values(r, type, space) : NULL;
     if (values) H5Awrite(attribute, type, values);
     free(values);
@@ -237,7 +298,7 @@ static void put_attribute(Recipe *r, hid_t object, const char *name)
 static void put_dataset(Recipe *r, hid_t file, const char *name)
 {
     hid_t old = H5Dopen2(file, name, H5P_DEFAULT), like = old >= 0 ? H5Dget_space(old) : -1;
-    uint8_t keep = recipe_byte(r);  /* what to keep of it: the type, the shape */
+    uint8_t keep = recipe_byte(r); /* what to keep of it: the type, the shape */
     hid_t type = old >= 0 && keep % 2 ? H5Dget_type(old) : recipe_type(r);
     hid_t space = old >= 0 && keep % 4 >= 2 ? H5Scopy(like) : recipe_space(r, like);
     hid_t storage = recipe_storage(r, space, type), links = H5Pcreate(H5P_LINK_CREATE);
@@ -271,7 +332,8 @@ static void poke_dataset(Recipe *r, hid_t file, const char *name)
     hid_t type = H5Dget_type(set), space = H5Dget_space(set);
     hssize_t points = H5Sget_simple_extent_npoints(space);
     size_t size = H5Tget_size(type);
-    bool plain = H5Tget_class(type) == H5T_INTEGER || H5Tget_class(type) == H5T_FLOAT || (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0);
+    bool plain = H5Tget_class(type) == H5T_INTEGER || H5Tget_class(type) == H5T_FLOAT
+                 || (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0);
     if (plain && points > 0 && is_small(type, space, VALUE_MOST)) {
         uint8_t *values = calloc((size_t)points, size);
         CHECK(values);
@@ -296,8 +358,10 @@ static void resize_dataset(Recipe *r, hid_t file, const char *name)
     for (int i = 0; i < axes; i++) dims[i] = recipe_number(r);
     hid_t wanted = axes > 0 ? H5Screate_simple(axes, dims, NULL) : -1;
     H5Pget_alloc_time(list, &when);
-    /* HDF5 goes over all chunks that shrinking cuts off, whether they are there or not, and makes all that growing adds early */
-    bool quick = is_small(type, space, ATTRIBUTE_MOST) && (when != H5D_ALLOC_TIME_EARLY || is_small(type, wanted, ATTRIBUTE_MOST));
+    /* HDF5 goes over all chunks that shrinking cuts off, whether they are there or not, and makes all that growing adds
+     * early */
+    bool quick = is_small(type, space, ATTRIBUTE_MOST)
+                 && (when != H5D_ALLOC_TIME_EARLY || is_small(type, wanted, ATTRIBUTE_MOST));
     if (wanted >= 0 && quick) H5Dset_extent(set, dims);
     if (wanted >= 0) H5Sclose(wanted);
     H5Pclose(list), H5Tclose(type), H5Sclose(space), H5Dclose(set);
@@ -312,8 +376,17 @@ static void replace_by_link(Recipe *r, hid_t file, const char *name, const char 
     case 0: H5Lcreate_soft(kind & 32 ? name : other, file, name, H5P_DEFAULT, H5P_DEFAULT); break;
     case 1: H5Lcreate_external(kind & 32 ? "/dev/zero" : "none.h5", other, file, name, H5P_DEFAULT, H5P_DEFAULT); break;
     case 2: H5Lcreate_hard(file, other, file, name, H5P_DEFAULT, H5P_DEFAULT); break;
-    case 3: { hid_t group = H5Gcreate2(file, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT); if (group >= 0) H5Gclose(group); break; }
-    case 4: { hid_t type = recipe_type(r); H5Tcommit2(file, name, type, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT); H5Tclose(type); break; }
+    case 3: {
+        hid_t group = H5Gcreate2(file, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+        if (group >= 0) H5Gclose(group);
+        break;
+    }
+    case 4: {
+        hid_t type = recipe_type(r);
+        H5Tcommit2(file, name, type, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+        H5Tclose(type);
+        break;
+    }
     }
 }
 
@@ -324,8 +397,11 @@ static void add_members(Recipe *r, hid_t file, const char *name)
     if (object < 0) return;
     int count = recipe_byte(r) % 40, length = recipe_byte(r) % 100;
     for (int i = 0; i < count; i++) {
-        snprintf(path, sizeof path, "%d%.*s%s", i, length, "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn", i % 3 ? "" : "\xff\x1b");
-        hid_t group = H5Iget_type(object) == H5I_GROUP && length % 2 ? H5Gcreate2(object, path, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT) : -1;
+        snprintf(path, sizeof path, "%d%.*s%s", i, length,
+                 "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn", i % 3 ? "" : "\xff\x1b");
+        hid_t group = H5Iget_type(object) == H5I_GROUP && length % 2
+                          ? H5Gcreate2(object, path, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT)
+                          : -1;
         if (group >= 0) H5Gclose(group);
         else put_attribute(r, object, path);
     }
@@ -349,8 +425,10 @@ static void step(Recipe *r, const Places *p)
     }
     switch (kind % 8) {
     case 0: H5Ldelete(p->file, object, H5P_DEFAULT); break;
-    case 1: case 2: put_dataset(r, p->file, object); break;
-    case 3: case 4: poke_dataset(r, p->file, object); break;
+    case 1:
+    case 2: put_dataset(r, p->file, object); break;
+    case 3:
+    case 4: poke_dataset(r, p->file, object); break;
     case 5: resize_dataset(r, p->file, object); break;
     case 6: replace_by_link(r, p->file, object, other); break;
     case 7: add_members(r, p->file, object); break;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# One fuzz target for some seconds: run.sh PROGRAM SECONDS. It begins with the seeds made from the tree, the files of corpus/TARGET (what
-# was found once) and what earlier runs left beside the program; a finding is kept there as well, and fails the run.
+# One fuzz target for some seconds: run.sh PROGRAM SECONDS. It begins with the seeds made from the tree, the files of
+# corpus/TARGET if there are any, and what earlier runs left beside the program; a finding is kept there as well, and
+# fails the run.
 set -eu
 program=$1 seconds=$2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,5 +19,6 @@ known=()
 [ ! -d "$here/corpus/$target" ] || known=("$here/corpus/$target")
 limit=512
 [ "$target" != bytes ] || limit=0  # what libhdf5 asks for
-"$program" -max_total_time="$seconds" -max_len=512 -len_control=0 -timeout=30 -rss_limit_mb=4096 -malloc_limit_mb=$limit -print_final_stats=1 \
-    -error_exitcode=1 -verbosity=0 -artifact_prefix="$work/findings/" "$work/corpus" "$work/seeds" "${known[@]}" </dev/null
+"$program" -max_total_time="$seconds" -max_len=512 -len_control=0 -timeout=30 -rss_limit_mb=4096 \
+    -malloc_limit_mb=$limit -error_exitcode=1 -verbosity=0 -print_final_stats=1 -artifact_prefix="$work/findings/" \
+    "$work/corpus" "$work/seeds" "${known[@]}" </dev/null

@@ -1,7 +1,7 @@
 """seeds.py TARGET FOLDER: a small seed corpus, made from the tree.
 
-config: each file of configs/, and each key of default.cfg as a --set. The others: recipes of one step, of every kind and all over the
-file; bytes: edits of every format, with and without right checksums.
+config: each group of the files of configs/, and some of its keys as --set. The others: recipes of one step, of every
+kind and all over the file; bytes: edits of every format, with and without right checksums.
 """
 
 import glob
@@ -20,7 +20,7 @@ def config():
         for group in re.findall(rb"^\w+\s*[:=]\s*\{.*?^\};?", text, re.M | re.S):
             yield group + b"\n"
             name, *lines = group.split(b"\n")
-            sets = [re.sub(rb"\s*[=:]\s*|;\s*$", lambda m: b"=" if m[0].strip() != b";" else b"", line.strip(), count=0) for line in lines]
+            sets = [re.sub(rb"\s*[=:]\s*", b"=", line.strip().rstrip(b";"), count=1) for line in lines]
             yield b"".join(b"\0" + name.split()[0].rstrip(b":={") + b"." + line for line in sets[:4] if b"=" in line)
     yield b'@include "spoilt.cfg"\n'
     yield b'run: { dir = "a" "b"; seed = 0x7fffffffffffffffL; };\n\0parallel.grid=[1, 2]\0margin.eta=1e-3'
