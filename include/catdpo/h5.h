@@ -51,6 +51,8 @@ typedef struct H5File {
     hid_t    meta;          /* rank 0, plain driver; -1 elsewhere, and of a file that is being filled */
     hid_t    data;          /* every rank, MPI-IO; -1 until the first slab is moved */
     int      memory, disk;  /* descriptors on rank 0 while laying out: the file in memory, and `temporary` */
+    int      flushing;      /* descriptor of `temporary` while slabs are written: the disk works meanwhile; -1 */
+    int64_t  unflushed;     /* bytes that this rank wrote since it last told the disk */
     bool     writing;       /* still `temporary` */
     int64_t  size;          /* bytes of the file when it was opened: no dataset in it can be larger */
     int64_t  call_bytes;    /* most bytes a rank moves in one call (16 MiB; never more than 2^31 - 1) */

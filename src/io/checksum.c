@@ -1,6 +1,8 @@
 /* Checksums independent of the distribution. Little-endian memory, as the files. */
 #include "catdpo/checksum.h"
 
+#include "catdpo/simd.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +17,7 @@ static inline uint64_t mix(uint32_t word, uint64_t index)
     return z ^ (z >> 31);
 }
 
+SIMD_CLONES
 uint64_t checksum_words(const void *words, int64_t count, uint64_t first, uint64_t step)
 {
     const uint32_t *word = words;

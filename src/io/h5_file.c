@@ -22,6 +22,7 @@ enum {
     ALIGN_FROM = 16 << 20,       /* datasets at least this large start at a multiple of ALIGN_TO: the usual stripe */
     ALIGN_TO = 1 << 20,
     COPY_BYTES = 1 << 20,
+    FLUSH_BYTES = 32 << 20,      /* written between two hints to the disk */
 };
 
 /* ---- HDF5's reasons ---------------------------------------------------------------------------------------------- */
@@ -93,7 +94,7 @@ static bool choose_temporary(H5File *file, const char *folder, Error *err)
 
 static bool start(H5File *file, const char *path, MPI_Comm comm, bool writing, Error *err)
 {
-    *file = (H5File){ .comm = comm, .meta = -1, .data = -1, .memory = -1, .disk = -1, .writing = writing,
+    *file = (H5File){ .comm = comm, .meta = -1, .data = -1, .memory = -1, .disk = -1, .flushing = -1, .writing = writing,
                         .call_bytes = CALL_BYTES };
     if (comm != MPI_COMM_NULL) CHECK_MPI(MPI_Comm_rank(comm, &file->rank));
     CHECK(H5open() >= 0);
@@ -304,6 +305,8 @@ static void divert_writes(const H5File *file)
 
 static bool close_data(H5File *file, bool keep, Error *err)
 {
+    if (file->flushing >= 0) close(file->flushing);
+    file->flushing = -1;
     if (file->data < 0) return true;
     bool ok = !file->writing || !keep || h5_ok(H5Fflush(file->data, H5F_SCOPE_GLOBAL), err, "%s: cannot write", file->path);
     if (file->writing) divert_writes(file);
@@ -322,7 +325,19 @@ bool h5_open_data(H5File *file, Error *err)
     file->data = H5Fopen(name, file->writing ? H5F_ACC_RDWR : H5F_ACC_RDONLY, list);
     bool ok = h5_ok(file->data, err, "%s: cannot open with MPI-IO (parallel.io chooses its component)", name);
     H5Pclose(list);
+    if (ok && file->writing) file->flushing = open(name, O_WRONLY | O_CLOEXEC);
     return h5_agree(file, ok, err);
+}
+
+/* The disk need not wait for the end. Whatever this finds, the fsync of the commit has the last word. */
+void h5_start_flushing(H5File *file, int64_t bytes)
+{
+    file->unflushed += bytes;
+    if (file->flushing < 0 || file->unflushed < FLUSH_BYTES) return;
+#ifdef SYNC_FILE_RANGE_WRITE
+    (void)!sync_file_range(file->flushing, 0, 0, SYNC_FILE_RANGE_WRITE);
+#endif
+    file->unflushed = 0;
 }
 
 /* ---- commit and close -------------------------------------------------------------------------------------------- */

@@ -17,6 +17,8 @@ bool h5_share(const H5File *file, bool ok, void *bytes, int64_t size, Error *err
 
 /* Open all ranks' side of the file, if that has not happened yet. Collective. */
 bool h5_open_data(H5File *file, Error *err);
+/* Not collective: this rank wrote so many bytes. */
+void h5_start_flushing(H5File *file, int64_t bytes);
 
 /* Not collective, on rank 0: open an object that only hard links lead to; negative on failure. Close with H5Oclose. */
 hid_t h5_open_object(const H5File *file, const char *object, Error *err);

@@ -188,7 +188,7 @@ static void exchange(const Move *m)
 /* This rank's rows between memory and file. */
 static bool move_rows(const Move *m, Range rows, bool writing, Error *err)
 {
-    const H5File *file = m->file;
+    H5File *file = m->file;
     bool some = rows.from < rows.to;
     if (!some && !file->collective) return true;
     hsize_t start[SLAB_AXES] = { (hsize_t)rows.from }, count[SLAB_AXES], total = 1;
@@ -204,6 +204,7 @@ static bool move_rows(const Move *m, Range rows, bool writing, Error *err)
                             : H5Dread(m->set, type, memory, m->space, m->list, m->rows);
     bool ok = h5_ok(status, err, writing ? "%s: cannot write %s: disk full or quota reached?" : "%s: cannot read %s", file->path,
                     m->name);  /* MPI-IO does not pass on the reason */
+    if (writing && ok && some) h5_start_flushing(file, (int64_t)total * (int64_t)m->size);
     H5Sclose(memory);
     return ok;
 }
