@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Make docs/scaling.md: what 1 to 4096 ranks do for a 1B, an 8B and a 70B model, as catdpo plan expects it.
+"""Make jobs/scaling.md: what 1 to 4096 ranks do for a 1B, an 8B and a 70B model, as catdpo plan expects it.
 
-    python docs/make_scaling.py            CATDPO_BINARY names another program than build/catdpo
+    python jobs/make_scaling.py            CATDPO_BINARY names another program than build/catdpo
 """
 import json
 import os
@@ -17,7 +17,7 @@ NODE, MEMORY, GFLOPS, BANDWIDTH, NETWORK, LATENCY = 64, 8, 60, 5, 25, 2
 
 ABOUT = f"""# What so many ranks do
 
-Made by `python docs/make_scaling.py`, which calls `catdpo plan`. None of this was measured on so many ranks: it is what the model of the
+Made by `python jobs/make_scaling.py`, which calls `catdpo plan`. None of this was measured on so many ranks: it is what the model of the
 program in `src/plan` says, and it rests on these assumptions. For your own model, data and machine call `catdpo plan` yourself.
 
 - **Machine**: nodes of {NODE} ranks, a core each; {MEMORY} GB of memory, {GFLOPS} GF/s of `sgemm` and {BANDWIDTH} GB/s of memory bandwidth a
