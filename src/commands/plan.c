@@ -305,6 +305,8 @@ bool plan_command(const Plan *plan, const RanksPlan *ranks, const GridPlan *grid
     const Layout *l = &grid->layout;
     char word[64];
     size_t used = (size_t)snprintf(text, size, "sbatch --nodes=%d --ntasks-per-node=%d", ranks->nodes, ranks->ranks_per_node);
+    if (plan->config.parallel.threads > 1) /* train.sbatch gives each rank as many BLAS threads */
+        used += (size_t)snprintf(text + used, size - used, " --cpus-per-task=%lld", (long long)plan->config.parallel.threads);
     if (plan->hours > 0) {
         long minutes = lround(ceil(plan->hours * 60));
         used += (size_t)snprintf(text + used, size - used, " --time=%ld:%02ld:00", minutes / 60, minutes % 60);

@@ -201,6 +201,8 @@ def test_command_submits_the_recommended_grid():
     rows, columns = json.loads(sets["parallel.grid"])
     assert rows * columns * int(sets["parallel.replicas"]) == 4 and sets["parallel.memory_gb"] == "1"
     assert "of 5 steps in the first job" in done.stdout and "refused:" in done.stdout
+    threaded = call("--nodes", 2, "--ranks-per-node", 2, "--set", "parallel.threads=4").stdout
+    assert "sbatch --nodes=2 --ntasks-per-node=2 --cpus-per-task=4 jobs/train.sbatch" in threaded
 
 
 def test_text_and_json_tell_the_same():
