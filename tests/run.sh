@@ -47,15 +47,15 @@ rm -f "$build/meson-logs/testlog.json"
 meson test -C "$build" --no-rebuild --print-errorlogs --timeout-multiplier 3
 stage_done
 
-stage "Tests in Python (pytest)"
-report=$build/pytest.xml
-rm -f "$report"
-if [ -n "$(find "$root/tests/python" "$root/tests/slurm" -name 'test_*.py' 2>/dev/null | head -n 1)" ]; then
-    (cd "$root" && .venv/bin/python -m pytest -q -ra -p no:cacheprovider --junitxml "$report" tests/python tests/slurm)
-else
-    echo "   there are none"
-fi
-stage_done
+# pytest_stage TITLE FOLDER: results in build/FOLDER.xml. Each folder has helpers of its own, so it is a call of its own.
+pytest_stage() {
+    stage "$1"
+    rm -f "$build/$2.xml"
+    (cd "$root" && .venv/bin/python -m pytest -q -ra -p no:cacheprovider --junitxml "$build/$2.xml" "tests/$2")
+    stage_done
+}
+pytest_stage "Tests in Python (pytest)" python
+pytest_stage "Batch jobs on a SLURM cluster of this machine (pytest)" slurm
 
 fuzz=$root/build-fuzz
 rm -f "$fuzz/meson-logs/testlog.json"
@@ -67,4 +67,4 @@ if [ "$build" = "$root/build" ] && setup_fuzzer; then  # they have sanitizers of
 fi
 
 echo
-exec "$root/.venv/bin/python" "$root/tests/count.py" "$report" "$build/meson-logs/testlog.json" "$fuzz/meson-logs/testlog.json"
+exec "$root/.venv/bin/python" "$root/tests/count.py" "$build/python.xml" "$build/slurm.xml" "$build/meson-logs/testlog.json" "$fuzz/meson-logs/testlog.json"
