@@ -47,15 +47,19 @@ rm -f "$build/meson-logs/testlog.json"
 meson test -C "$build" --no-rebuild --print-errorlogs --timeout-multiplier 3
 stage_done
 
-# pytest_stage TITLE FOLDER: results in build/FOLDER.xml. Each folder has helpers of its own, so it is a call of its own.
-pytest_stage() {
-    stage "$1"
-    rm -f "$build/$2.xml"
-    (cd "$root" && .venv/bin/python -m pytest -q -ra -p no:cacheprovider --junitxml "$build/$2.xml" "tests/$2")
-    stage_done
+# run_pytest FOLDER: results in build/FOLDER.xml. Each folder has helpers of its own, so it is a call of its own.
+run_pytest() {
+    rm -f "$build/$1.xml"
+    (cd "$root" && .venv/bin/python -m pytest -q -ra -p no:cacheprovider --junitxml "$build/$1.xml" "tests/$1")
 }
-pytest_stage "Tests in Python (pytest)" python
-pytest_stage "Batch jobs on a SLURM cluster of this machine (pytest)" slurm
+run_pytest slurm >"$build/slurm.log" 2>&1 &  # it waits for a scheduler most of the time
+stage "Tests in Python (pytest)"
+run_pytest python
+stage_done
+stage "Batch jobs on a SLURM cluster of this machine (pytest)"
+wait
+cat "$build/slurm.log"
+stage_done
 
 fuzz=$root/build-fuzz
 rm -f "$fuzz/meson-logs/testlog.json"

@@ -61,7 +61,7 @@ static void test_products(void **state)
         assert_true(grid_create(&grid, MPI_COMM_WORLD, 1, rows, ranks / rows, &err));
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             for (int o = 0; o < 3; o++)
-                for (int b = 0; b < 3; b++) {
+                for (int b = ranks > 2 ? (int)(i + (size_t)o) % 3 : 0; b < 3; b += ranks > 2 ? 3 : 1) { /* many ranks on few cores are slow */
                     int m = shapes[i][0], n = shapes[i][1], k = shapes[i][2];
                     gemm_set_block(blocks[b]);
                     double sent = counted(&grid, o, m, n, k);
