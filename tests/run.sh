@@ -47,18 +47,21 @@ rm -f "$build/meson-logs/testlog.json"
 meson test -C "$build" --no-rebuild --print-errorlogs --timeout-multiplier 3
 stage_done
 
-# run_pytest FOLDER: results in build/FOLDER.xml. Each folder has helpers of its own, so it is a call of its own.
+# run_pytest NAME WHAT...: results in build/NAME.xml
 run_pytest() {
     rm -f "$build/$1.xml"
-    (cd "$root" && .venv/bin/python -m pytest -q -ra -p no:cacheprovider --junitxml "$build/$1.xml" "tests/$1")
+    (cd "$root" && .venv/bin/python -m pytest -q -ra -p no:cacheprovider --junitxml "$build/$1.xml" "${@:2}")
 }
-run_pytest slurm >"$build/slurm.log" 2>&1 &  # it waits for a scheduler most of the time
+# What waits most of the time, for a scheduler or for runs to end, goes on beside the rest.
+waiting=(tests/python/test_interrupt.py tests/python/test_kills.py tests/python/test_plan.py tests/python/test_resume.py)
+run_pytest slurm tests/slurm >"$build/slurm.log" 2>&1 &
+run_pytest runs "${waiting[@]}" >"$build/runs.log" 2>&1 &
 stage "Tests in Python (pytest)"
-run_pytest python
+run_pytest python tests/python "${waiting[@]/#/--ignore=}"
 stage_done
-stage "Batch jobs on a SLURM cluster of this machine (pytest)"
+stage "Interrupted and planned runs; batch jobs on a SLURM cluster of this machine (pytest)"
 wait
-cat "$build/slurm.log"
+cat "$build/runs.log" "$build/slurm.log"
 stage_done
 
 fuzz=$root/build-fuzz
@@ -71,4 +74,4 @@ if [ "$build" = "$root/build" ] && setup_fuzzer; then  # they have sanitizers of
 fi
 
 echo
-exec "$root/.venv/bin/python" "$root/tests/count.py" "$build/python.xml" "$build/slurm.xml" "$build/meson-logs/testlog.json" "$fuzz/meson-logs/testlog.json"
+exec "$root/.venv/bin/python" "$root/tests/count.py" "$build/python.xml" "$build/runs.xml" "$build/slurm.xml" "$build/meson-logs/testlog.json" "$fuzz/meson-logs/testlog.json"

@@ -133,9 +133,9 @@ def test_evaluation_stopped():
 def test_time_limit(whole):
     """The run ends by itself before its limit, as often as it takes, and is then the uninterrupted one."""
     folder = engine.new_folder("limit")
-    limited = {**RUN, "run.time_limit": 1.6 / 60}
+    limited = {**RUN, "run.time_limit": 0.7 / 60}
     ends = 0
-    for _ in range(60):
+    for _ in range(200):
         start = time.monotonic()
         with interrupt.Started(folder, 2, **limited) as run:
             status = run.end()

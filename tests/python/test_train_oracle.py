@@ -47,6 +47,7 @@ def reference_file(model):
         for side in ("chosen", "rejected"):
             values = source[f"oracle/reference/{side}"][()]
             catdpo_h5.put(file, f"train/{side}", values).attrs["checksum"] = catdpo_h5.checksum(values)
+        file["train"].attrs["done"] = np.int64(len(values))
     return path
 
 
