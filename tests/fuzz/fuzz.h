@@ -36,10 +36,13 @@ uint8_t *fuzz_bytes(const char *path, size_t *size); /* the caller frees it */
 /* A reader's verdict: one message exactly if it refused, in one line of text, and nothing of HDF5's left open. */
 void fuzz_verdict(bool ok, const Error *err);
 void fuzz_all_closed(void);
-/* HDF5 1.10 does not give back every object that it failed to write to: what it has open now is not the readers'. */
-void fuzz_left_open(void);
 /* What a valid file must be: accepted. */
 void fuzz_must(bool ok, const Error *err);
+
+/* Do work in a child, which is stopped after some seconds and says nothing. Its exit status, FUZZ_CHILD_KILLED for any
+ * other end. */
+enum { FUZZ_CHILD_KILLED = 99 };
+int fuzz_child(void (*work)(void *context), void *context);
 
 /* The grid of one rank, and a transformer on it, as large as the architecture says. */
 Grid *fuzz_grid(void);
@@ -56,7 +59,8 @@ typedef struct Recipe {
 uint8_t recipe_byte(Recipe *r);
 uint64_t recipe_number(Recipe *r); /* of the interesting ones, or any */
 
-/* Change the valid file at path through HDF5, a step for each few bytes of the recipe. */
+/* Change the valid file at path through HDF5, a step for each few bytes of the recipe. By a child: HDF5 is not proof
+ * against what is asked of it here, and the file is left as it is when it dies. */
 void recipe_spoil(Recipe *r, const char *path);
 
 #endif

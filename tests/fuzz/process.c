@@ -5,6 +5,9 @@
 #include "catdpo/phase.h"
 
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sanitizer/common_interface_defs.h>
 #include <sanitizer/lsan_interface.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,14 +15,18 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-enum { MOST_FILE = 64 << 20 };
+enum { MOST_FILE = 64 << 20, CHILD_SECONDS = 10 };
 
 static char folder[FILE_PATH];
 static Grid grid;
 static Timer *timer;
-static ssize_t left_open;
+
+/* A child's death is not the fuzzer's. */
+static void end_quietly(void) { _exit(FUZZ_CHILD_KILLED); }
 
 /* ---- the sanitizers ---- */
 
@@ -123,13 +130,32 @@ void fuzz_verdict(bool ok, const Error *err)
     fuzz_all_closed();
 }
 
-void fuzz_left_open(void) { left_open = H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL); }
-
-void fuzz_all_closed(void) { CHECK(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) == left_open); }
+void fuzz_all_closed(void) { CHECK(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) == 0); }
 
 void fuzz_must(bool ok, const Error *err)
 {
     if (!ok) fatal(__FILE__, __LINE__, "%s", err->message);
+}
+
+int fuzz_child(void (*work)(void *context), void *context)
+{
+    int status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        int nowhere = open("/dev/null", O_WRONLY);
+        dup2(nowhere, STDERR_FILENO);
+        for (const int *s = (int[]){ SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL, SIGALRM, 0 }; *s; s++)
+            signal(*s, SIG_DFL);
+        setitimer(ITIMER_REAL, &(struct itimerval){ 0 }, NULL); /* the fuzzer's clock */
+        __sanitizer_set_death_callback(end_quietly);
+        alarm(CHILD_SECONDS);
+        work(context);
+        _exit(0);
+    }
+    while (waitpid(child, &status, 0) < 0) CHECK(errno == EINTR);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : FUZZ_CHILD_KILLED;
 }
 
 Grid *fuzz_grid(void) { return &grid; }

@@ -435,18 +435,20 @@ static void step(Recipe *r, const Places *p)
     }
 }
 
-void recipe_spoil(Recipe *r, const char *path)
+typedef struct Spoiling {
+    Recipe *recipe;
+    const char *path;
+} Spoiling;
+
+static void spoil(void *context)
 {
     static Places places;
-    places.count = 0;
-    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
-    H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
-    places.file = H5Fopen(path, H5F_ACC_RDWR, access);
-    H5Pclose(access);
+    Spoiling *s = context;
+    places.file = H5Fopen(s->path, H5F_ACC_RDWR, H5P_DEFAULT);
     CHECK(places.file >= 0);
     H5Ovisit(places.file, H5_INDEX_NAME, H5_ITER_INC, visit_object, &places);
-    for (int i = 0; i < STEPS_MOST && r->left > 0; i++) step(r, &places);
+    for (int i = 0; i < STEPS_MOST && s->recipe->left > 0; i++) step(s->recipe, &places);
     H5Fclose(places.file);
-    H5Eclear2(H5E_DEFAULT);
-    fuzz_left_open();
 }
+
+void recipe_spoil(Recipe *r, const char *path) { fuzz_child(spoil, &(Spoiling){ r, path }); }
