@@ -42,11 +42,6 @@ if [ "$build" != "$root/build" ]; then
 fi
 export CATDPO_BINARY=$build/catdpo
 
-stage "Unit and MPI tests (Meson)"
-rm -f "$build/meson-logs/testlog.json"
-meson test -C "$build" --no-rebuild --print-errorlogs --timeout-multiplier 3
-stage_done
-
 # run_pytest NAME WHAT...: results in build/NAME.xml
 run_pytest() {
     rm -f "$build/$1.xml"
@@ -55,6 +50,12 @@ run_pytest() {
 # What waits most of the time, for a scheduler or for runs to end, goes on beside the rest.
 waiting=(tests/python/test_interrupt.py tests/python/test_kills.py tests/python/test_plan.py tests/python/test_resume.py)
 run_pytest slurm tests/slurm >"$build/slurm.log" 2>&1 &
+
+stage "Unit and MPI tests (Meson)"
+rm -f "$build/meson-logs/testlog.json"
+meson test -C "$build" --no-rebuild --print-errorlogs --timeout-multiplier 3
+stage_done
+
 run_pytest runs "${waiting[@]}" >"$build/runs.log" 2>&1 &
 stage "Tests in Python (pytest)"
 run_pytest python tests/python "${waiting[@]/#/--ignore=}"

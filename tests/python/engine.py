@@ -24,6 +24,8 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BINARY = os.path.abspath(os.environ.get("CATDPO_BINARY", os.path.join(ROOT, "build", "catdpo")))
+# loaded before a run's own libraries: what it sends is counted; its steps take longer
+COUNTER, PACE = (os.path.join(os.path.dirname(BINARY), "tests", "mpi", f"{name}.so") for name in ("count_messages", "pace"))
 MPIRUN = os.path.join(ROOT, "tests", "mpi", "mpirun.sh")
 REFERENCE = os.path.join(ROOT, "tests", "reference")
 sys.path.insert(0, REFERENCE)

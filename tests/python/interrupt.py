@@ -30,16 +30,24 @@ def write_config(folder, **settings):
 
 
 class Started:
-    """mpirun -n RANKS catdpo train on the config in `folder`, running."""
+    """mpirun -n RANKS catdpo train on the config in `folder`, running; each step takes `pace` milliseconds at least. When
+    a rank fails, mpirun kills the others after `grace` seconds."""
 
-    def __init__(self, folder, ranks=1, options=("--resume",), command="train", **settings):
+    def __init__(self, folder, ranks=1, options=("--resume",), command="train", pace=0, grace=0, **settings):
         self.folder, self.ranks, self.mark = folder, ranks, uuid.uuid4().hex
         self.directory = settings.get("run.dir", os.path.join(folder, "run"))
         config = write_config(folder, **settings)
         self.output = open(os.path.join(folder, f"{self.mark}.log"), "w+")
         self.process = subprocess.Popen(["sh", engine.MPIRUN, str(ranks), engine.BINARY, command, config, *options], stdin=subprocess.DEVNULL,
                                         stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True,
-                                        env=dict(os.environ, CATDPO_TEST_RUN=self.mark))
+                                        env=self._environment(pace, grace))
+
+    def _environment(self, pace, grace):
+        found = dict(os.environ, CATDPO_TEST_RUN=self.mark, OMPI_MCA_odls_base_sigkill_timeout=str(grace))
+        if pace:
+            found["CATDPO_TEST_PACE"] = str(pace)
+            found["CATDPO_PRELOAD"] = f"{os.environ.get('CATDPO_PRELOAD', '')} {engine.PACE}".strip()
+        return found
 
     def __enter__(self):
         return self

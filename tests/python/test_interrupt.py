@@ -16,9 +16,10 @@ import pytest
 pytestmark = engine.needs_binary
 
 RESUBMIT = 85
-STEPS = 400
+STEPS = 120
+PACE = 5    # milliseconds a step at least: time to disturb a run, on any machine
 RUN = {"objective.type": "catdpo", "margin.eta": 0.5, "optimizer.learning_rate": 0.01, "schedule.steps": STEPS, "schedule.type": "linear",
-       "checkpoint.minutes": 0.0, "metrics.flush_steps": 50, "parallel.grid": [2, 1]}
+       "checkpoint.minutes": 0.0, "metrics.flush_steps": 20, "parallel.grid": [2, 1]}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_signal(how, whole):
     """Whoever gets it: one message, a checkpoint, status 85; the run that goes on is the uninterrupted one."""
     number, ranks = DELIVERY[how]
     folder = engine.new_folder(how)
-    with interrupt.Started(folder, 2, **RUN) as run:
+    with interrupt.Started(folder, 2, pace=PACE, **RUN) as run:
         run.wait_for_step(20)
         if ranks == "mpirun":
             os.kill(run.process.pid, number)
@@ -133,11 +134,10 @@ def test_evaluation_stopped():
 def test_time_limit(whole):
     """The run ends by itself before its limit, as often as it takes, and is then the uninterrupted one."""
     folder = engine.new_folder("limit")
-    limited = {**RUN, "run.time_limit": 0.7 / 60}
     ends = 0
-    for _ in range(200):
-        start = time.monotonic()
-        with interrupt.Started(folder, 2, **limited) as run:
+    for _ in range(20):
+        limit = 0.7 * 1.4**ends    # seconds, and more each time: the machine may have no time to spare
+        with interrupt.Started(folder, 2, pace=PACE, **RUN, **{"run.time_limit": limit / 60}) as run:
             status = run.end()
             assert status in (0, RESUBMIT), run.text()
             if status == 0:
@@ -180,7 +180,7 @@ def owner(directory):
 def test_second_copy_is_refused_while_the_first_lives(whole):
     """It names the owner and touches nothing; the first goes on undisturbed."""
     folder = engine.new_folder("second")
-    with interrupt.Started(folder, 2, **RUN) as first:
+    with interrupt.Started(folder, 2, pace=4 * PACE, **RUN) as first:
         first.wait_for_step(3)
         said = interrupt.finish(folder, 1, status=2, **{**RUN, "parallel.grid": [1, 1]})
         assert said.count("catdpo: ") == 1 and "is being written by a copy" in said and "--take-over" in said
@@ -193,7 +193,7 @@ def test_taken_over(whole):
     folder = engine.new_folder("take-over")
     directory = os.path.join(folder, "run")
     more = {**RUN, "checkpoint.steps": 10}
-    with interrupt.Started(folder, 2, **more) as first:
+    with interrupt.Started(folder, 2, pace=PACE, **more) as first:
         first.wait_for_step(30)
         first.signal(signal.SIGSTOP)                 # as if its node were cut off
         interrupt.finish(folder, 2, ("--resume", "--take-over"), **RUN)
@@ -208,7 +208,7 @@ def test_dead_owner_on_this_host(whole):
     """Killed without a word: the next start knows it at once, by the lock."""
     folder = engine.new_folder("dead")
     directory = os.path.join(folder, "run")
-    with interrupt.Started(folder, 2, **{**RUN, "checkpoint.steps": 10}) as run:
+    with interrupt.Started(folder, 2, pace=PACE, **{**RUN, "checkpoint.steps": 10}) as run:
         run.wait_for_step(25)
         run.signal(signal.SIGKILL)
         run.end()
@@ -228,7 +228,7 @@ def test_dead_owner_on_another_host():
     """Its heartbeat stands still for the lease: it counts as dead."""
     folder = engine.new_folder("dead-elsewhere")
     settings = {**RUN, "checkpoint.steps": 10, "run.lease": 2.0, "schedule.steps": 60}
-    with interrupt.Started(folder, 2, **settings) as run:
+    with interrupt.Started(folder, 2, pace=PACE, **settings) as run:
         run.wait_for_step(25)
         run.signal(signal.SIGKILL)
         run.end()
@@ -254,14 +254,14 @@ def test_living_owner_on_another_host():
 def test_restart_of_the_same_job_takes_over(monkeypatch):
     """SLURM says that a job is started again: its earlier copy has no say any more, even if it lives."""
     folder = engine.new_folder("same-job")
-    settings = {**RUN, "checkpoint.steps": 10, "schedule.steps": 3000}
+    settings = {**RUN, "checkpoint.steps": 10, "schedule.steps": 1000}
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    with interrupt.Started(folder, 2, **settings) as first:
+    with interrupt.Started(folder, 2, pace=4 * PACE, **settings) as first:
         first.wait_for_step(15)
         said = interrupt.finish(folder, 2, status=2, **settings)
         assert "job 4711" in said                    # the same start is refused,
         monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-        with interrupt.Started(folder, 2, **settings) as second:   # a later one is not
+        with interrupt.Started(folder, 2, pace=4 * PACE, **settings) as second:   # a later one is not
             assert first.end() == 1, first.text()
             assert "was taken over by job 4711" in first.text()
             second.signal(signal.SIGTERM)

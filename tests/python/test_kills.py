@@ -20,7 +20,7 @@ pytestmark = engine.needs_binary
 
 KILLS = int(os.environ.get("CATDPO_KILLS", "10"))
 SEED = int(os.environ.get("CATDPO_KILLS_SEED", "1"))
-STEPS = 20 + 9 * KILLS
+STEPS = 40 + 20 * KILLS
 RUN = {"objective.type": "catdpo", "margin.eta": 0.5, "optimizer.learning_rate": 0.01, "schedule.steps": STEPS, "schedule.type": "cosine",
        "batch.sampling": "balanced", "parallel.grid": [2, 1], "checkpoint.minutes": 0.0}
 BUSY = {"checkpoint.steps": 2, "checkpoint.keep": 2, "metrics.flush_steps": 1}   # most of the time goes into writing
@@ -56,17 +56,18 @@ def test_killed_at_any_instant(capsys):
     random.seed(SEED)
     folder = engine.new_folder("kills")
     directory = os.path.join(folder, "run")
-    count, inside, kills = collections.Counter(), collections.Counter(), 0
+    count, inside, kills, newest = collections.Counter(), collections.Counter(), 0, 0
     while kills < KILLS:
         victim = random.choice(["one rank", "all ranks", "mpirun"])
-        with interrupt.Started(folder, RANKS, **{**RUN, **BUSY}) as run:
+        with interrupt.Started(folder, RANKS, grace=random.choice([0, 1]), **{**RUN, **BUSY}) as run:
             early = random.random() < 0.1
             if early:
-                time.sleep(random.uniform(0, 0.4))
+                time.sleep(random.uniform(0, 0.3))
             else:
-                before = run.steps()
+                before, last = run.steps(), newest + random.randint(1, 12)
                 run.wait_until(lambda: glob.glob(os.path.join(directory, "writer-*")) and run.steps() != before)
-                time.sleep(random.uniform(0, 0.5))
+                run.wait_for_step(last)
+                time.sleep(random.uniform(0, 0.03))
             kill(run, victim)
             run.end()
             gone = time.monotonic() + 20

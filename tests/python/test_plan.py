@@ -21,7 +21,6 @@ import pytest
 
 pytestmark = engine.needs_binary
 
-COUNTER = os.path.join(os.path.dirname(engine.BINARY), "tests", "mpi", "count_messages.so")
 MEASURE = os.path.join(engine.ROOT, "tests", "bench", "measure_rank.py")
 MODEL, PAIRS = os.environ.get("CATDPO_TEST_MODEL"), os.environ.get("CATDPO_TEST_PAIRS")
 SANITIZED = "CATDPO_PRELOAD" in os.environ  # tests/run.sh --sanitize: other memory, other speed
@@ -64,7 +63,7 @@ class Measured:
     def __init__(self, ranks, grid, **settings):
         folder = engine.new_folder("measured")
         config = write_config(folder, {**settings, **parallel(grid)})
-        environment = {**os.environ, "CATDPO_COUNT": os.path.join(folder, "count"), "CATDPO_PRELOAD": COUNTER}
+        environment = {**os.environ, "CATDPO_COUNT": os.path.join(folder, "count"), "CATDPO_PRELOAD": engine.COUNTER}
         done = subprocess.run(["sh", engine.MPIRUN, str(ranks), sys.executable, MEASURE, folder, engine.BINARY, "train", config],
                               capture_output=True, text=True, timeout=1800, env=environment)
         assert done.returncode == 0, done.stderr
@@ -186,7 +185,7 @@ def test_no_grid_fits():
 def test_runs_without_mpi():
     """MPI is never initialised: a library that would notice MPI_Finalize notices nothing."""
     mark = os.path.join(engine.new_folder("count"), "count")
-    done = call("--ranks", 2, environment={"LD_PRELOAD": COUNTER, "CATDPO_COUNT": mark}) if not SANITIZED else call("--ranks", 2)
+    done = call("--ranks", 2, environment={"LD_PRELOAD": engine.COUNTER, "CATDPO_COUNT": mark}) if not SANITIZED else call("--ranks", 2)
     assert done.returncode == 0 and not os.path.exists(f"{mark}.0")
 
 

@@ -3,7 +3,6 @@ site, and what becomes of them."""
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,12 +29,9 @@ SITE = {
 class Lab(Cluster):
     def start(self, nodes=4, tied=False):
         super().start(nodes, tied)
-        subprocess.run(
-            ["mpicc", "-shared", "-fPIC", "-o", self.path("etc/pace.so"), os.path.join(HERE, "pace.c")], check=True
-        )
         program = self.path("etc/catdpo")
         with open(program, "w") as file:
-            preload = f"{os.environ.get('CATDPO_PRELOAD', '')} {self.path('etc/pace.so')}".strip()
+            preload = f"{os.environ.get('CATDPO_PRELOAD', '')} {engine.PACE}".strip()
             file.write(f'#!/bin/sh\nLD_PRELOAD="{preload}" exec "{engine.BINARY}" "$@"\n')
         os.chmod(program, 0o755)
         self.site = SITE | {"CATDPO_BINARY": program}
