@@ -37,11 +37,11 @@ program in `src/plan` says, and it rests on these assumptions. For your own mode
 """
 
 
-def run(model, recompute):
+def run(model, recompute, ranks=RANKS):
     with tempfile.NamedTemporaryFile("w", suffix=".cfg") as config:
         config.write(f"batch: {{ pairs = {PAIRS}; }};\nengine: {{ recompute = {str(recompute).lower()}; }};\n")
         config.flush()
-        options = {"--model-size": model, "--tokens-per-pair": TOKENS, "--completion-share": COMPLETIONS, "--ranks": ",".join(map(str, RANKS)),
+        options = {"--model-size": model, "--tokens-per-pair": TOKENS, "--completion-share": COMPLETIONS, "--ranks": ",".join(map(str, ranks)),
                    "--ranks-per-node": NODE, "--memory-per-rank": MEMORY, "--gflops": GFLOPS, "--memory-bandwidth-gb": BANDWIDTH,
                    "--bandwidth-gb": NETWORK, "--latency-us": LATENCY}
         words = [str(word) for option in options.items() for word in option]
@@ -76,5 +76,6 @@ def table(model, recompute):
     return "\n".join(lines + [row(size) for size in plan["sizes"]]) + "\n"
 
 
-with open(os.path.join(HERE, "scaling.md"), "w") as out:
-    out.write("\n".join([ABOUT] + [table(*model) for model in MODELS.items()]))
+if __name__ == "__main__":
+    with open(os.path.join(HERE, "scaling.md"), "w") as out:
+        out.write("\n".join([ABOUT] + [table(*model) for model in MODELS.items()]))

@@ -1,5 +1,5 @@
 /* Memory: one allocation for each kind of thing (weights, gradients, optimiser, activations) with views carved from
- * it, and a table of what each kind takes. Nothing here is collective, except memory_peak_all.
+ * it, and a table of what each kind takes. Nothing here is collective.
  */
 #ifndef CATDPO_MEMORY_H
 #define CATDPO_MEMORY_H
@@ -47,8 +47,6 @@ const char *memory_text(double bytes, char text[16]);
 
 /* Largest resident memory of this process so far, bytes; 0 if the system does not tell. */
 int64_t memory_peak(void);
-/* Its sum and its largest over the ranks of comm, on every rank. Collective. */
-void memory_peak_all(MPI_Comm comm, double *sum, double *largest);
 /* Resident memory of this process now, bytes; the peak where the system does not tell. (A peak may be that of the program which called exec.) */
 int64_t memory_resident(void);
 

@@ -41,8 +41,4 @@ double timer_read(Timer *timer, double seconds[]);
 int64_t timer_events(const Timer *timer);
 int timer_running(const Timer *timer);
 
-/* As timer_read, with the largest of each phase over the ranks of comm, on every rank; returns the largest sum.
- * Collective. */
-double timer_reduce(Timer *timer, double seconds[], MPI_Comm comm);
-
 #endif

@@ -160,10 +160,3 @@ int64_t memory_resident(void)
     if (file) fclose(file);
     return known ? resident * sysconf(_SC_PAGESIZE) : memory_peak();
 }
-
-void memory_peak_all(MPI_Comm comm, double *sum, double *largest)
-{
-    double mine = (double)memory_peak();
-    CHECK_MPI(MPI_Allreduce(&mine, sum, 1, MPI_DOUBLE, MPI_SUM, comm));
-    CHECK_MPI(MPI_Allreduce(&mine, largest, 1, MPI_DOUBLE, MPI_MAX, comm));
-}

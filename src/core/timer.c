@@ -94,11 +94,3 @@ double timer_read(Timer *timer, double seconds[])
     for (int p = 0; p < timer->count; p++) sum += seconds[p] = timer->seconds[p];
     return sum;
 }
-
-double timer_reduce(Timer *timer, double seconds[], MPI_Comm comm)
-{
-    double mine = timer_read(timer, seconds), sum;
-    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, seconds, timer->count, MPI_DOUBLE, MPI_MAX, comm));
-    CHECK_MPI(MPI_Allreduce(&mine, &sum, 1, MPI_DOUBLE, MPI_MAX, comm));
-    return sum;
-}

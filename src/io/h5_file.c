@@ -97,6 +97,7 @@ static bool start(H5File *file, const char *path, MPI_Comm comm, bool writing, E
     *file = (H5File){ .comm = comm, .meta = -1, .data = -1, .memory = -1, .disk = -1, .flushing = -1, .writing = writing,
                         .call_bytes = CALL_BYTES };
     if (comm != MPI_COMM_NULL) CHECK_MPI(MPI_Comm_rank(comm, &file->rank));
+    H5dont_atexit();                        /* of a file that it could not close HDF5 would die there */
     CHECK(H5open() >= 0);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);  /* errors are ours to tell */
     H5PLset_loading_state(0);               /* a file must not make us load code */

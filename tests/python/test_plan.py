@@ -252,6 +252,26 @@ def test_models_and_data_that_are_not_there():
         assert planned["sizes"][0]["grids"][0]["step" if planned["sizes"][0]["grids"][0]["valid"] else "reason"]
 
 
+@pytest.mark.parametrize("model, ranks", [("1b", [4, 8, 64]), ("8b", [64])])
+def test_the_documented_table_is_that_of_the_program(model, ranks, monkeypatch):
+    """jobs/scaling.md: grids, memory, operations and bytes as the program has them now; times depend on the machine."""
+    monkeypatch.setenv("CATDPO_BINARY", engine.BINARY)
+    monkeypatch.syspath_prepend(os.path.join(engine.ROOT, "jobs"))
+    import make_scaling
+    text = open(os.path.join(engine.ROOT, "jobs", "scaling.md")).read().split(f"## {model}\n")[1].split("## ")[0]
+    lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+    rows = {int(cells[1]): cells for cells in lines if len(cells) > 3 and cells[1].isdigit()}
+    for size in make_scaling.run(model, make_scaling.MODELS[model], ranks)["sizes"]:
+        cells = rows[size["ranks"]]
+        if cells[3] == "does not fit":
+            assert size["recommended"] is None
+            continue
+        grid = grid_of({"sizes": [size]}, tuple(map(int, cells[3].split(" x "))))
+        assert grid["valid"] and cells[4].endswith("GB") and cells[6].endswith("GB")
+        found = grid["memory"]["total"] / 1e9, grid["step"]["flops"] / 1e12, grid["step"]["bytes"] / 1e9
+        assert found == pytest.approx([float(cell.split()[0]) for cell in cells[4:7]], rel=0.02)  # the steps that are looked at are not the same ones
+
+
 @pytest.mark.parametrize("options, words", [
     ((), "--ranks N"),
     (("--ranks", 2, "--nodes", 1), "--ranks N"),
