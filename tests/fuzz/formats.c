@@ -382,7 +382,8 @@ static void read_metrics(const char *path)
         Error err = { 0 };
         Metrics *m = metrics_resume(path, &metrics_info, step, MPI_COMM_SELF, &err);
         fuzz_verdict(m != NULL, &err);
-        if (!m) CHECK(step < STEPS);
+        /* bytes that were spoilt by hand may only then trip HDF5 */
+        if (!m) CHECK(step < STEPS || strstr(err.message, "(HDF5: "));
         if (!m) return;
         append(m, step + 1);
         bool ok = metrics_flush(m, &err);
