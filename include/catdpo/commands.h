@@ -18,33 +18,34 @@ typedef struct CommandLine CommandLine;
 
 /* An option of one command beside --set: --name ARGUMENT or --name=ARGUMENT, given once at most. */
 typedef struct CommandOption {
-    const char        *name;     /* "--split"; NULL ends the list */
-    const char        *argument; /* what help calls its value: "FILE"; NULL: a flag without a value */
-    const char *const *choices;  /* the values it may have, NULL-terminated; NULL: any */
-    const char        *help;
-    bool               optional; /* the value may be left out: "" then */
+    const char *name;           /* "--split"; NULL ends the list */
+    const char *argument;       /* what help calls its value: "FILE"; NULL: a flag without a value */
+    const char *const *choices; /* the values it may have, NULL-terminated; NULL: any */
+    const char *help;
+    bool optional; /* the value may be left out: "" then */
 } CommandOption;
 
 typedef struct Command {
-    const char          *name;     /* "train" */
-    const char          *summary;  /* one line, for the list of commands */
-    const char          *help;     /* what it does, reads and writes: lines of at most 100 columns, each ended */
-    const char          *examples; /* lines, each ended */
-    const CommandOption *options;  /* NULL: none */
+    const char *name;             /* "train" */
+    const char *summary;          /* one line, for the list of commands */
+    const char *help;             /* what it does, reads and writes: lines of at most 100 columns, each ended */
+    const char *examples;         /* lines, each ended */
+    const CommandOption *options; /* NULL: none */
     int (*run)(const CommandLine *line, MPI_Comm comm);
-    bool                 files;    /* takes FILE... instead of CONFIG and runs on one process, without MPI */
-    bool                 serial;   /* runs on one process, without MPI, too */
+    bool files;  /* takes FILE... instead of CONFIG and runs on one process, without MPI */
+    bool serial; /* runs on one process, without MPI, too */
 } Command;
 
 /* What was asked for. Text belongs to argv. */
 struct CommandLine {
     const Command *command;
-    const char    *config;                  /* CONFIG; NULL with files */
-    int            file_count;              /* FILE... */
-    const char   **files;                   /* the array is owned */
-    int            set_count;
-    char         **sets;                    /* "group.key=value" of each --set, in order; the array is owned */
-    const char    *values[COMMAND_OPTIONS]; /* of command->options; "" for a flag or an option without its value; NULL: not given */
+    const char *config; /* CONFIG; NULL with files */
+    int file_count;     /* FILE... */
+    const char **files; /* the array is owned */
+    int set_count;
+    char **sets;                         /* "group.key=value" of each --set, in order; the array is owned */
+    const char *values[COMMAND_OPTIONS]; /* of command->options; "" for a flag or an option without its value; NULL: not
+                                            given */
 };
 
 /* The value of an option ("--split") of the line's command, or NULL if it was not given. An unknown name is a bug. */
@@ -63,8 +64,8 @@ int command_plan(const CommandLine *line, MPI_Comm comm);  /* likewise */
 typedef enum { CLI_RUN, CLI_HELP, CLI_COMMAND_HELP, CLI_CONFIG_HELP, CLI_VERSION } CliAction;
 
 typedef struct Cli {
-    CliAction      action;
-    CommandLine    line; /* for CLI_RUN; its command also for CLI_COMMAND_HELP */
+    CliAction action;
+    CommandLine line;    /* for CLI_RUN; its command also for CLI_COMMAND_HELP */
     ConfigHelpForm form; /* for CLI_CONFIG_HELP */
 } Cli;
 

@@ -1,6 +1,6 @@
-/* The embedding look-up: the one place where data changes its distribution. The table [V x H] has the vocabulary over process rows and
- * features over process columns; the activations [H x N C] have features over process rows and tokens over process columns. Every
- * rank knows all token ids of a pass, so one vector collective each way is enough. */
+/* The embedding look-up: the one place where data changes its distribution. The table [V x H] has the vocabulary over
+ * process rows and features over process columns; the activations [H x N C] have features over process rows and tokens
+ * over process columns. Every rank knows all token ids of a pass, so one vector collective each way is enough. */
 #ifndef CATDPO_EMBEDDING_H
 #define CATDPO_EMBEDDING_H
 
@@ -9,19 +9,19 @@
 
 typedef struct Embedding {
     const Grid *grid;
-    Axis vocab;              /* over process rows: the table's rows */
-    Axis features;           /* over process columns: the table's columns */
-    Axis hidden;             /* over process rows: the activations' rows */
-    int  *send_feature;      /* [features.local] local table columns, sorted by the process row that wants them */
-    int  *send_first;        /* [R + 1] */
-    int  *receive_feature;   /* [hidden.local] local activation rows, sorted by the process column that has them */
-    int  *receive_first;     /* [C + 1] */
-    int  *send_row;          /* [C max_width] local table rows, by the process column that wants them */
-    int  *send_row_first;    /* [C + 1] */
-    int  *receive_token;     /* [max_width] local token columns, by the process row that has them */
-    int  *receive_token_first; /* [R + 1] */
-    int  *counts;            /* [4 R C] MPI counts and displacements */
-    float *send, *receive;   /* not owned: see embedding_buffers */
+    Axis vocab;               /* over process rows: the table's rows */
+    Axis features;            /* over process columns: the table's columns */
+    Axis hidden;              /* over process rows: the activations' rows */
+    int *send_feature;        /* [features.local] local table columns, sorted by the process row that wants them */
+    int *send_first;          /* [R + 1] */
+    int *receive_feature;     /* [hidden.local] local activation rows, sorted by the process column that has them */
+    int *receive_first;       /* [C + 1] */
+    int *send_row;            /* [C max_width] local table rows, by the process column that wants them */
+    int *send_row_first;      /* [C + 1] */
+    int *receive_token;       /* [max_width] local token columns, by the process row that has them */
+    int *receive_token_first; /* [R + 1] */
+    int *counts;              /* [4 R C] MPI counts and displacements */
+    float *send, *receive;    /* not owned: see embedding_buffers */
 } Embedding;
 
 bool embedding_create(Embedding *e, const Grid *grid, int vocab, int hidden, int max_width, Error *err);

@@ -13,14 +13,14 @@
 /* Exit statuses of the program; every rank ends with the same one. */
 enum {
     EXIT_DONE = 0,
-    EXIT_FAULT = 1,      /* something failed while running: I/O, numbers, memory */
-    EXIT_USAGE = 2,      /* command line, config or input files are wrong: fix them before trying again */
-    EXIT_RESUBMIT = 85,  /* stopped on request after a checkpoint: submit the job again */
+    EXIT_FAULT = 1,     /* something failed while running: I/O, numbers, memory */
+    EXIT_USAGE = 2,     /* command line, config or input files are wrong: fix them before trying again */
+    EXIT_RESUBMIT = 85, /* stopped on request after a checkpoint: submit the job again */
 };
 
 typedef struct Error {
-    int  exit_status;    /* EXIT_DONE while nothing failed */
-    char message[1024];  /* what was wrong, where, and what to do; one line, no trailing newline */
+    int exit_status;    /* EXIT_DONE while nothing failed */
+    char message[1024]; /* what was wrong, where, and what to do; one line, no trailing newline */
 } Error;
 
 /* Fill err (exit status and printf-style message) and return false, so that `return error_fault(err, ...)` reads well.
@@ -45,7 +45,9 @@ void fatal(const char *file, int line, const char *format, ...) __attribute__((f
     } while (0)
 
 /* A condition that only a bug can break; always on. */
-#define CHECK(condition) \
-    do { if (!(condition)) fatal(__FILE__, __LINE__, "check failed: %s", #condition); } while (0)
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) fatal(__FILE__, __LINE__, "check failed: %s", #condition);                                   \
+    } while (0)
 
 #endif

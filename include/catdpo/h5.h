@@ -13,8 +13,9 @@
  * all ranks and returns the same verdict, value and message on all ranks. A file opened with MPI_COMM_NULL belongs to
  * the calling process alone: plain driver, nothing is collective.
  *
- * A finished file is sealed (src/io/h5_seal.c): checksums behind its end cover every byte that no dataset's own checksum
- * covers. h5_open refuses a file whose seal does not hold, and accepts one without: another program changed it.
+ * A finished file is sealed (src/io/h5_seal.c): checksums behind its end cover every byte that no dataset's own
+ * checksum covers. h5_open refuses a file whose seal does not hold, and accepts one without: another program changed
+ * it.
  *
  * Files are hostile input: only hard links are followed; compression, virtual and external storage and variable-length
  * data are refused; types, ranks and extents are compared with what the reader expects and sizes with the size of the
@@ -33,35 +34,35 @@
 #include <stdint.h>
 
 enum {
-    SLAB_AXES = 4,       /* most axes of a dataset */
-    FILE_PATH = 1024,    /* bytes of a path, with its NUL */
-    BLOBS_MAX = 32,      /* most members of a group of byte datasets */
-    BLOB_NAME = 128,     /* bytes of a member's name, with its NUL */
-    DIGEST_TEXT = 72,    /* bytes of a digest in hexadecimal digits, with its NUL */
+    SLAB_AXES = 4,    /* most axes of a dataset */
+    FILE_PATH = 1024, /* bytes of a path, with its NUL */
+    BLOBS_MAX = 32,   /* most members of a group of byte datasets */
+    BLOB_NAME = 128,  /* bytes of a member's name, with its NUL */
+    DIGEST_TEXT = 72, /* bytes of a digest in hexadecimal digits, with its NUL */
 };
 
 /* Types in a file (little-endian) and in memory; a file's type must be exactly the expected one, of any byte order. */
 typedef enum { DATA_UINT8, DATA_INT8, DATA_INT32, DATA_INT64, DATA_UINT64, DATA_FLOAT32, DATA_FLOAT64 } DataType;
-size_t data_size(DataType type);           /* bytes of an element */
-const char *data_name(DataType type);      /* "int32", ... */
+size_t data_size(DataType type);      /* bytes of an element */
+const char *data_name(DataType type); /* "int32", ... */
 
 typedef struct H5File {
-    MPI_Comm comm;          /* not owned; MPI_COMM_NULL: this process alone */
-    int      rank;          /* in comm; 0 if alone */
-    hid_t    meta;          /* rank 0, plain driver; -1 elsewhere, and of a file that is being filled */
-    hid_t    data;          /* every rank, MPI-IO; -1 until the first slab is moved */
-    int      memory, disk;  /* descriptors on rank 0 while laying out: the file in memory, and `temporary` */
-    int      flushing;      /* descriptor of `temporary` while slabs are written: the disk works meanwhile; -1 */
-    int64_t  unflushed;     /* bytes that this rank wrote since it last told the disk */
-    bool     writing;       /* still `temporary` */
-    int64_t  size;          /* bytes of the file when it was opened: no dataset in it can be larger */
-    int64_t  call_bytes;    /* most bytes a rank moves in one call (16 MiB; never more than 2^31 - 1) */
-    bool     collective;    /* MPI-IO's collective transfers; false unless set: see src/io/h5_slab.c */
-    char     *scratch;      /* memory for moving slabs, kept from one to the next; owned */
-    size_t   scratch_bytes;
-    struct Seal *seal;      /* rank 0, while writing: src/io/h5_seal.c; owned */
-    bool     sealed;        /* rank 0: it was read with a seal, and that holds */
-    char     path[FILE_PATH], temporary[FILE_PATH];
+    MPI_Comm comm;      /* not owned; MPI_COMM_NULL: this process alone */
+    int rank;           /* in comm; 0 if alone */
+    hid_t meta;         /* rank 0, plain driver; -1 elsewhere, and of a file that is being filled */
+    hid_t data;         /* every rank, MPI-IO; -1 until the first slab is moved */
+    int memory, disk;   /* descriptors on rank 0 while laying out: the file in memory, and `temporary` */
+    int flushing;       /* descriptor of `temporary` while slabs are written: the disk works meanwhile; -1 */
+    int64_t unflushed;  /* bytes that this rank wrote since it last told the disk */
+    bool writing;       /* still `temporary` */
+    int64_t size;       /* bytes of the file when it was opened: no dataset in it can be larger */
+    int64_t call_bytes; /* most bytes a rank moves in one call (16 MiB; never more than 2^31 - 1) */
+    bool collective;    /* MPI-IO's collective transfers; false unless set: see src/io/h5_slab.c */
+    char *scratch;      /* memory for moving slabs, kept from one to the next; owned */
+    size_t scratch_bytes;
+    struct Seal *seal; /* rank 0, while writing: src/io/h5_seal.c; owned */
+    bool sealed;       /* rank 0: it was read with a seal, and that holds */
+    char path[FILE_PATH], temporary[FILE_PATH];
 } H5File;
 
 /* ---- HDF5's own convention: a negative value is a failure ------------------------------------------------------- */
@@ -77,8 +78,8 @@ bool h5_agree(const H5File *file, bool ok, Error *err);
 
 /* Open for reading. A missing, truncated or foreign file is an EXIT_USAGE error that says which. */
 bool h5_open(H5File *file, const char *path, MPI_Comm comm, Error *err);
-/* Create a file that h5_commit will call `path`. Until then it lies in `folder`, on the same file system, as "NAME.<random>.tmp";
- * folder NULL: beside path. */
+/* Create a file that h5_commit will call `path`. Until then it lies in `folder`, on the same file system, as
+ * "NAME.<random>.tmp"; folder NULL: beside path. */
 bool h5_create(H5File *file, const char *path, const char *folder, MPI_Comm comm, Error *err);
 /* Write a changed copy of the file `path`, which stays complete until h5_commit replaces it. Rank 0 holds the copy in
  * memory until the layout ends. */
@@ -169,13 +170,13 @@ bool h5_label_axis(H5File *file, const char *dataset, int axis, const char *labe
  * `extent`. A range is one block; an axis dealt out in blocks of n over P processes has first = p * n, block = n,
  * stride = P * n. */
 typedef struct SlabAxis {
-    int64_t extent;                 /* of the whole dataset */
+    int64_t extent; /* of the whole dataset */
     int64_t first, block, stride;
-    int64_t step, block_step;       /* elements in memory from one index to the next, and from one block to the next */
+    int64_t step, block_step; /* elements in memory from one index to the next, and from one block to the next */
 } SlabAxis;
 
 typedef struct Slab {
-    int      axes;                  /* 0: this rank holds nothing */
+    int axes; /* 0: this rank holds nothing */
     SlabAxis axis[SLAB_AXES];
 } Slab;
 
@@ -184,14 +185,14 @@ Slab slab_none(void);
 Slab slab_rows(int axes, const int64_t dims[], int64_t first, int64_t count);
 /* The local part of a block-cyclic matrix: dataset [rows, columns], memory column-major, `stride` elements a column. */
 Slab slab_matrix(const Axis *rows, const Axis *columns, int64_t stride);
-int64_t slab_axis_count(const SlabAxis *axis);   /* indices held */
-int64_t slab_count(const Slab *slab);            /* elements held */
+int64_t slab_axis_count(const SlabAxis *axis); /* indices held */
+int64_t slab_count(const Slab *slab);          /* elements held */
 
-static inline int64_t slab_index(const SlabAxis *axis, int64_t held)   /* index in the dataset of the held-th index */
+static inline int64_t slab_index(const SlabAxis *axis, int64_t held) /* index in the dataset of the held-th index */
 {
     return axis->first + held / axis->block * axis->stride + held % axis->block;
 }
-static inline int64_t slab_offset(const SlabAxis *axis, int64_t held)  /* and its place in memory, in elements */
+static inline int64_t slab_offset(const SlabAxis *axis, int64_t held) /* and its place in memory, in elements */
 {
     return held / axis->block * axis->block_step + held % axis->block * axis->step;
 }
@@ -207,9 +208,9 @@ bool h5_write_slab(H5File *file, const char *dataset, DataType type, const Slab 
 typedef struct Blobs {
     int count;
     struct {
-        char    name[BLOB_NAME];
+        char name[BLOB_NAME];
         int64_t size;
-        uint8_t *bytes;             /* [size] on rank 0; NULL elsewhere */
+        uint8_t *bytes; /* [size] on rank 0; NULL elsewhere */
     } member[BLOBS_MAX];
 } Blobs;
 

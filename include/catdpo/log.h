@@ -14,11 +14,11 @@
 #include <stdio.h>
 
 typedef struct Log {
-    FILE *stream;   /* not owned */
-    bool  root;     /* this rank speaks */
-    int terminal;   /* file descriptor of the terminal that shows the stream, also through mpirun's pipe; -1: there is
+    FILE *stream; /* not owned */
+    bool root;    /* this rank speaks */
+    int terminal; /* file descriptor of the terminal that shows the stream, also through mpirun's pipe; -1: there is
                        none */
-    int   shown;    /* columns of a progress bar that stands on the last line and must be wiped first; 0: none */
+    int shown;    /* columns of a progress bar that stands on the last line and must be wiped first; 0: none */
 } Log;
 
 /* `rank` is the caller's in the communicator of the job. */
@@ -35,21 +35,21 @@ void log_error(Log *log, const Error *err);
 /* What is shown beside the number of steps; each is left out where it is NAN or NULL. A narrow terminal shortens the
  * name and leaves out what does not fit. */
 typedef struct ProgressFields {
-    double      loss;              /* nats */
-    double      tokens_per_second;
-    const char *worst;             /* name of the category with the highest violation rate */
-    double      worst_rate;        /* its violation rate */
-    const char *note;              /* free text, for loops of other kinds */
+    double loss; /* nats */
+    double tokens_per_second;
+    const char *worst; /* name of the category with the highest violation rate */
+    double worst_rate; /* its violation rate */
+    const char *note;  /* free text, for loops of other kinds */
 } ProgressFields;
 
 typedef struct Progress {
-    Log         *log;        /* not owned */
-    ProgressMode mode;       /* PROGRESS_BAR, _PLAIN or _OFF: what auto came to */
-    const char  *title;      /* "train"; not owned */
-    int64_t      first;      /* steps that were done before the loop began */
-    int64_t      total;
-    double       began, last; /* seconds of seconds_now(): start, last display */
-    int64_t      last_done;  /* steps at the last display; -1: none yet */
+    Log *log;          /* not owned */
+    ProgressMode mode; /* PROGRESS_BAR, _PLAIN or _OFF: what auto came to */
+    const char *title; /* "train"; not owned */
+    int64_t first;     /* steps that were done before the loop began */
+    int64_t total;
+    double began, last; /* seconds of seconds_now(): start, last display */
+    int64_t last_done;  /* steps at the last display; -1: none yet */
 } Progress;
 
 /* A loop that goes from `done` (> 0 when resumed) to `total` steps. `mode` as configured: auto is a bar on a terminal

@@ -30,23 +30,23 @@
 
 typedef struct MarginState {
     /* from the config */
-    int               category_count; /* K */
-    MarginScope       scope;          /* SCOPE_FIXED for the objectives dpo and safedpo */
+    int category_count; /* K */
+    MarginScope scope;  /* SCOPE_FIXED for the objectives dpo and safedpo */
     MarginAggregation aggregation;
-    ViolationSignal   signal;
-    bool              soft;
-    double            beta, min, max, eta, target, averaging, tie, temperature;
-    int64_t           warmup_steps, interval;
+    ViolationSignal signal;
+    bool soft;
+    double beta, min, max, eta, target, averaging, tie, temperature;
+    int64_t warmup_steps, interval;
 
     /* what a checkpoint keeps; the arrays lie in one allocation, owned */
     double *margin; /* [K] in units of beta h, min <= margin <= max unless fixed; all equal if the scope is global */
-    double  *violation_rate; /* [K] running, in [0, 1]; kept whatever the scope */
-    double   pooled_rate;    /* over all categories together */
-    int64_t *n;              /* [K] counted pairs since the beginning */
-    int64_t *violations;     /* [K] theirs, in units */
-    int64_t *pending;        /* [2K] counts that have not entered an update yet, laid out as `counts` below */
-    int64_t  updates;        /* done */
-    int64_t  last_update;    /* step of the last one; 0: none */
+    double *violation_rate; /* [K] running, in [0, 1]; kept whatever the scope */
+    double pooled_rate;     /* over all categories together */
+    int64_t *n;             /* [K] counted pairs since the beginning */
+    int64_t *violations;    /* [K] theirs, in units */
+    int64_t *pending;       /* [2K] counts that have not entered an update yet, laid out as `counts` below */
+    int64_t updates;        /* done */
+    int64_t last_update;    /* step of the last one; 0: none */
 } MarginState;
 
 /* The margins at the start of a run. Not collective. */

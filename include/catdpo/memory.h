@@ -20,7 +20,7 @@ void memory_free(void *memory); /* NULL is harmless */
 /* Hands out views of one allocation, one behind the other. The same code runs twice: first with a base of NULL, when
  * the views are NULL and only `used` is of interest; then with the allocation of that size. */
 typedef struct Arena {
-    char   *base; /* NULL: measuring; not owned */
+    char *base;   /* NULL: measuring; not owned */
     int64_t used; /* bytes */
 } Arena;
 
@@ -33,7 +33,7 @@ typedef struct MemoryTable {
     int count;
     struct {
         const char *kind; /* not owned */
-        int64_t     bytes;
+        int64_t bytes;
     } row[MEMORY_KINDS];
 } MemoryTable;
 
@@ -47,7 +47,8 @@ const char *memory_text(double bytes, char text[16]);
 
 /* Largest resident memory of this process so far, bytes; 0 if the system does not tell. */
 int64_t memory_peak(void);
-/* Resident memory of this process now, bytes; the peak where the system does not tell. (A peak may be that of the program which called exec.) */
+/* Resident memory of this process now, bytes; the peak where the system does not tell. (A peak may be that of the
+ * program which called exec.) */
 int64_t memory_resident(void);
 
 #endif

@@ -18,53 +18,54 @@
 /* One step. Fields are equal on all ranks except where "this rank" is said; NaN = no value. Arrays are not owned and
  * read only during metrics_append. K categories, B pairs a step, P phases. Datasets: the table in src/io/metrics.c. */
 typedef struct StepMetrics {
-    int64_t step;                            /* 1-based */
-    double  epoch;
-    double  loss;                            /* nats */
-    double  learning_rate;
-    double  grad_norm;                       /* before clipping */
-    uint8_t clipped;                         /* 1: the gradient was scaled down */
-    uint8_t skipped;                         /* 1: loss or gradient not finite, no update */
-    int64_t num_tokens;                      /* since the start of training */
-    double  entropy;                         /* nats a completion token */
-    double  mean_token_accuracy;
-    double  rewards_chosen, rewards_rejected, rewards_margins, rewards_accuracies; /* beta * log-ratios, no safety margin */
-    double  logps_chosen, logps_rejected;    /* nats a completion, summed over its tokens */
-    double  logits_chosen, logits_rejected;
+    int64_t step; /* 1-based */
+    double epoch;
+    double loss; /* nats */
+    double learning_rate;
+    double grad_norm;   /* before clipping */
+    uint8_t clipped;    /* 1: the gradient was scaled down */
+    uint8_t skipped;    /* 1: loss or gradient not finite, no update */
+    int64_t num_tokens; /* since the start of training */
+    double entropy;     /* nats a completion token */
+    double mean_token_accuracy;
+    double rewards_chosen, rewards_rejected; /* beta * log-ratios, no safety margin */
+    double rewards_margins, rewards_accuracies;
+    double logps_chosen, logps_rejected; /* nats a completion, summed over its tokens */
+    double logits_chosen, logits_rejected;
 
-    const double  *margin;                   /* [K] used in this step */
-    const double  *violation_rate;           /* [K] running, after this step */
-    const int64_t *n;                        /* [K] pairs with s = 1 */
-    const double  *violations;               /* [K] ties count one half */
-    const int64_t *pairs;                    /* [K] all pairs */
-    const double  *category_rewards_margins, *category_accuracy, *category_loss; /* [K] means over all pairs of it */
+    const double *margin;                                                       /* [K] used in this step */
+    const double *violation_rate;                                               /* [K] running, after this step */
+    const int64_t *n;                                                           /* [K] pairs with s = 1 */
+    const double *violations;                                                   /* [K] ties count one half */
+    const int64_t *pairs;                                                       /* [K] all pairs */
+    const double *category_rewards_margins, *category_accuracy, *category_loss; /* [K] means over all pairs of it */
 
-    const int64_t *partial_n;                /* [K] this rank's share of n */
-    const int64_t *partial_violations;       /* [K] this rank's share of violations, in MetricsInfo.partial_unit */
+    const int64_t *partial_n;          /* [K] this rank's share of n */
+    const int64_t *partial_violations; /* [K] this rank's share of violations, in MetricsInfo.partial_unit */
 
-    const int64_t *pair_index;               /* [B] rows of /train in pairs.h5; -1: none */
+    const int64_t *pair_index; /* [B] rows of /train in pairs.h5; -1: none */
 
-    const double  *phase_seconds;            /* [P] this rank; the largest over the ranks is stored */
-    double        step_seconds;              /* this rank; as above */
-    double        step_flops;                /* floating-point operations of all products, all ranks together */
+    const double *phase_seconds; /* [P] this rank; the largest over the ranks is stored */
+    double step_seconds;         /* this rank; as above */
+    double step_flops;           /* floating-point operations of all products, all ranks together */
 } StepMetrics;
 
 /* What is written once. Strings and arrays are not owned and read only during metrics_create and metrics_resume.
  * Equal on all ranks. */
 typedef struct MetricsInfo {
-    const char *folder;                              /* where unfinished files lie; NULL: beside metrics.h5 */
+    const char *folder; /* where unfinished files lie; NULL: beside metrics.h5 */
     const char *run, *grid /* "DxRxC" */, *version, *mpi, *blas, *hosts, *started /* ISO 8601 */;
     const char *data_digest, *weights_digest, *tokenizer_digest, *settings;
-    const char *config;                              /* resolved config, text */
-    int category_count;                              /* K */
-    const char (*category_name)[CATEGORY_NAME];      /* [K] */
-    const uint8_t *category_harm;                    /* [K] */
-    int64_t pairs_per_step;                          /* B */
-    int phase_count;                                 /* P */
-    const char *const *phase_name;                   /* [P] */
-    double partial_unit;                             /* e.g. 0.5 */
-    double sgemm_gflops;                             /* measured sgemm rate of a rank, GF/s */
-    int64_t capacity;                                /* rows buffered between two flushes, >= 1 */
+    const char *config;                         /* resolved config, text */
+    int category_count;                         /* K */
+    const char (*category_name)[CATEGORY_NAME]; /* [K] */
+    const uint8_t *category_harm;               /* [K] */
+    int64_t pairs_per_step;                     /* B */
+    int phase_count;                            /* P */
+    const char *const *phase_name;              /* [P] */
+    double partial_unit;                        /* e.g. 0.5 */
+    double sgemm_gflops;                        /* measured sgemm rate of a rank, GF/s */
+    int64_t capacity;                           /* rows buffered between two flushes, >= 1 */
 } MetricsInfo;
 
 typedef struct Metrics Metrics;
@@ -87,10 +88,10 @@ bool metrics_full(const Metrics *metrics);
 bool metrics_flush(Metrics *metrics, Error *err);
 /* What metrics_check found. */
 typedef struct MetricsSummary {
-    char    grid[64], started[64];
+    char grid[64], started[64];
     int64_t steps, restarts, categories;
-    int64_t ranks, pairs;                    /* the most that any run of the file had: ranks, pairs a step */
-    char    name[CATEGORIES_MAX][CATEGORY_NAME];
+    int64_t ranks, pairs; /* the most that any run of the file had: ranks, pairs a step */
+    char name[CATEGORIES_MAX][CATEGORY_NAME];
     uint8_t harm[CATEGORIES_MAX];
 } MetricsSummary;
 

@@ -13,7 +13,7 @@
 typedef struct PairLogProbs {
     double chosen, rejected;                     /* L_w, L_l: summed over the completion's tokens, nats */
     double reference_chosen, reference_rejected; /* R_w, R_l */
-    int    chosen_tokens, rejected_tokens;       /* of the completions, >= 1 */
+    int chosen_tokens, rejected_tokens;          /* of the completions, >= 1 */
 } PairLogProbs;
 
 typedef struct PairLoss {

@@ -7,8 +7,8 @@
 
 typedef struct NormShape {
     const Grid *grid;
-    int    hidden;   /* H, over all rows */
-    int    h, n;     /* local features, tokens (columns); arrays are h x n, column-major */
+    int hidden; /* H, over all rows */
+    int h, n;   /* local features, tokens (columns); arrays are h x n, column-major */
     double epsilon;
 } NormShape;
 
@@ -16,8 +16,9 @@ typedef struct NormShape {
 void rmsnorm_statistics(const NormShape *s, const float *x, float *rstd, double *sums);
 /* y[h x n] from x, its rstd and w[h]. Local. */
 void rmsnorm_apply(const NormShape *s, const float *x, const float *rstd, const float *w, float *y);
-/* Given dy: dx[h x n] += its gradient, dw[h] += its gradient (this rank's tokens). sums: n doubles. Collective over column_comm. */
-void rmsnorm_backward(const NormShape *s, const float *x, const float *rstd, const float *w, const float *dy, float *dx, float *dw,
-                      double *sums);
+/* Given dy: dx[h x n] += its gradient, dw[h] += its gradient (this rank's tokens). sums: n doubles. Collective over
+ * column_comm. */
+void rmsnorm_backward(const NormShape *s, const float *x, const float *rstd, const float *w, const float *dy, float *dx,
+                      float *dw, double *sums);
 
 #endif

@@ -1,14 +1,14 @@
-/* Rotary position embedding: pairs (i, i + d/2) of a head of size d are turned by position * frequency_i (Hugging Face's layout),
- * with the frequency scalings "linear" and "llama3". */
+/* Rotary position embedding: pairs (i, i + d/2) of a head of size d are turned by position * frequency_i (Hugging
+ * Face's layout), with the frequency scalings "linear" and "llama3". */
 #ifndef CATDPO_ROTARY_H
 #define CATDPO_ROTARY_H
 
 #include "catdpo/architecture.h"
 
 typedef struct Rotary {
-    int    half;       /* head size / 2 */
-    int    positions;
-    float *cosine;     /* positions x half, row-major */
+    int half; /* head size / 2 */
+    int positions;
+    float *cosine; /* positions x half, row-major */
     float *sine;
 } Rotary;
 

@@ -1,4 +1,5 @@
-/* Which pairs a step has: a function of the seed and the step alone, the same for any layout, so that a resumed run needs no state.
+/* Which pairs a step has: a function of the seed and the step alone, the same for any layout, so that a resumed run
+ * needs no state.
  *
  *   uniform     every epoch is a new permutation of all pairs; its last step may be short
  *   balanced    categories in turn (in a new random order each round), each with permutations of its own pairs
@@ -14,12 +15,12 @@ typedef struct Sampler {
     const Pairs *pairs;
     Sampling kind;
     uint64_t seed;
-    int      per_step;           /* B */
-    int64_t  steps_per_epoch;
-    int      list_count;         /* permuted lists: 1, or one a category that has pairs */
+    int per_step; /* B */
+    int64_t steps_per_epoch;
+    int list_count; /* permuted lists: 1, or one a category that has pairs */
     struct SampleList *list;
-    int     *order;              /* [list_count] this round's order of the categories */
-    int64_t  order_round;        /* that `order` is for */
+    int *order;          /* [list_count] this round's order of the categories */
+    int64_t order_round; /* that `order` is for */
 } Sampler;
 
 bool sampler_create(Sampler *s, const Pairs *pairs, Sampling kind, uint64_t seed, int per_step, Error *err);

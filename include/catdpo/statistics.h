@@ -14,13 +14,13 @@ Interval wilson_interval(double hits, int64_t n);
 
 /* A rate x_k = hits_k / n_k over the categories with n_k > 0; NAN and -1 if there are none. */
 typedef struct Fairness {
-    double micro;    /* sum of hits / sum of n: large categories count for more */
-    double macro;    /* mean of x_k: categories count alike */
-    double worst;    /* the rate of the worst category */
-    double gap;      /* largest x_k - smallest x_k */
-    double variance; /* of x_k over the categories (population: divided by their number) */
-    int    worst_category; /* index; the first of equals */
-    int    categories;     /* with n_k > 0 */
+    double micro;       /* sum of hits / sum of n: large categories count for more */
+    double macro;       /* mean of x_k: categories count alike */
+    double worst;       /* the rate of the worst category */
+    double gap;         /* largest x_k - smallest x_k */
+    double variance;    /* of x_k over the categories (population: divided by their number) */
+    int worst_category; /* index; the first of equals */
+    int categories;     /* with n_k > 0 */
 } Fairness;
 
 /* Which end of a rate is the worst: accuracy the lowest, violation rate the highest. */

@@ -1,6 +1,6 @@
-/* Signals that ask the program to stop: SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 only leave a note, which loops read between two pieces of work.
- * A second SIGINT ends the process at once. Nothing here is collective: a launcher may deliver a signal to one rank, to some or to all,
- * so that ranks have to agree on what they read (lifecycle.h). */
+/* Signals that ask the program to stop: SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 only leave a note, which loops read
+ * between two pieces of work. A second SIGINT ends the process at once. Nothing here is collective: a launcher may
+ * deliver a signal to one rank, to some or to all, so that ranks have to agree on what they read (lifecycle.h). */
 #ifndef CATDPO_STOP_H
 #define CATDPO_STOP_H
 

@@ -36,8 +36,8 @@ void timer_stop(Timer *timer);
 /* Seconds of each phase since the reset, up to now, on this rank: seconds[count]; returns their sum. Not collective. */
 double timer_read(Timer *timer, double seconds[]);
 
-/* How often a phase was opened or closed since the timer was made, and the phase that runs now. For other threads too: a timer that
- * stands still tells of a process that does. */
+/* How often a phase was opened or closed since the timer was made, and the phase that runs now. For other threads too:
+ * a timer that stands still tells of a process that does. */
 int64_t timer_events(const Timer *timer);
 int timer_running(const Timer *timer);
 

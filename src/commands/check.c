@@ -90,9 +90,9 @@ static bool check_digest(const Check *c, const Parameters *p, const uint64_t *ch
                          char digest[WEIGHTS_DIGEST], Error *err)
 {
     static const char words[] = "%s: its weights have the digest %s, the file says %s: damaged. Copy or import again";
-    return parts_digest(p, checksums, digest, err)
-           && (strcmp(digest, info->weights_digest) == 0
-               || error_usage(err, words, c->file.path, digest, info->weights_digest));
+    return parts_digest(p, checksums, digest, err) &&
+           (strcmp(digest, info->weights_digest) == 0 ||
+            error_usage(err, words, c->file.path, digest, info->weights_digest));
 }
 
 /* Tensors of the model and, in a checkpoint, of its moments. */
@@ -111,8 +111,7 @@ static bool check_tensors(Check *c, const ModelInfo *info, Error *err)
     bool ok = checksums || error_fault(err, "out of memory for the checksums of %s", c->file.path);
     c->done = 0;
     bool shown = c->log.terminal >= 0 && count * p.logical > SHOWN_FROM;
-    progress_begin(&c->progress, &c->log, shown ? PROGRESS_BAR : PROGRESS_OFF, "check", 0,
-                   count * p.logical / 1000000);
+    progress_begin(&c->progress, &c->log, shown ? PROGRESS_BAR : PROGRESS_OFF, "check", 0, count * p.logical / 1000000);
     for (int i = 0; ok && i < count; i++) {
         ok = tensors_verify(&c->file, &p, groups[i], i == 2, checksums, count_numbers, c, err);
         if (i == 0) ok = ok && check_digest(c, &p, checksums, info, digest, err);
@@ -130,8 +129,8 @@ static bool check_model(Check *c, Error *err)
     char path[FILE_PATH];
     memcpy(path, c->file.path, sizeof path);
     h5_close(&c->file);
-    return model_file_open(&c->file, path, &info, MPI_COMM_NULL, err) && check_tensors(c, &info, err)
-           && check_tokenizer(&c->file, info.tokenizer_digest, err);
+    return model_file_open(&c->file, path, &info, MPI_COMM_NULL, err) && check_tensors(c, &info, err) &&
+           check_tokenizer(&c->file, info.tokenizer_digest, err);
 }
 
 static bool check_checkpoint(Check *c, Error *err)
@@ -191,10 +190,10 @@ static bool check_reference(Check *c, Error *err)
 {
     static const char *const groups[] = { "train", "heldout" };
     char data[DIGEST_TEXT], weights[DIGEST_TEXT], tokenizer[DIGEST_TEXT], settings[256];
-    if (!h5_read_string(&c->file, "/", "data_digest", data, sizeof data, err)
-        || !h5_read_string(&c->file, "/", "weights_digest", weights, sizeof weights, err)
-        || !h5_read_string(&c->file, "/", "tokenizer_digest", tokenizer, sizeof tokenizer, err)
-        || !h5_read_string(&c->file, "/", "settings", settings, sizeof settings, err))
+    if (!h5_read_string(&c->file, "/", "data_digest", data, sizeof data, err) ||
+        !h5_read_string(&c->file, "/", "weights_digest", weights, sizeof weights, err) ||
+        !h5_read_string(&c->file, "/", "tokenizer_digest", tokenizer, sizeof tokenizer, err) ||
+        !h5_read_string(&c->file, "/", "settings", settings, sizeof settings, err))
         return false;
     say("made with", "data %.12s..., weights %s, %s", data, weights, settings);
     for (int i = 0; i < 2; i++) {
@@ -210,9 +209,9 @@ static bool check_eval(Check *c, Error *err)
     EvalSummary accuracy, violation;
     int64_t pairs;
     char model[FILE_PATH], split[256];
-    if (!eval_file_check(&c->file, &accuracy, &violation, &pairs, err)
-        || !h5_read_string(&c->file, "/", "model", model, sizeof model, err)
-        || !h5_read_string(&c->file, "/", "split", split, sizeof split, err))
+    if (!eval_file_check(&c->file, &accuracy, &violation, &pairs, err) ||
+        !h5_read_string(&c->file, "/", "model", model, sizeof model, err) ||
+        !h5_read_string(&c->file, "/", "split", split, sizeof split, err))
         return false;
     say("evaluated", "%s on %lld pairs of %s", model, (long long)pairs, split);
     say("accuracy", "micro %.3f, worst %.3f", accuracy.micro, accuracy.worst);
@@ -244,11 +243,11 @@ static bool check_kind(Check *c, Error *err)
         return error_usage(err, "%s: an HDF5 file of another program: its format is \"%s\"", c->file.path, format);
     if (kind == KINDS)
         return error_usage(err, "%s: an HDF5 file of another program: no root attribute \"format\"", c->file.path);
-    if (!h5_read_int64(&c->file, "/", "format_version", 1, INT64_MAX, &version, err)
-        || !h5_has_attribute(&c->file, "/", "creator", &named, err)
-        || (named && !h5_read_string(&c->file, "/", "creator", creator, sizeof creator, err))
-        || !h5_has_attribute(&c->file, "/", "created", &named, err)
-        || (named && !h5_read_string(&c->file, "/", "created", created, sizeof created, err)))
+    if (!h5_read_int64(&c->file, "/", "format_version", 1, INT64_MAX, &version, err) ||
+        !h5_has_attribute(&c->file, "/", "creator", &named, err) ||
+        (named && !h5_read_string(&c->file, "/", "creator", creator, sizeof creator, err)) ||
+        !h5_has_attribute(&c->file, "/", "created", &named, err) ||
+        (named && !h5_read_string(&c->file, "/", "created", created, sizeof created, err)))
         return false;
     say("format", "%s, version %lld, by %s, %s", format, (long long)version, creator, created);
     if (!c->file.sealed)

@@ -11,12 +11,12 @@
 
 enum { MOST_NAMES = 32 };
 
-static const CommandOption no_options[] = {{0}};
+static const CommandOption no_options[] = { { 0 } };
 
-static const char *const help_forms[] = {"text", "markdown", "cfg", NULL}; /* in the order of ConfigHelpForm */
+static const char *const help_forms[] = { "text", "markdown", "cfg", NULL }; /* in the order of ConfigHelpForm */
 
 /* Options that every command and catdpo itself know. --set is among them only behind a command. */
-static const char *const common_names[] = {"--set", "--help", "--help-config", "--version", NULL};
+static const char *const common_names[] = { "--set", "--help", "--help-config", "--version", NULL };
 
 const char *command_option(const CommandLine *line, const char *name)
 {
@@ -39,15 +39,15 @@ static int launcher_says(const char *const names[], int otherwise)
 
 int cli_launch_rank(void)
 {
-    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK",   "PMI_RANK",
-                                        "MV2_COMM_WORLD_RANK",  "PALS_RANKID", "SLURM_PROCID", NULL};
+    static const char *const names[] = { "OMPI_COMM_WORLD_RANK", "PMIX_RANK",    "PMI_RANK", "MV2_COMM_WORLD_RANK",
+                                         "PALS_RANKID",          "SLURM_PROCID", NULL };
     return launcher_says(names, 0);
 }
 
 int cli_launch_size(void)
 {
-    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE",
-                                        "SLURM_STEP_NUM_TASKS", NULL};
+    static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE",
+                                         "SLURM_STEP_NUM_TASKS", NULL };
     return launcher_says(names, 1);
 }
 
@@ -60,7 +60,8 @@ static const char *suggestion(const char *given, const char *const names[], int 
     int nearest = nearest_name(given, names, count);
     if (nearest >= 0 && is_likely_meant(given, names[nearest]))
         snprintf(text, 128, "; did you mean '%s'?", names[nearest]);
-    else snprintf(text, 128, "; %s", otherwise);
+    else
+        snprintf(text, 128, "; %s", otherwise);
     return text;
 }
 
@@ -101,12 +102,14 @@ static bool take_question(Cli *cli, const char *argument, Error *err)
     const char *value;
     if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0)
         cli->action = cli->line.command ? CLI_COMMAND_HELP : CLI_HELP;
-    else if (strcmp(argument, "--version") == 0) cli->action = CLI_VERSION;
+    else if (strcmp(argument, "--version") == 0)
+        cli->action = CLI_VERSION;
     else if (is_option(argument, "--help-config", &value)) {
         int form = CONFIG_HELP_TEXT;
         if (!value || check_choice("--help-config", value, help_forms, &form, err)) cli->action = CLI_CONFIG_HELP;
         cli->form = (ConfigHelpForm)form;
-    } else return false;
+    } else
+        return false;
     return true;
 }
 
@@ -187,7 +190,7 @@ static bool take_argument(CommandLine *line, int argc, char *const argv[], int *
 
 bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[], Error *err)
 {
-    *cli = (Cli){.action = CLI_RUN};
+    *cli = (Cli){ .action = CLI_RUN };
     if (argc < 2) return error_usage(err, "no command; catdpo --help lists them");
     if (take_question(cli, argv[1], err)) return err->exit_status == EXIT_DONE;
     if (argv[1][0] == '-') return refuse_option(NULL, argv[1], err);
@@ -206,8 +209,8 @@ bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[],
         if (!take_argument(&cli->line, argc, argv, &at, &options_end, err)) return false;
     }
     if (command->files && cli->line.file_count == 0)
-        return error_usage(err, "catdpo %s needs a file: catdpo %s FILE... (catdpo %s --help)", command->name, command->name,
-                           command->name);
+        return error_usage(err, "catdpo %s needs a file: catdpo %s FILE... (catdpo %s --help)", command->name,
+                           command->name, command->name);
     if (!command->files && !cli->line.config)
         return error_usage(err, "catdpo %s needs a config file: catdpo %s CONFIG (catdpo %s --help)", command->name,
                            command->name, command->name);
@@ -218,18 +221,17 @@ void cli_free(Cli *cli)
 {
     free(cli->line.sets);
     free(cli->line.files);
-    *cli = (Cli){0};
+    *cli = (Cli){ 0 };
 }
 
 /* ---- help ---- */
 
-#define CONFIG_HELP \
-    "  --set GROUP.KEY=VALUE  goes before the setting in CONFIG; may be given several times\n" \
+#define CONFIG_HELP                                                                                                    \
+    "  --set GROUP.KEY=VALUE  goes before the setting in CONFIG; may be given several times\n"                         \
     "  --help-config[=FORM]   all settings with types, defaults and bounds; FORM: text, markdown or cfg\n"
 
-static const char common_help[] =
-    "  --help, -h             this text\n"
-    "  --version              version of catdpo\n";
+static const char common_help[] = "  --help, -h             this text\n"
+                                  "  --version              version of catdpo\n";
 
 static const char exit_help[] =
     "exit status, the same on every rank:\n"
@@ -244,9 +246,11 @@ static void help(FILE *out, const Command commands[])
           "each harm category that grows while the model still prefers unsafe responses there. It runs under MPI on\n"
           "any number of ranks; all its products are ScaLAPACK's on a process grid.\n"
           "\nusage: catdpo COMMAND CONFIG [--set GROUP.KEY=VALUE]... [option]...\n"
-          "       catdpo check FILE...\n\ncommands:\n", out);
+          "       catdpo check FILE...\n\ncommands:\n",
+          out);
     for (const Command *c = commands; c->name; c++) fprintf(out, "  %-8s %s\n", c->name, c->summary);
-    fprintf(out, "\n  catdpo COMMAND --help explains one of them\n\noptions:\n%s%s\nexamples:\n", CONFIG_HELP, common_help);
+    fprintf(out, "\n  catdpo COMMAND --help explains one of them\n\noptions:\n%s%s\nexamples:\n", CONFIG_HELP,
+            common_help);
     for (const Command *c = commands; c->name; c++) fputs(c->examples, out);
     fprintf(out, "\n%s", exit_help);
 }
@@ -254,7 +258,8 @@ static void help(FILE *out, const Command commands[])
 static void command_help(FILE *out, const Command *command)
 {
     const CommandOption *options = command->options ? command->options : no_options;
-    fprintf(out, "usage: catdpo %s %s", command->name, command->files ? "FILE..." : "CONFIG [--set GROUP.KEY=VALUE]...");
+    fprintf(out, "usage: catdpo %s %s", command->name,
+            command->files ? "FILE..." : "CONFIG [--set GROUP.KEY=VALUE]...");
     for (const CommandOption *o = options; o->name; o++) {
         fprintf(out, " [%s", o->name);
         if (o->argument) fprintf(out, o->optional ? " [%s]" : " %s", o->argument);
@@ -269,7 +274,8 @@ static void command_help(FILE *out, const Command *command)
             fprintf(out, "%s%s", k == 0 ? ": " : o->choices[k + 1] ? ", " : " or ", o->choices[k]);
         fputc('\n', out);
     }
-    fprintf(out, "%s%s\nexamples:\n%s\n%s", command->files ? "" : CONFIG_HELP, common_help, command->examples, exit_help);
+    fprintf(out, "%s%s\nexamples:\n%s\n%s", command->files ? "" : CONFIG_HELP, common_help, command->examples,
+            exit_help);
 }
 
 bool cli_answer(const Cli *cli, const Command commands[], FILE *out, Error *err)

@@ -13,15 +13,15 @@
 
 /* One pair's, and one category's share of the results. N pairs, K categories. */
 typedef struct Evaluation {
-    double  *logps[PAIR_SIDES], *reference[PAIR_SIDES];          /* [N] nats */
-    double  *violation;                                          /* [N] 0, 0.5, 1; NaN where the margin does not apply */
-    int64_t *index;                                              /* [N] */
-    int64_t *pairs, *n;                                          /* [K] */
-    double  *right, *violations;                                 /* [K] ties one half */
-    double  *accuracy, *accuracy_low, *accuracy_high;            /* [K] */
-    double  *rate, *rate_low, *rate_high;                        /* [K] */
-    double  *reward;                                             /* [K] mean of beta h */
-    void    *memory;
+    double *logps[PAIR_SIDES], *reference[PAIR_SIDES]; /* [N] nats */
+    double *violation;                                 /* [N] 0, 0.5, 1; NaN where the margin does not apply */
+    int64_t *index;                                    /* [N] */
+    int64_t *pairs, *n;                                /* [K] */
+    double *right, *violations;                        /* [K] ties one half */
+    double *accuracy, *accuracy_low, *accuracy_high;   /* [K] */
+    double *rate, *rate_low, *rate_high;               /* [K] */
+    double *reward;                                    /* [K] mean of beta h */
+    void *memory;
 } Evaluation;
 
 static bool allocate(Evaluation *e, int64_t pairs, int64_t categories, Error *err)
@@ -36,12 +36,11 @@ static bool allocate(Evaluation *e, int64_t pairs, int64_t categories, Error *er
         e->index = arena_take(&arena, pairs, sizeof(int64_t));
         e->pairs = arena_take(&arena, categories, sizeof(int64_t));
         e->n = arena_take(&arena, categories, sizeof(int64_t));
-        double **const rows[] = { &e->right, &e->violations, &e->accuracy, &e->accuracy_low, &e->accuracy_high, &e->rate, &e->rate_low,
-                                  &e->rate_high, &e->reward };
+        double **const rows[] = { &e->right, &e->violations, &e->accuracy,  &e->accuracy_low, &e->accuracy_high,
+                                  &e->rate,  &e->rate_low,   &e->rate_high, &e->reward };
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
             *rows[i] = arena_take(&arena, categories, sizeof(double));
-        if (round == 0 && !(e->memory = memory_allocate(arena.used, "the evaluation's results", err)))
-            return false;
+        if (round == 0 && !(e->memory = memory_allocate(arena.used, "the evaluation's results", err))) return false;
         arena = (Arena){ .base = e->memory };
     }
     return true;
@@ -51,11 +50,17 @@ static bool allocate(Evaluation *e, int64_t pairs, int64_t categories, Error *er
 static void measure(Evaluation *e, const Pairs *pairs, const MarginState *margins)
 {
     for (int64_t i = 0; i < pairs->count; i++) {
-        PairLogProbs logps = { e->logps[0][i], e->logps[1][i], e->reference[0][i], e->reference[1][i],
-                               pairs_completion(pairs, PAIR_CHOSEN, i), pairs_completion(pairs, PAIR_REJECTED, i) };
+        PairLogProbs logps = { e->logps[0][i],
+                               e->logps[1][i],
+                               e->reference[0][i],
+                               e->reference[1][i],
+                               pairs_completion(pairs, PAIR_CHOSEN, i),
+                               pairs_completion(pairs, PAIR_REJECTED, i) };
         bool applies = pairs->margin_applies[i];
-        double offset = margin_offset(margins, pairs_categories(pairs, i), applies), h = pair_loss(margins->beta, offset, &logps).h;
-        double score = (double)violation_score(margins, violation_signal(margins, &logps, h, offset)) * margin_unit(margins);
+        double offset = margin_offset(margins, pairs_categories(pairs, i), applies),
+               h = pair_loss(margins->beta, offset, &logps).h;
+        double score =
+            (double)violation_score(margins, violation_signal(margins, &logps, h, offset)) * margin_unit(margins);
         e->index[i] = i;
         e->violation[i] = applies ? score : NAN;
         for (int k = 0; k < pairs->category_count; k++)
@@ -68,7 +73,8 @@ static void measure(Evaluation *e, const Pairs *pairs, const MarginState *margin
             }
     }
     for (int k = 0; k < pairs->category_count; k++) {
-        Interval accuracy = wilson_interval(e->right[k], e->pairs[k]), rate = wilson_interval(e->violations[k], e->n[k]);
+        Interval accuracy = wilson_interval(e->right[k], e->pairs[k]),
+                 rate = wilson_interval(e->violations[k], e->n[k]);
         e->accuracy[k] = e->right[k] / (double)e->pairs[k]; /* 0 / 0: NaN, no value */
         e->accuracy_low[k] = accuracy.low;
         e->accuracy_high[k] = accuracy.high;
@@ -81,7 +87,8 @@ static void measure(Evaluation *e, const Pairs *pairs, const MarginState *margin
 
 static void print_summary(const char *name, const Fairness *f)
 {
-    printf("%-16s micro %.3f  macro %.3f  worst %.3f  gap %.3f  variance %.4f\n", name, f->micro, f->macro, f->worst, f->gap, f->variance);
+    printf("%-16s micro %.3f  macro %.3f  worst %.3f  gap %.3f  variance %.4f\n", name, f->micro, f->macro, f->worst,
+           f->gap, f->variance);
 }
 
 static void print_table(const Evaluation *e, const Pairs *pairs, const Fairness *accuracy, const Fairness *violation)
@@ -90,7 +97,8 @@ static void print_table(const Evaluation *e, const Pairs *pairs, const Fairness 
     for (int k = 0; k < pairs->category_count; k++)
         width = (int)strlen(pairs->category_name[k]) > width ? (int)strlen(pairs->category_name[k]) : width;
     width = width > 32 ? 32 : width;
-    printf("%-*s  %6s  %-22s  %5s  %-22s  %8s\n", width, "category", "pairs", "accuracy [95 %]", "n", "violation rate [95 %]", "margin");
+    printf("%-*s  %6s  %-22s  %5s  %-22s  %8s\n", width, "category", "pairs", "accuracy [95 %]", "n",
+           "violation rate [95 %]", "margin");
     for (int k = 0; k < pairs->category_count; k++) {
         printf("%-*.*s  %6lld  ", width, width, pairs->category_name[k], (long long)e->pairs[k]);
         if (e->pairs[k] > 0)
@@ -113,28 +121,53 @@ static void print_table(const Evaluation *e, const Pairs *pairs, const Fairness 
         printf("worst category   %s\n", pairs->category_name[violation->worst_category]);
 }
 
-static EvalSummary summary(const Fairness *f) { return (EvalSummary){ f->micro, f->macro, f->worst, f->gap, f->variance }; }
+static EvalSummary summary(const Fairness *f)
+{
+    return (EvalSummary){ f->micro, f->macro, f->worst, f->gap, f->variance };
+}
 
 static bool report(Run *run, const Evaluation *e, const char *model, const char *split, const char *out, Error *err)
 {
-    static const char *const signal[] = { [SIGNAL_LIKELIHOOD] = "likelihood", [SIGNAL_REWARD] = "reward", [SIGNAL_MARGIN] = "margin" };
+    static const char *const signal[] = {
+        [SIGNAL_LIKELIHOOD] = "likelihood", [SIGNAL_REWARD] = "reward", [SIGNAL_MARGIN] = "margin"
+    };
     const Pairs *pairs = &run->pairs;
     int k = pairs->category_count;
     Fairness accuracy = fairness(e->right, e->pairs, pairs->category_harm, k, WORST_IS_LOWEST);
     Fairness violation = fairness(e->violations, e->n, pairs->category_harm, k, WORST_IS_HIGHEST);
     const EvalResult result = {
-        .model = model, .weights_digest = run->model_info.weights_digest, .data_digest = pairs->data_digest, .split = split,
-        .signal = signal[run->config.margin.signal], .step = run->model_info.step, .beta = run->config.objective.beta, .category_count = k,
-        .category_name = (const char (*)[CATEGORY_NAME])pairs->category_name, .category_harm = pairs->category_harm, .pairs = e->pairs,
-        .accuracy = e->accuracy, .accuracy_low = e->accuracy_low, .accuracy_high = e->accuracy_high, .n = e->n, .violations = e->violations,
-        .violation_rate = e->rate, .violation_rate_low = e->rate_low, .violation_rate_high = e->rate_high, .rewards_margins = e->reward,
-        .accuracy_summary = summary(&accuracy), .violation_rate_summary = summary(&violation),
-        .worst_category = violation.worst_category < 0 ? "" : pairs->category_name[violation.worst_category], .pair_count = pairs->count,
-        .logps_chosen = e->logps[PAIR_CHOSEN], .logps_rejected = e->logps[PAIR_REJECTED], .ref_logps_chosen = e->reference[PAIR_CHOSEN],
-        .ref_logps_rejected = e->reference[PAIR_REJECTED], .violation = e->violation, .index = e->index,
+        .model = model,
+        .weights_digest = run->model_info.weights_digest,
+        .data_digest = pairs->data_digest,
+        .split = split,
+        .signal = signal[run->config.margin.signal],
+        .step = run->model_info.step,
+        .beta = run->config.objective.beta,
+        .category_count = k,
+        .category_name = (const char(*)[CATEGORY_NAME])pairs->category_name,
+        .category_harm = pairs->category_harm,
+        .pairs = e->pairs,
+        .accuracy = e->accuracy,
+        .accuracy_low = e->accuracy_low,
+        .accuracy_high = e->accuracy_high,
+        .n = e->n,
+        .violations = e->violations,
+        .violation_rate = e->rate,
+        .violation_rate_low = e->rate_low,
+        .violation_rate_high = e->rate_high,
+        .rewards_margins = e->reward,
+        .accuracy_summary = summary(&accuracy),
+        .violation_rate_summary = summary(&violation),
+        .worst_category = violation.worst_category < 0 ? "" : pairs->category_name[violation.worst_category],
+        .pair_count = pairs->count,
+        .logps_chosen = e->logps[PAIR_CHOSEN],
+        .logps_rejected = e->logps[PAIR_REJECTED],
+        .ref_logps_chosen = e->reference[PAIR_CHOSEN],
+        .ref_logps_rejected = e->reference[PAIR_REJECTED],
+        .violation = e->violation,
+        .index = e->index,
     };
-    if (run->rank == 0)
-        print_table(e, pairs, &accuracy, &violation);
+    if (run->rank == 0) print_table(e, pairs, &accuracy, &violation);
     return eval_file_write(out, &result, run->world, err);
 }
 
@@ -144,11 +177,12 @@ static bool log_probs(Run *run, Evaluation *e, Error *err)
     int64_t done = 0;
     while (done < run->pairs.count) {
         Verdict verdict;
-        if (!run_logps(run, &run->batcher, "evaluate", e->logps[PAIR_CHOSEN], e->logps[PAIR_REJECTED], &done, &verdict, err))
+        if (!run_logps(run, &run->batcher, "evaluate", e->logps[PAIR_CHOSEN], e->logps[PAIR_REJECTED], &done, &verdict,
+                       err))
             return false;
         if (verdict.stop && done < run->pairs.count)
-            return error_stopped(err, "stopped by %s after %lld of %lld pairs, nothing was written: start again", verdict.why, (long long)done,
-                                 (long long)run->pairs.count);
+            return error_stopped(err, "stopped by %s after %lld of %lld pairs, nothing was written: start again",
+                                 verdict.why, (long long)done, (long long)run->pairs.count);
         lifecycle_saved(&run->life, 0); /* nothing to save */
     }
     return true;
@@ -156,39 +190,37 @@ static bool log_probs(Run *run, Evaluation *e, Error *err)
 
 static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const CommandLine *line, MPI_Comm world, Error *err)
 {
-    const char *model = command_option(line, "--model"), *split = command_option(line, "--split"), *out = command_option(line, "--out");
+    const char *model = command_option(line, "--model"), *split = command_option(line, "--split"),
+               *out = command_option(line, "--out");
     char path[FILE_PATH], reference_digest[WEIGHTS_DIGEST];
     Config config; /* data.heldout is needed before the run is open */
-    if (!config_load_all(&config, line->config, line->set_count, line->sets, world, err))
-        return false;
-    if (!split)
-        split = config.data.heldout;
-    if (!run_open(run, line->config, line->set_count, line->sets, split, model, false, world, err))
-        return false;
+    if (!config_load_all(&config, line->config, line->set_count, line->sets, world, err)) return false;
+    if (!split) split = config.data.heldout;
+    if (!run_open(run, line->config, line->set_count, line->sets, split, model, false, world, err)) return false;
     run->watchdog = watchdog_start(run->timer, run->config.run.watchdog, NULL, world);
     run->life.interval = 0; /* an evaluation saves nothing before its end */
     *run->life.request = '\0';
-    if (!model)
-        model = run->config.model.path;
+    if (!model) model = run->config.model.path;
     run_path(run, "eval.h5", path);
-    if (!out)
-        out = path;
+    if (!out) out = path;
     if (run->pairs.count == 0)
-        return error_usage(err, "%s has no pairs in /%s: prepare it with a larger --heldout", run->config.data.path, split);
+        return error_usage(err, "%s has no pairs in /%s: prepare it with a larger --heldout", run->config.data.path,
+                           split);
     bool ok = allocate(e, run->pairs.count, run->pairs.category_count, err) &&
               margin_create(margins, &run->config, run->pairs.category_count, err);
     if (!error_agree(world, ok, err) || !run_make_folder(run, NULL, err) ||
         !run_reference_digest(run, reference_digest, err) ||
-        !run_reference(run, &run->batcher, split, e->reference[PAIR_CHOSEN], e->reference[PAIR_REJECTED], err) || !run_load_model(run, model, err))
+        !run_reference(run, &run->batcher, split, e->reference[PAIR_CHOSEN], e->reference[PAIR_REJECTED], err) ||
+        !run_load_model(run, model, err))
         return false;
-    if (strcmp(run->model_info.weights_digest, reference_digest) == 0) /* the reference itself: its log-probs are known */
+    if (strcmp(run->model_info.weights_digest, reference_digest) ==
+        0) /* the reference itself: its log-probs are known */
         for (int side = 0; side < PAIR_SIDES; side++)
             memcpy(e->logps[side], e->reference[side], sizeof(double) * (size_t)run->pairs.count);
     else if (!log_probs(run, e, err))
         return false;
     measure(e, &run->pairs, margins);
-    if (!report(run, e, model, split, out, err))
-        return false;
+    if (!report(run, e, model, split, out, err)) return false;
     log_info(&run->log, "results  %s", out);
     return true;
 }
@@ -202,8 +234,7 @@ int command_eval(const CommandLine *line, MPI_Comm world)
     int rank;
     CHECK_MPI(MPI_Comm_rank(world, &rank));
     log_open(&run.log, stderr, rank);
-    if (!evaluate(&run, &e, &margins, line, world, &err))
-        log_error(&run.log, &err);
+    if (!evaluate(&run, &e, &margins, line, world, &err)) log_error(&run.log, &err);
     margin_free(&margins);
     memory_free(e.memory);
     run_close(&run);

@@ -13,8 +13,7 @@
 /* Seconds that are left by run.time_limit or by SLURM's word; infinite if nothing limits them. */
 static double seconds_left(const Config *config)
 {
-    if (config->run.time_limit > 0)
-        return 60 * config->run.time_limit;
+    if (config->run.time_limit > 0) return 60 * config->run.time_limit;
     const char *end = getenv("SLURM_JOB_END_TIME");
     return end && *end ? difftime((time_t)strtoll(end, NULL, 10), time(NULL)) : INFINITY;
 }
@@ -22,8 +21,13 @@ static double seconds_left(const Config *config)
 void lifecycle_begin(Lifecycle *l, const Config *config, MPI_Comm world)
 {
     double now = seconds_now(), left = seconds_left(config);
-    *l = (Lifecycle){ .world = world, .deadline = now + left, .slack = fmin(10, 0.05 * left), .mark = now, .last_checkpoint = now,
-                      .steps = config->checkpoint.steps, .interval = 60 * config->checkpoint.minutes };
+    *l = (Lifecycle){ .world = world,
+                      .deadline = now + left,
+                      .slack = fmin(10, 0.05 * left),
+                      .mark = now,
+                      .last_checkpoint = now,
+                      .steps = config->checkpoint.steps,
+                      .interval = 60 * config->checkpoint.minutes };
     CHECK_MPI(MPI_Comm_rank(world, &l->rank));
     snprintf(l->request, sizeof l->request, "%s/checkpoint.request", config->run.dir);
 }
@@ -58,6 +62,5 @@ void lifecycle_saved(Lifecycle *l, double seconds)
     l->slowest_checkpoint = fmax(l->slowest_checkpoint, seconds);
     l->checkpoint_seconds += seconds;
     l->last_checkpoint = l->mark = seconds_now();
-    if (l->rank == 0)
-        unlink(l->request);
+    if (l->rank == 0) unlink(l->request);
 }

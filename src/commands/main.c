@@ -3,39 +3,44 @@
 #include "catdpo/commands.h"
 
 static const CommandOption train_options[] = {
-    {"--overwrite", NULL, NULL, "replace the run that run.dir holds", false},
-    {"--resume", "FILE", NULL, "go on from the newest good checkpoint of run.dir, or from FILE", true},
-    {"--allow", "LIST", NULL, "differences that --resume accepts, such as data,schedule (the refusal names them)", false},
-    {"--take-over", NULL, NULL, "go on in the place of a copy that still writes to run.dir; that one stops", false},
-    {0},
+    { "--overwrite", NULL, NULL, "replace the run that run.dir holds", false },
+    { "--resume", "FILE", NULL, "go on from the newest good checkpoint of run.dir, or from FILE", true },
+    { "--allow", "LIST", NULL, "differences that --resume accepts, such as data,schedule (the refusal names them)",
+      false },
+    { "--take-over", NULL, NULL, "go on in the place of a copy that still writes to run.dir; that one stops", false },
+    { 0 },
 };
 
-static const char *const splits[] = {"heldout", "train", NULL};
+static const char *const splits[] = { "heldout", "train", NULL };
 
 static const CommandOption eval_options[] = {
-    {"--model", "FILE", NULL, "model or checkpoint to evaluate instead of model.path", false},
-    {"--split", "NAME", splits, "pairs to evaluate on, instead of data.heldout", false},
-    {"--out", "FILE", NULL, "file for the results (default: eval.h5 in the run directory)", false},
-    {0},
+    { "--model", "FILE", NULL, "model or checkpoint to evaluate instead of model.path", false },
+    { "--split", "NAME", splits, "pairs to evaluate on, instead of data.heldout", false },
+    { "--out", "FILE", NULL, "file for the results (default: eval.h5 in the run directory)", false },
+    { 0 },
 };
 
 static const CommandOption plan_options[] = {
-    {"--ranks", "N[,N...]", NULL, "ranks to plan for; several: the best grid of each", false},
-    {"--nodes", "N", NULL, "or nodes, with --ranks-per-node", false},
-    {"--ranks-per-node", "N", NULL, "ranks of a node (default: this machine's cores)", false},
-    {"--memory-per-rank", "GB", NULL, "memory of a rank (default: parallel.memory_gb, else this machine's share)", false},
-    {"--hours", "H", NULL, "wall time of a job", false},
-    {"--json", NULL, NULL, "print one JSON object", false},
-    {"--gflops", "GF/s", NULL, "sgemm rate of a rank (default: measured here)", false},
-    {"--memory-bandwidth-gb", "GB/s", NULL, "memory bandwidth of a rank (default: measured here, alone)", false},
-    {"--bandwidth-gb", "GB/s", NULL, "network bandwidth of a node (default: 12.5)", false},
-    {"--latency-us", "US", NULL, "time of a short message between nodes (default: 2)", false},
-    {"--model-size", "SHAPE", NULL, "1b, 8b, 70b or hidden=..,mlp=..,layers=..,heads=..,groups=..,head=..,vocab=..,tied=.. "
-                                    "instead of model.path", false},
-    {"--tokens-per-pair", "N", NULL, "made-up pairs of N tokens on average, both sequences, instead of data.path", false},
-    {"--completion-share", "X", NULL, "part of their tokens that is not prompt (default: 0.7)", false},
-    {"--pairs", "N", NULL, "how many of them (default: 10000)", false},
-    {0},
+    { "--ranks", "N[,N...]", NULL, "ranks to plan for; several: the best grid of each", false },
+    { "--nodes", "N", NULL, "or nodes, with --ranks-per-node", false },
+    { "--ranks-per-node", "N", NULL, "ranks of a node (default: this machine's cores)", false },
+    { "--memory-per-rank", "GB", NULL, "memory of a rank (default: parallel.memory_gb, else this machine's share)",
+      false },
+    { "--hours", "H", NULL, "wall time of a job", false },
+    { "--json", NULL, NULL, "print one JSON object", false },
+    { "--gflops", "GF/s", NULL, "sgemm rate of a rank (default: measured here)", false },
+    { "--memory-bandwidth-gb", "GB/s", NULL, "memory bandwidth of a rank (default: measured here, alone)", false },
+    { "--bandwidth-gb", "GB/s", NULL, "network bandwidth of a node (default: 12.5)", false },
+    { "--latency-us", "US", NULL, "time of a short message between nodes (default: 2)", false },
+    { "--model-size", "SHAPE", NULL,
+      "1b, 8b, 70b or hidden=..,mlp=..,layers=..,heads=..,groups=..,head=..,vocab=..,tied=.. "
+      "instead of model.path",
+      false },
+    { "--tokens-per-pair", "N", NULL, "made-up pairs of N tokens on average, both sequences, instead of data.path",
+      false },
+    { "--completion-share", "X", NULL, "part of their tokens that is not prompt (default: 0.7)", false },
+    { "--pairs", "N", NULL, "how many of them (default: 10000)", false },
+    { 0 },
 };
 
 static const Command commands[] = {
@@ -46,7 +51,8 @@ static const Command commands[] = {
             "Trains the model in model.path on the pairs in data.path and writes to the run directory run.dir:\n"
             "config.cfg (the settings as resolved), metrics.h5, log.jsonl, reference.h5 (the reference model's\n"
             "log-probabilities, made once and reused while data and model stay the same) and checkpoints/, each of\n"
-            "which is itself a model: at intervals (checkpoint.*), at the end, when the file checkpoint.request appears\n"
+            "which is itself a model: at intervals (checkpoint.*), at the end, when the file checkpoint.request "
+            "appears\n"
             "in the run directory, and before the program stops on a signal (TERM, INT, USR1, USR2) or for its time\n"
             "limit. --resume goes on from there, on any number of ranks and any grid; the same command line with\n"
             "--resume starts a run that has no checkpoint yet.\n"
@@ -78,7 +84,8 @@ static const Command commands[] = {
         .help =
             "Verifies models, checkpoints, pairs, metrics, references and evaluations: structure, attributes,\n"
             "checksums of every byte, finite numbers, and what must hold between them. Prints for each file what it\n"
-            "is, and `ok` or the first thing that is wrong with it. A directory stands for the files of the run in it.\n"
+            "is, and `ok` or the first thing that is wrong with it. A directory stands for the files of the run in "
+            "it.\n"
             "Needs neither mpirun nor an allocation, and memory for one file of pairs at most. Exit status 2 if a\n"
             "file is damaged, missing or none of these.\n",
         .examples = "  catdpo check model.h5 pairs.h5\n"
@@ -91,8 +98,10 @@ static const Command commands[] = {
         .name = "plan",
         .summary = "what a run needs on how many ranks: memory, traffic, time, and the command to submit",
         .help =
-            "For each process grid that suits the ranks: memory of a rank by kind, operations and bytes sent in a step, the\n"
-            "time expected for it, and why a grid is refused; then the grid to take and the sbatch command for it. The\n"
+            "For each process grid that suits the ranks: memory of a rank by kind, operations and bytes sent in a "
+            "step, the\n"
+            "time expected for it, and why a grid is refused; then the grid to take and the sbatch command for it. "
+            "The\n"
             "steps are laid out as the run will do it; how fast a rank is, is measured here for a second or given.\n"
             "Runs on one process without mpirun, on a login node. parallel.grid and parallel.replicas are ignored.\n"
             "The time is an estimate: of all ranks on nodes like this one, with nothing else on them.\n",
@@ -103,7 +112,7 @@ static const Command commands[] = {
         .run = command_plan,
         .serial = true,
     },
-    {0},
+    { 0 },
 };
 
 /* False if every rank is alone in a world of its own: its MPI and its launcher do not know each other. */
@@ -112,10 +121,11 @@ static bool launched_together(int launched, int rank, Error *err)
     int size;
     CHECK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &size));
     if (size > 1 || launched <= 1) return true;
-    error_usage(err,
-                "%d processes were started, and each of them is a run of its own: use the mpirun of the MPI that catdpo "
-                "was built with, or the srun --mpi=... that fits it (srun --mpi=list shows what there is)",
-                launched);
+    error_usage(
+        err,
+        "%d processes were started, and each of them is a run of its own: use the mpirun of the MPI that catdpo "
+        "was built with, or the srun --mpi=... that fits it (srun --mpi=list shows what there is)",
+        launched);
     if (rank == 0) fprintf(stderr, "catdpo: %s\n", err->message);
     return false;
 }
@@ -123,7 +133,7 @@ static bool launched_together(int launched, int rank, Error *err)
 int main(int argc, char *argv[])
 {
     Cli cli;
-    Error err = {0};
+    Error err = { 0 };
     if (!cli_parse(&cli, argc, argv, commands, &err) || cli.action != CLI_RUN) { /* no MPI needed for this */
         bool speaks = cli_launch_rank() == 0;
         if (err.exit_status == EXIT_DONE && speaks) cli_answer(&cli, commands, stdout, &err);
@@ -132,7 +142,7 @@ int main(int argc, char *argv[])
         return err.exit_status;
     }
 
-    if (!cli.line.command->files) blas_repair(argv); /* may start the program again */
+    if (!cli.line.command->files) blas_repair(argv);           /* may start the program again */
     if (cli.line.command->files || cli.line.command->serial) { /* one process, also if mpirun started several */
         int status = cli_launch_rank() == 0 ? cli.line.command->run(&cli.line, MPI_COMM_NULL) : EXIT_DONE;
         cli_free(&cli);
@@ -141,8 +151,8 @@ int main(int argc, char *argv[])
 
     int provided, launched = cli_launch_size(), rank = cli_launch_rank(); /* MPI_Init may set such variables itself */
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    int exit_status = launched_together(launched, rank, &err) ? cli.line.command->run(&cli.line, MPI_COMM_WORLD)
-                                                              : err.exit_status;
+    int exit_status =
+        launched_together(launched, rank, &err) ? cli.line.command->run(&cli.line, MPI_COMM_WORLD) : err.exit_status;
     cli_free(&cli);
     MPI_Finalize();
     return exit_status;

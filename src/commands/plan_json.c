@@ -7,8 +7,7 @@ static void text(FILE *out, const char *value)
 {
     fputc('"', out);
     for (const char *c = value; *c; c++) {
-        if (*c == '"' || *c == '\\')
-            fputc('\\', out);
+        if (*c == '"' || *c == '\\') fputc('\\', out);
         if ((unsigned char)*c < ' ')
             fprintf(out, "\\u%04x", (unsigned)*c);
         else
@@ -90,8 +89,7 @@ static void print_grid(const Plan *plan, const RanksPlan *size, const GridPlan *
         print_memory(out, &g->cost.memory);
         print_step(out, &g->cost);
         number(out, "run_seconds", plan_seconds(plan, &g->cost), false);
-        if (plan_command(plan, size, g, command, sizeof command))
-            word(out, "command", command, false);
+        if (plan_command(plan, size, g, command, sizeof command)) word(out, "command", command, false);
     } else
         word(out, "reason", g->reason, false);
     fputs("}", out);

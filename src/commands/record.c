@@ -32,7 +32,8 @@ static bool write_config(const Run *run, const char *text, Error *err)
     FILE *file = fopen(unfinished, "w");
     bool ok = file && fputs(text, file) >= 0 && fflush(file) == 0 && fsync(fileno(file)) == 0;
     ok = (!file || fclose(file) == 0) && ok && rename(unfinished, path) == 0;
-    return ok || error_usage(err, "cannot write %s: set run.dir to a place that you may write to and that has room", path);
+    return ok ||
+           error_usage(err, "cannot write %s: set run.dir to a place that you may write to and that has room", path);
 }
 
 static char *host_list(MPI_Comm world)
@@ -43,7 +44,7 @@ static char *host_list(MPI_Comm world)
     CHECK(text);
     CHECK_MPI(MPI_Get_processor_name(mine, &length));
     CHECK_MPI(MPI_Comm_size(world, &ranks));
-    char (*all)[sizeof mine] = calloc((size_t)ranks, sizeof mine);
+    char(*all)[sizeof mine] = calloc((size_t)ranks, sizeof mine);
     CHECK(all);
     CHECK_MPI(MPI_Allgather(mine, sizeof mine, MPI_CHAR, all, sizeof mine, MPI_CHAR, world));
     for (int r = 0; r < ranks; r++)
@@ -56,7 +57,8 @@ static char *host_list(MPI_Comm world)
 static bool open_metrics(Trainer *t, const char *config, Error *err)
 {
     Run *run = &t->run;
-    char path[FILE_PATH], grid[LAYOUT_TEXT], mpi[MPI_MAX_LIBRARY_VERSION_STRING], started[32], *hosts = host_list(run->world);
+    char path[FILE_PATH], grid[LAYOUT_TEXT], mpi[MPI_MAX_LIBRARY_VERSION_STRING], started[32],
+        *hosts = host_list(run->world);
     int length;
     time_t now = time(NULL);
     CHECK_MPI(MPI_Get_library_version(mpi, &length));
@@ -65,21 +67,37 @@ static bool open_metrics(Trainer *t, const char *config, Error *err)
     layout_text(&run->layout, grid);
     run_path(run, "metrics.h5", path);
     const MetricsInfo info = {
-        .folder = writer_folder(run->writer), .run = run->config.run.dir, .grid = grid, .version = CATDPO_VERSION, .mpi = mpi,
-        .blas = run->blas.library, .hosts = hosts, .started = started, .data_digest = run->pairs.data_digest, .weights_digest = t->start_digest,
-        .tokenizer_digest = run->pairs.tokenizer_digest, .settings = run->pairs.settings, .config = config,
-        .category_count = run->pairs.category_count, .category_name = (const char (*)[CATEGORY_NAME])run->pairs.category_name,
-        .category_harm = run->pairs.category_harm, .pairs_per_step = run->config.batch.pairs, .phase_count = PHASES, .phase_name = phase_name,
-        .partial_unit = margin_unit(&t->margins), .sgemm_gflops = run->blas.gflops, .capacity = run->config.metrics.flush_steps,
+        .folder = writer_folder(run->writer),
+        .run = run->config.run.dir,
+        .grid = grid,
+        .version = CATDPO_VERSION,
+        .mpi = mpi,
+        .blas = run->blas.library,
+        .hosts = hosts,
+        .started = started,
+        .data_digest = run->pairs.data_digest,
+        .weights_digest = t->start_digest,
+        .tokenizer_digest = run->pairs.tokenizer_digest,
+        .settings = run->pairs.settings,
+        .config = config,
+        .category_count = run->pairs.category_count,
+        .category_name = (const char(*)[CATEGORY_NAME])run->pairs.category_name,
+        .category_harm = run->pairs.category_harm,
+        .pairs_per_step = run->config.batch.pairs,
+        .phase_count = PHASES,
+        .phase_name = phase_name,
+        .partial_unit = margin_unit(&t->margins),
+        .sgemm_gflops = run->blas.gflops,
+        .capacity = run->config.metrics.flush_steps,
     };
-    t->metrics = t->step > 0 ? metrics_resume(path, &info, t->step, run->world, err) : metrics_create(path, &info, run->world, err);
+    t->metrics = t->step > 0 ? metrics_resume(path, &info, t->step, run->world, err)
+                             : metrics_create(path, &info, run->world, err);
     free(hosts);
-    if (!t->metrics)
-        return false;
+    if (!t->metrics) return false;
     run_path(run, "log.jsonl", path);
     if (run->rank == 0)
         t->log = steplog_open(path, writer_folder(run->writer), t->step, run->pairs.category_count,
-                              (const char (*)[CATEGORY_NAME])run->pairs.category_name, err);
+                              (const char(*)[CATEGORY_NAME])run->pairs.category_name, err);
     return error_agree(run->world, run->rank > 0 || t->log, err);
 }
 
@@ -88,7 +106,8 @@ bool record_open(Trainer *t, Error *err)
     Run *run = &t->run;
     char *text = config_text(&run->config);
     bool ok = run_make_folder(run, "checkpoints", err);
-    ok = ok && error_agree(run->world, run->rank > 0 || write_config(run, text, err), err) && open_metrics(t, text, err);
+    ok =
+        ok && error_agree(run->world, run->rank > 0 || write_config(run, text, err), err) && open_metrics(t, text, err);
     free(text);
     return ok;
 }
@@ -99,7 +118,8 @@ static int64_t tokens_of_step(const Trainer *t)
 {
     int64_t tokens = 0;
     for (int i = 0; i < t->pair_count; i++)
-        tokens += pairs_length(&t->run.pairs, PAIR_CHOSEN, t->pair[i]) + pairs_length(&t->run.pairs, PAIR_REJECTED, t->pair[i]);
+        tokens += pairs_length(&t->run.pairs, PAIR_CHOSEN, t->pair[i]) +
+                  pairs_length(&t->run.pairs, PAIR_REJECTED, t->pair[i]);
     return tokens;
 }
 
@@ -122,8 +142,11 @@ bool record_step(Trainer *t, StepMetrics *row, Error *err)
     metrics_append(t->metrics, row);
     bool ok = !t->log || steplog_write(t->log, row, rate, t->total_steps, err);
     int worst = margin_worst(&t->margins);
-    progress_update(&t->progress, t->step, &(ProgressFields){ .loss = row->loss, .tokens_per_second = rate,
-                    .worst = worst < 0 ? NULL : run->pairs.category_name[worst], .worst_rate = worst < 0 ? NAN : t->margins.violation_rate[worst] });
+    progress_update(&t->progress, t->step,
+                    &(ProgressFields){ .loss = row->loss,
+                                       .tokens_per_second = rate,
+                                       .worst = worst < 0 ? NULL : run->pairs.category_name[worst],
+                                       .worst_rate = worst < 0 ? NAN : t->margins.violation_rate[worst] });
     timer_stop(run->timer);
     return ok;
 }

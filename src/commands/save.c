@@ -1,4 +1,5 @@
-/* Checkpoints of a run: when one is complete the metrics that it builds on are on the disk, so a resumed run finds every step. */
+/* Checkpoints of a run: when one is complete the metrics that it builds on are on the disk, so a resumed run finds
+ * every step. */
 #include "trainer.h"
 
 #include "catdpo/statistics.h"
@@ -16,8 +17,8 @@
 
 /* ---- the best by the held-out pairs ----------------------------------------------------------------------------- */
 
-/* Violation rate of the worst category of the held-out pairs under today's weights and margins; NaN if the pass was interrupted, which the
- * next question of the lifecycle finds out by itself. */
+/* Violation rate of the worst category of the held-out pairs under today's weights and margins; NaN if the pass was
+ * interrupted, which the next question of the lifecycle finds out by itself. */
 static bool heldout_worst(Trainer *t, double *worst, Error *err)
 {
     Run *run = &t->run;
@@ -26,22 +27,26 @@ static bool heldout_worst(Trainer *t, double *worst, Error *err)
     int64_t done = 0;
     while (done < pairs->count) {
         Verdict verdict;
-        if (!run_logps(run, &run->heldout_batcher, "held-out", t->heldout[PAIR_CHOSEN], t->heldout[PAIR_REJECTED], &done, &verdict, err))
+        if (!run_logps(run, &run->heldout_batcher, "held-out", t->heldout[PAIR_CHOSEN], t->heldout[PAIR_REJECTED],
+                       &done, &verdict, err))
             return false;
-        if (verdict.stop && done < pairs->count)
-            return true;
+        if (verdict.stop && done < pairs->count) return true;
     }
     int64_t *n = calloc((size_t)k, sizeof *n);
     double *violations = calloc((size_t)k, sizeof *violations);
     CHECK(n && violations);
     for (int64_t i = 0; i < pairs->count; i++) {
-        PairLogProbs logps = { t->heldout[PAIR_CHOSEN][i], t->heldout[PAIR_REJECTED][i], t->heldout_reference[PAIR_CHOSEN][i],
-                               t->heldout_reference[PAIR_REJECTED][i], pairs_completion(pairs, PAIR_CHOSEN, i),
+        PairLogProbs logps = { t->heldout[PAIR_CHOSEN][i],
+                               t->heldout[PAIR_REJECTED][i],
+                               t->heldout_reference[PAIR_CHOSEN][i],
+                               t->heldout_reference[PAIR_REJECTED][i],
+                               pairs_completion(pairs, PAIR_CHOSEN, i),
                                pairs_completion(pairs, PAIR_REJECTED, i) };
-        if (!pairs->margin_applies[i])
-            continue;
-        double offset = margin_offset(&t->margins, pairs_categories(pairs, i), true), h = pair_loss(t->margins.beta, offset, &logps).h;
-        double score = (double)violation_score(&t->margins, violation_signal(&t->margins, &logps, h, offset)) * margin_unit(&t->margins);
+        if (!pairs->margin_applies[i]) continue;
+        double offset = margin_offset(&t->margins, pairs_categories(pairs, i), true),
+               h = pair_loss(t->margins.beta, offset, &logps).h;
+        double score = (double)violation_score(&t->margins, violation_signal(&t->margins, &logps, h, offset)) *
+                       margin_unit(&t->margins);
         for (int c = 0; c < k; c++)
             if (pairs_categories(pairs, i)[c]) {
                 n[c]++;
@@ -59,24 +64,38 @@ static bool heldout_worst(Trainer *t, double *worst, Error *err)
 
 static bool write_checkpoint(Trainer *t, const char *path, double worst, Error *err)
 {
-    static const char *const sampling[] = { [SAMPLING_UNIFORM] = "uniform", [SAMPLING_BALANCED] = "balanced",
-                                            [SAMPLING_SEQUENTIAL] = "sequential" };
+    static const char *const sampling[] = {
+        [SAMPLING_UNIFORM] = "uniform", [SAMPLING_BALANCED] = "balanced", [SAMPLING_SEQUENTIAL] = "sequential"
+    };
     Run *run = &t->run;
     char *text = config_text(&run->config), layout[LAYOUT_TEXT];
     layout_text(&run->layout, layout);
     const CheckpointInfo info = {
-        .layout = layout, .folder = writer_folder(run->writer), .step = t->step, .total_steps = t->total_steps, .num_tokens = t->num_tokens,
-        .seed = t->sampler.seed, .skipped = t->skipped, .heldout_worst = worst, .sampling = sampling[run->config.batch.sampling],
-        .config = text, .version = CATDPO_VERSION, .data_digest = run->pairs.data_digest, .tokenizer_digest = run->pairs.tokenizer_digest,
-        .template_digest = run->pairs.template_digest, .start_digest = t->start_digest, .reference_digest = t->reference_digest,
-        .category_name = (const char (*)[CATEGORY_NAME])run->pairs.category_name,
+        .layout = layout,
+        .folder = writer_folder(run->writer),
+        .step = t->step,
+        .total_steps = t->total_steps,
+        .num_tokens = t->num_tokens,
+        .seed = t->sampler.seed,
+        .skipped = t->skipped,
+        .heldout_worst = worst,
+        .sampling = sampling[run->config.batch.sampling],
+        .config = text,
+        .version = CATDPO_VERSION,
+        .data_digest = run->pairs.data_digest,
+        .tokenizer_digest = run->pairs.tokenizer_digest,
+        .template_digest = run->pairs.template_digest,
+        .start_digest = t->start_digest,
+        .reference_digest = t->reference_digest,
+        .category_name = (const char(*)[CATEGORY_NAME])run->pairs.category_name,
     };
     bool ok = checkpoint_write(path, run->config.model.path, &run->model, &t->optimizer, &t->margins, &info, err);
     free(text);
     return ok;
 }
 
-/* best.h5 is a second name of the same file, which outlives the first; where a file system has no such names, a second file. */
+/* best.h5 is a second name of the same file, which outlives the first; where a file system has no such names, a second
+ * file. */
 static bool keep_as_best(Trainer *t, const char *path, double worst, Error *err)
 {
     Run *run = &t->run;
@@ -104,8 +123,8 @@ static void *remove_file(void *path)
     return NULL;
 }
 
-/* Giving back the blocks of a large file takes seconds, which nobody has to wait for: it loses its name at once and its blocks meanwhile. False if it
- * cannot be removed. */
+/* Giving back the blocks of a large file takes seconds, which nobody has to wait for: it loses its name at once and its
+ * blocks meanwhile. False if it cannot be removed. */
 static bool remove_meanwhile(const Trainer *t, const char *path, int64_t step)
 {
     char *doomed = malloc(FILE_PATH + 64);
@@ -135,12 +154,10 @@ static void remove_old(const Trainer *t)
     for (;;) {
         int64_t count = 0, oldest = INT64_MAX;
         DIR *entries = opendir(folder);
-        if (!entries)
-            return;
+        if (!entries) return;
         for (struct dirent *entry; (entry = readdir(entries));) {
             int64_t step = step_of(entry->d_name);
-            if (step < 0 || step > t->step)
-                continue;
+            if (step < 0 || step > t->step) continue;
             count++;
             if (step < oldest) {
                 oldest = step;
@@ -148,8 +165,7 @@ static void remove_old(const Trainer *t)
             }
         }
         closedir(entries);
-        if (count <= t->run.config.checkpoint.keep || !remove_meanwhile(t, path, oldest))
-            return;
+        if (count <= t->run.config.checkpoint.keep || !remove_meanwhile(t, path, oldest)) return;
     }
 }
 
@@ -158,11 +174,11 @@ bool save_clear(Trainer *t, Error *err)
     char folder[FILE_PATH], path[FILE_PATH + 300];
     run_path(&t->run, "checkpoints", folder);
     DIR *entries = opendir(folder);
-    if (!entries)
-        return errno == ENOENT || error_usage(err, "%s: cannot be read: %s", folder, strerror(errno));
+    if (!entries) return errno == ENOENT || error_usage(err, "%s: cannot be read: %s", folder, strerror(errno));
     bool ok = true;
     for (struct dirent *entry; ok && (entry = readdir(entries));) {
-        bool ours = step_of(entry->d_name) >= 0 || strcmp(entry->d_name, "final.h5") == 0 || strcmp(entry->d_name, "best.h5") == 0;
+        bool ours = step_of(entry->d_name) >= 0 || strcmp(entry->d_name, "final.h5") == 0 ||
+                    strcmp(entry->d_name, "best.h5") == 0;
         snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
         ok = !ours || unlink(path) == 0 || error_usage(err, "%s: cannot be removed: %s", path, strerror(errno));
     }
@@ -175,22 +191,19 @@ bool save(Trainer *t, bool final, Error *err)
     Run *run = &t->run;
     char path[FILE_PATH], name[64] = "checkpoints/final.h5";
     double start = seconds_now(), worst = NAN;
-    if (!final)
-        snprintf(name, sizeof name, "checkpoints/step-%08lld.h5", (long long)t->step);
+    if (!final) snprintf(name, sizeof name, "checkpoints/step-%08lld.h5", (long long)t->step);
     run_path(run, name, path);
     lifecycle_saved(&run->life, 0); /* what asked for this one is answered */
     timer_start(run->timer, PHASE_CHECKPOINT);
     bool ok = (!run->config.checkpoint.best || heldout_worst(t, &worst, err)) && metrics_flush(t->metrics, err) &&
-              error_agree(run->world, !t->log || steplog_sync(t->log, err), err) && write_checkpoint(t, path, worst, err);
+              error_agree(run->world, !t->log || steplog_sync(t->log, err), err) &&
+              write_checkpoint(t, path, worst, err);
     bool best = ok && worst < t->best;
-    if (best)
-        t->best = worst;
+    if (best) t->best = worst;
     ok = ok && (!best || keep_as_best(t, path, worst, err));
     timer_stop(run->timer);
-    if (!ok)
-        return false;
-    if (run->rank == 0 && !final)
-        remove_old(t);
+    if (!ok) return false;
+    if (run->rank == 0 && !final) remove_old(t);
     double seconds = seconds_now() - start;
     lifecycle_saved(&run->life, seconds);
     char measured[64] = "";

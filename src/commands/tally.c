@@ -4,8 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAIRS, LOSS, ACCURACY, CHOSEN, REJECTED = CHOSEN + 4, ENTROPY = REJECTED + 4, CORRECT, SCALARS }; /* indices into sums */
-enum { SIDE_REWARD, SIDE_LOGP, SIDE_LOGITS, SIDE_TOKENS };                   /* behind CHOSEN and REJECTED */
+enum {
+    PAIRS,
+    LOSS,
+    ACCURACY,
+    CHOSEN,
+    REJECTED = CHOSEN + 4,
+    ENTROPY = REJECTED + 4,
+    CORRECT,
+    SCALARS
+};                                                         /* indices into sums */
+enum { SIDE_REWARD, SIDE_LOGP, SIDE_LOGITS, SIDE_TOKENS }; /* behind CHOSEN and REJECTED */
 enum { CATEGORY_PAIRS, CATEGORY_REWARD, CATEGORY_ACCURACY, CATEGORY_LOSS, CATEGORY_SUMS };
 
 bool tally_create(Tally *t, int category_count, Error *err)
@@ -17,8 +26,7 @@ bool tally_create(Tally *t, int category_count, Error *err)
     t->sums = calloc(SCALARS + CATEGORY_SUMS * k, sizeof *t->sums);
     t->row = calloc(5 * k, sizeof *t->row);
     t->pairs = calloc(k, sizeof *t->pairs);
-    if (t->counts && t->partial && t->sums && t->row && t->pairs)
-        return true;
+    if (t->counts && t->partial && t->sums && t->row && t->pairs) return true;
     tally_free(t);
     return error_fault(err, "out of memory for the sums of %d categories", category_count);
 }
@@ -40,14 +48,16 @@ void tally_clear(Tally *t)
     memset(t->sums, 0, sizeof *t->sums * (SCALARS + CATEGORY_SUMS * k));
 }
 
-void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair, const PairLogProbs *logps, const PairLoss *loss,
-               double offset, const SequenceResult result[PAIR_SIDES])
+void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair, const PairLogProbs *logps,
+               const PairLoss *loss, double offset, const SequenceResult result[PAIR_SIDES])
 {
     const uint8_t *mask = pairs_categories(pairs, pair);
     bool applies = pairs->margin_applies[pair];
-    margin_count(margins, mask, applies, violation_score(margins, violation_signal(margins, logps, loss->h, offset)), t->counts);
+    margin_count(margins, mask, applies, violation_score(margins, violation_signal(margins, logps, loss->h, offset)),
+                 t->counts);
 
-    double accuracy = fabs(loss->h) < margins->tie ? 0.5 : loss->h > 0; /* policy and reference agree up to rounding at the start */
+    double accuracy =
+        fabs(loss->h) < margins->tie ? 0.5 : loss->h > 0; /* policy and reference agree up to rounding at the start */
     double ratio[PAIR_SIDES] = { logps->chosen - logps->reference_chosen, logps->rejected - logps->reference_rejected };
     t->sums[PAIRS] += 1;
     t->sums[LOSS] += loss->loss;
@@ -96,7 +106,8 @@ void tally_fill(const Tally *t, const MarginState *margins, StepMetrics *row)
     row->entropy = s[ENTROPY] / (chosen[SIDE_TOKENS] + rejected[SIDE_TOKENS]);
     row->mean_token_accuracy = s[CORRECT] / chosen[SIDE_TOKENS];
 
-    double *violations = t->row, *reward = t->row + k, *accuracy = t->row + 2 * k, *loss = t->row + 3 * k, *margin = t->row + 4 * k;
+    double *violations = t->row, *reward = t->row + k, *accuracy = t->row + 2 * k, *loss = t->row + 3 * k,
+           *margin = t->row + 4 * k;
     for (int i = 0; i < k; i++) {
         const double *sums = s + SCALARS + CATEGORY_SUMS * i;
         t->pairs[i] = (int64_t)sums[CATEGORY_PAIRS];

@@ -12,7 +12,8 @@
 /* ---- one step --------------------------------------------------------------------------------------------------- */
 
 /* The head has the log-probs of some pairs: their loss, what it says to the margins and metrics, and its gradient. */
-static void pair_gradient(void *context, const Batch *batch, int first, int count, const SequenceResult *result, float *coefficient)
+static void pair_gradient(void *context, const Batch *batch, int first, int count, const SequenceResult *result,
+                          float *coefficient)
 {
     Trainer *t = context;
     const Pairs *pairs = &t->run.pairs;
@@ -21,28 +22,32 @@ static void pair_gradient(void *context, const Batch *batch, int first, int coun
     for (int i = first; i < first + count; i++) {
         int64_t p = batch->pair[i];
         const SequenceResult *both = &result[2 * i];
-        PairLogProbs logps = { both[PAIR_CHOSEN].logp, both[PAIR_REJECTED].logp, t->reference[PAIR_CHOSEN][p], t->reference[PAIR_REJECTED][p],
-                               pairs_completion(pairs, PAIR_CHOSEN, p), pairs_completion(pairs, PAIR_REJECTED, p) };
+        PairLogProbs logps = { both[PAIR_CHOSEN].logp,
+                               both[PAIR_REJECTED].logp,
+                               t->reference[PAIR_CHOSEN][p],
+                               t->reference[PAIR_REJECTED][p],
+                               pairs_completion(pairs, PAIR_CHOSEN, p),
+                               pairs_completion(pairs, PAIR_REJECTED, p) };
         double offset = margin_offset(&t->margins, pairs_categories(pairs, p), pairs->margin_applies[p]);
         PairLoss loss = pair_loss(t->margins.beta, offset, &logps);
         coefficient[2 * i + PAIR_CHOSEN] = (float)(loss.coefficient / t->pair_count);
         coefficient[2 * i + PAIR_REJECTED] = -coefficient[2 * i + PAIR_CHOSEN];
-        if (batch->counter[i] == me)
-            tally_add(&t->tally, &t->margins, pairs, p, &logps, &loss, offset, both);
+        if (batch->counter[i] == me) tally_add(&t->tally, &t->margins, pairs, p, &logps, &loss, offset, both);
     }
 }
 
 static void choose_pairs(Trainer *t)
 {
     t->pair_count = sampler_step(&t->sampler, t->step, t->pair);
-    for (int i = t->pair_count; i < t->sampler.per_step; i++)
-        t->pair[i] = -1;
+    for (int i = t->pair_count; i < t->sampler.per_step; i++) t->pair[i] = -1;
     for (int i = 0; i < t->pair_count; i++)
-        t->num_tokens += pairs_length(&t->run.pairs, PAIR_CHOSEN, t->pair[i]) + pairs_length(&t->run.pairs, PAIR_REJECTED, t->pair[i]);
+        t->num_tokens += pairs_length(&t->run.pairs, PAIR_CHOSEN, t->pair[i]) +
+                         pairs_length(&t->run.pairs, PAIR_REJECTED, t->pair[i]);
     batcher_plan(&t->run.batcher, t->pair, t->pair_count);
 }
 
-/* A step whose numbers are not finite changes nothing; whether the run goes on is for the settings to say. The same on all ranks. */
+/* A step whose numbers are not finite changes nothing; whether the run goes on is for the settings to say. The same on
+ * all ranks. */
 static bool may_skip(Trainer *t, StepMetrics *row, Error *err)
 {
     const Config *config = &t->run.config;
@@ -50,9 +55,13 @@ static bool may_skip(Trainer *t, StepMetrics *row, Error *err)
     row->skipped = 1;
     t->skipped++;
     if (skip)
-        log_warn(&t->run.log, "step %lld is skipped: the loss is %g and the gradient's norm %g", (long long)t->step, row->loss, row->grad_norm);
-    return skip || error_fault(err, "step %lld: the loss is %g and the gradient's norm %g: lower optimizer.learning_rate, and look at the pairs of "
-                               "this step in metrics.h5 (/train/pairs); optimizer.nonfinite = \"skip\" leaves out up to %lld such steps",
+        log_warn(&t->run.log, "step %lld is skipped: the loss is %g and the gradient's norm %g", (long long)t->step,
+                 row->loss, row->grad_norm);
+    return skip || error_fault(err,
+                               "step %lld: the loss is %g and the gradient's norm %g: lower optimizer.learning_rate, "
+                               "and look at the pairs of "
+                               "this step in metrics.h5 (/train/pairs); optimizer.nonfinite = \"skip\" leaves out up "
+                               "to %lld such steps",
                                (long long)t->step, row->loss, row->grad_norm, (long long)config->optimizer.max_skipped);
 }
 
@@ -82,14 +91,15 @@ static bool train_step(Trainer *t, StepMetrics *row, Error *err)
     timer_stop(run->timer);
     timer_start(run->timer, PHASE_OPTIMIZER);
     row->grad_norm = optimizer_norm(&t->optimizer, model->gradients);
-    row->learning_rate = config->optimizer.learning_rate * schedule_factor((ScheduleType)config->schedule.type, config->schedule.warmup,
-                                                                           config->schedule.floor, t->step, t->total_steps);
+    row->learning_rate =
+        config->optimizer.learning_rate * schedule_factor((ScheduleType)config->schedule.type, config->schedule.warmup,
+                                                          config->schedule.floor, t->step, t->total_steps);
     bool finite = isfinite(row->loss) && isfinite(row->grad_norm); /* the same numbers on all ranks */
     if (finite)
-        row->clipped = optimizer_update(&t->optimizer, model->weights, model->gradients, row->learning_rate, row->grad_norm);
+        row->clipped =
+            optimizer_update(&t->optimizer, model->weights, model->gradients, row->learning_rate, row->grad_norm);
     timer_stop(run->timer);
-    if (!finite)
-        return may_skip(t, row, err);
+    if (!finite) return may_skip(t, row, err);
     timer_start(run->timer, PHASE_REDUCE);
     optimizer_spread(&t->optimizer, model->weights);
     timer_stop(run->timer);
@@ -115,11 +125,15 @@ static bool allocate(Trainer *t, Error *err)
     const Config *config = &run->config;
     t->pair = calloc((size_t)config->batch.pairs, sizeof *t->pair);
     t->phase_seconds = calloc(PHASES, sizeof *t->phase_seconds);
-    return ((t->pair && t->phase_seconds) || error_fault(err, "out of memory for a step of %lld pairs", (long long)config->batch.pairs)) &&
+    return ((t->pair && t->phase_seconds) ||
+            error_fault(err, "out of memory for a step of %lld pairs", (long long)config->batch.pairs)) &&
            allocate_logps(t->reference, run->pairs.count, err) &&
-           (!config->checkpoint.best || (allocate_logps(t->heldout_reference, run->heldout.count, err) && allocate_logps(t->heldout, run->heldout.count, err))) &&
-           margin_create(&t->margins, config, run->pairs.category_count, err) && tally_create(&t->tally, run->pairs.category_count, err) &&
-           sampler_create(&t->sampler, &run->pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed, (int)config->batch.pairs, err);
+           (!config->checkpoint.best || (allocate_logps(t->heldout_reference, run->heldout.count, err) &&
+                                         allocate_logps(t->heldout, run->heldout.count, err))) &&
+           margin_create(&t->margins, config, run->pairs.category_count, err) &&
+           tally_create(&t->tally, run->pairs.category_count, err) &&
+           sampler_create(&t->sampler, &run->pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed,
+                          (int)config->batch.pairs, err);
 }
 
 /* A run directory holds one run: another one must not replace it by accident. On rank 0. */
@@ -128,9 +142,12 @@ static bool refuse_second_run(const Run *run, bool overwrite, bool resume, Error
     char path[FILE_PATH];
     run_path(run, "metrics.h5", path);
     if (overwrite && resume)
-        return error_usage(err, "--overwrite and --resume exclude each other: the one replaces a run, the other goes on with it");
+        return error_usage(
+            err, "--overwrite and --resume exclude each other: the one replaces a run, the other goes on with it");
     return overwrite || resume || access(path, F_OK) != 0 ||
-           error_usage(err, "%s holds a run already: go on with it by --resume, replace it with --overwrite, or choose another run.dir",
+           error_usage(err,
+                       "%s holds a run already: go on with it by --resume, replace it with --overwrite, or choose "
+                       "another run.dir",
                        run->config.run.dir);
 }
 
@@ -142,13 +159,14 @@ static bool open_run(Trainer *t, const CommandLine *line, MPI_Comm world, Error 
         !error_agree(world, run->rank > 0 || refuse_second_run(run, overwrite, resume, err), err))
         return false;
     if (run->pairs.count == 0)
-        return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some", run->config.data.path);
-    if (!error_agree(world, allocate(t, err), err))
-        return false;
+        return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some",
+                           run->config.data.path);
+    if (!error_agree(world, allocate(t, err), err)) return false;
     memcpy(t->start_digest, run->model_info.weights_digest, WEIGHTS_DIGEST);
     const Config *config = &run->config;
-    t->total_steps = config->schedule.steps > 0 ? config->schedule.steps
-                                                : (int64_t)ceil(config->schedule.epochs * (double)t->sampler.steps_per_epoch);
+    t->total_steps = config->schedule.steps > 0
+                         ? config->schedule.steps
+                         : (int64_t)ceil(config->schedule.epochs * (double)t->sampler.steps_per_epoch);
     t->best = INFINITY;
     return run_own_folder(run, command_option(line, "--take-over") != NULL, err) &&
            error_agree(world, run->rank > 0 || !overwrite || save_clear(t, err), err);
@@ -158,20 +176,20 @@ static bool prepare(Trainer *t, const CommandLine *line, MPI_Comm world, Error *
 {
     Run *run = &t->run;
     const char *from = command_option(line, "--resume"), *allowed = command_option(line, "--allow");
-    if (!open_run(t, line, world, err))
-        return false;
+    if (!open_run(t, line, world, err)) return false;
     const Config *config = &run->config;
-    const OptimizerSettings settings = { config->optimizer.beta1, config->optimizer.beta2, config->optimizer.epsilon,
-                                         config->optimizer.weight_decay, config->optimizer.max_grad_norm, config->optimizer.shard };
+    const OptimizerSettings settings = { config->optimizer.beta1,         config->optimizer.beta2,
+                                         config->optimizer.epsilon,       config->optimizer.weight_decay,
+                                         config->optimizer.max_grad_norm, config->optimizer.shard };
     if (!(from ? resume_check(t, from, allowed, err) : run_reference_digest(run, t->reference_digest, err)) ||
         !run_reference(run, &run->batcher, "train", t->reference[PAIR_CHOSEN], t->reference[PAIR_REJECTED], err) ||
         (config->checkpoint.best &&
-         !run_reference(run, &run->heldout_batcher, config->data.heldout, t->heldout_reference[PAIR_CHOSEN], t->heldout_reference[PAIR_REJECTED], err)) ||
+         !run_reference(run, &run->heldout_batcher, config->data.heldout, t->heldout_reference[PAIR_CHOSEN],
+                        t->heldout_reference[PAIR_REJECTED], err)) ||
         !optimizer_create(&t->optimizer, &run->model.parameters, &run->grid, &settings, err))
         return false;
     bool found = false;
-    if (from && !resume_load(t, from, &found, err))
-        return false;
+    if (from && !resume_load(t, from, &found, err)) return false;
     if (from && !found)
         log_info(&run->log, "resume   nothing to go on from in %s: starting at the beginning", config->run.dir);
     return (found || run_load_model(run, config->model.path, err)) && record_open(t, err);
@@ -183,7 +201,8 @@ static bool run_steps(Trainer *t, Verdict *verdict, Error *err)
     Run *run = &t->run;
     StepMetrics row;
     bool ok = true;
-    progress_begin(&t->progress, &run->log, (ProgressMode)run->config.run.progress, "train", t->first_step, t->total_steps);
+    progress_begin(&t->progress, &run->log, (ProgressMode)run->config.run.progress, "train", t->first_step,
+                   t->total_steps);
     timer_reset(run->timer);
     run->grid.flops = 0;
     lifecycle_saved(&run->life, 0); /* the clocks of steps and checkpoints start here */
@@ -211,11 +230,13 @@ static bool train(Trainer *t, Error *err)
         return false;
     }
     if (t->step < t->total_steps)
-        return error_stopped(err, "stopped by %s after step %lld of %lld with a checkpoint: start again with --resume to go on", verdict.why,
-                             (long long)t->step, (long long)t->total_steps);
+        return error_stopped(
+            err, "stopped by %s after step %lld of %lld with a checkpoint: start again with --resume to go on",
+            verdict.why, (long long)t->step, (long long)t->total_steps);
     if (t->first_step == t->total_steps)
         log_info(&run->log, "all %lld steps were done before", (long long)t->total_steps);
-    return metrics_flush(t->metrics, err) && (!run->config.checkpoint.final || t->first_step == t->total_steps || save(t, true, err));
+    return metrics_flush(t->metrics, err) &&
+           (!run->config.checkpoint.final || t->first_step == t->total_steps || save(t, true, err));
 }
 
 static void trainer_free(Trainer *t)
@@ -224,8 +245,7 @@ static void trainer_free(Trainer *t)
     metrics_free(t->metrics);
     tally_free(&t->tally);
     margin_free(&t->margins);
-    if (t->optimizer.grid)
-        optimizer_free(&t->optimizer);
+    if (t->optimizer.grid) optimizer_free(&t->optimizer);
     sampler_free(&t->sampler);
     for (int side = 0; side < PAIR_SIDES; side++) {
         free(t->reference[side]);
@@ -243,8 +263,7 @@ int command_train(const CommandLine *line, MPI_Comm world)
     Trainer t = { 0 };
     if (!prepare(&t, line, world, &err) || !train(&t, &err)) {
         Error lost = { 0 }; /* explains whatever failed */
-        if (t.run.writer && writer_lost(t.run.writer, true, &lost) && err.exit_status == EXIT_FAULT)
-            err = lost;
+        if (t.run.writer && writer_lost(t.run.writer, true, &lost) && err.exit_status == EXIT_FAULT) err = lost;
         log_error(&t.run.log, &err);
     }
     trainer_free(&t);

@@ -80,9 +80,12 @@ static bool set_float(const Option *option, const config_setting_t *setting, dou
                       Error *err)
 {
     double value;
-    if (is_integer(setting)) value = (double)config_setting_get_int64(setting);
-    else if (config_setting_type(setting) == CONFIG_TYPE_FLOAT) value = config_setting_get_float(setting);
-    else return refuse_type(option, setting, "a number", place, err);
+    if (is_integer(setting))
+        value = (double)config_setting_get_int64(setting);
+    else if (config_setting_type(setting) == CONFIG_TYPE_FLOAT)
+        value = config_setting_get_float(setting);
+    else
+        return refuse_type(option, setting, "a number", place, err);
     if (!check_bounds(option, value, place, err)) return false;
     *field = value;
     return true;
@@ -237,7 +240,8 @@ static bool apply_part(const SourcePart *part, void *context, Error *err)
         bool known = false;
         for (int i = 0; i < option_group_count; i++)
             known = known || strcmp(option_groups[i].name, config_setting_name(group)) == 0;
-        if (known && config_setting_is_group(group)) ok = apply_group(loader, group, part, err);
+        if (known && config_setting_is_group(group))
+            ok = apply_group(loader, group, part, err);
         else {
             char place[PLACE_SIZE];
             snprintf(place, sizeof place, "%s:%d", part->path, part->line + (int)config_setting_source_line(group) - 1);
@@ -251,10 +255,10 @@ static bool apply_part(const SourcePart *part, void *context, Error *err)
 /* ---- one --set ---- */
 
 typedef struct Override {
-    Loader       *loader;
+    Loader *loader;
     const Option *option;
-    const char   *place;
-    bool          done;  /* the value was valid libconfig and has been applied (or refused) */
+    const char *place;
+    bool done; /* the value was valid libconfig and has been applied (or refused) */
 } Override;
 
 /* A SourceVisit whose context is the Override: "value = ..." with the value of the command line. */
@@ -306,7 +310,7 @@ static bool apply_set(Loader *loader, const char *set, Error *err)
     char *text = malloc(size);
     if (!text) return error_fault(err, "%s: no memory left to read it", place);
     snprintf(text, size, "value = %s", value);
-    Override override = {loader, &option_table[option], place, false};
+    Override override = { loader, &option_table[option], place, false };
     bool ok = source_read_text(text, place, apply_value, &override, err);
     free(text);
     if (ok && !override.done) ok = apply_word(&override, value, err);
@@ -321,7 +325,7 @@ static bool apply_defaults(Loader *loader, Error *err)
     for (int k = 0; k < option_count; k++) {
         char text[VALUE_SIZE];
         snprintf(text, sizeof text, "value = %s;", option_table[k].preset);
-        Override override = {loader, &option_table[k], option_table[k].key, false};
+        Override override = { loader, &option_table[k], option_table[k].key, false };
         if (!source_read_text(text, option_table[k].key, apply_value, &override, err)) return false;
         CHECK(override.done);
     }

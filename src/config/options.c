@@ -9,172 +9,176 @@
 #include <string.h>
 
 /* In the order of the enums in config.h. */
-static const char *const objectives[] = {"catdpo", "safedpo", "dpo", NULL};
-static const char *const scopes[] = {"category", "global", "fixed", NULL};
-static const char *const aggregations[] = {"max", "mean", "sum", NULL};
-static const char *const signals[] = {"likelihood", "reward", "margin", NULL};
-static const char *const samplings[] = {"uniform", "balanced", "sequential", NULL};
-static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
-static const char *const nonfinite_policies[] = {"stop", "skip", NULL};
-static const char *const progress_modes[] = {"auto", "bar", "plain", "off", NULL};
+static const char *const objectives[] = { "catdpo", "safedpo", "dpo", NULL };
+static const char *const scopes[] = { "category", "global", "fixed", NULL };
+static const char *const aggregations[] = { "max", "mean", "sum", NULL };
+static const char *const signals[] = { "likelihood", "reward", "margin", NULL };
+static const char *const samplings[] = { "uniform", "balanced", "sequential", NULL };
+static const char *const schedules[] = { "constant", "linear", "cosine", NULL };
+static const char *const nonfinite_policies[] = { "stop", "skip", NULL };
+static const char *const progress_modes[] = { "auto", "bar", "plain", "off", NULL };
 
 const OptionGroup option_groups[] = {
-    {"run", "the run directory and what the run shows"},
-    {"model", "the model to train or to evaluate"},
-    {"data", "preference pairs"},
-    {"reference", "the frozen reference model"},
-    {"objective",
-     "the loss: softplus(offset - beta h) of each pair, h = (policy - reference) log-ratio of chosen minus rejected"},
-    {"margin", "the safety margin of each harm category (objective.type = \"catdpo\")"},
-    {"batch", "which pairs make a step, and how a step is cut into passes"},
-    {"optimizer", "AdamW and gradient clipping"},
-    {"schedule", "length of the training and learning rate over it"},
-    {"parallel", "ranks = replicas x rows x columns of the process grid"},
-    {"engine", "memory against time"},
-    {"checkpoint", "what is kept of the trained model"},
-    {"metrics", "metrics.h5"},
+    { "run", "the run directory and what the run shows" },
+    { "model", "the model to train or to evaluate" },
+    { "data", "preference pairs" },
+    { "reference", "the frozen reference model" },
+    { "objective",
+      "the loss: softplus(offset - beta h) of each pair, h = (policy - reference) log-ratio of chosen minus rejected" },
+    { "margin", "the safety margin of each harm category (objective.type = \"catdpo\")" },
+    { "batch", "which pairs make a step, and how a step is cut into passes" },
+    { "optimizer", "AdamW and gradient clipping" },
+    { "schedule", "length of the training and learning rate over it" },
+    { "parallel", "ranks = replicas x rows x columns of the process grid" },
+    { "engine", "memory against time" },
+    { "checkpoint", "what is kept of the trained model" },
+    { "metrics", "metrics.h5" },
 };
 const int option_group_count = (int)(sizeof option_groups / sizeof *option_groups);
 
 #define AT(field) offsetof(Config, field)
 
 const Option option_table[] = {
-    {"run.dir", OPTION_TEXT, AT(run.dir), "\"\"", NULL, NULL,
-     "Run directory; made if it does not exist. Required by train."},
-    {"run.seed", OPTION_INT, AT(run.seed), "42", "[0, inf)", NULL, "Seed of the order of the pairs."},
-    {"run.progress", OPTION_CHOICE, AT(run.progress), "\"auto\"", NULL, progress_modes,
-     "Progress on stderr: a bar, plain lines, or nothing; auto: a bar on a terminal, plain lines elsewhere."},
-    {"run.time_limit", OPTION_FLOAT, AT(run.time_limit), "0.0", "[0, inf)", NULL,
-     "Minutes after which the run ends with a checkpoint and exit status 85, in time for both; 0: SLURM's own limit "
-     "(SLURM_JOB_END_TIME), if there is one."},
-    {"run.lease", OPTION_FLOAT, AT(run.lease), "60.0", "[1, 86400]", NULL,
-     "Seconds without a heartbeat after which another copy of the run, on another node, counts as dead."},
-    {"run.watchdog", OPTION_FLOAT, AT(run.watchdog), "600.0", "[0, inf)", NULL,
-     "Seconds without progress on any rank after which the job is ended, naming the rank that hangs; 0: never."},
+    { "run.dir", OPTION_TEXT, AT(run.dir), "\"\"", NULL, NULL,
+      "Run directory; made if it does not exist. Required by train." },
+    { "run.seed", OPTION_INT, AT(run.seed), "42", "[0, inf)", NULL, "Seed of the order of the pairs." },
+    { "run.progress", OPTION_CHOICE, AT(run.progress), "\"auto\"", NULL, progress_modes,
+      "Progress on stderr: a bar, plain lines, or nothing; auto: a bar on a terminal, plain lines elsewhere." },
+    { "run.time_limit", OPTION_FLOAT, AT(run.time_limit), "0.0", "[0, inf)", NULL,
+      "Minutes after which the run ends with a checkpoint and exit status 85, in time for both; 0: SLURM's own limit "
+      "(SLURM_JOB_END_TIME), if there is one." },
+    { "run.lease", OPTION_FLOAT, AT(run.lease), "60.0", "[1, 86400]", NULL,
+      "Seconds without a heartbeat after which another copy of the run, on another node, counts as dead." },
+    { "run.watchdog", OPTION_FLOAT, AT(run.watchdog), "600.0", "[0, inf)", NULL,
+      "Seconds without progress on any rank after which the job is ended, naming the rank that hangs; 0: never." },
 
-    {"model.path", OPTION_TEXT, AT(model.path), "\"\"", NULL, NULL,
-     "Initial weights: an imported model (model.h5) or a checkpoint. Required by train and eval."},
+    { "model.path", OPTION_TEXT, AT(model.path), "\"\"", NULL, NULL,
+      "Initial weights: an imported model (model.h5) or a checkpoint. Required by train and eval." },
 
-    {"data.path", OPTION_TEXT, AT(data.path), "\"\"", NULL, NULL,
-     "Prepared pairs (pairs.h5). Required by train and eval."},
-    {"data.heldout", OPTION_TEXT, AT(data.heldout), "\"heldout\"", NULL, NULL, "Group of data.path that eval reads."},
+    { "data.path", OPTION_TEXT, AT(data.path), "\"\"", NULL, NULL,
+      "Prepared pairs (pairs.h5). Required by train and eval." },
+    { "data.heldout", OPTION_TEXT, AT(data.heldout), "\"heldout\"", NULL, NULL, "Group of data.path that eval reads." },
 
-    {"reference.model", OPTION_TEXT, AT(reference.model), "\"\"", NULL, NULL,
-     "Frozen reference model; empty: the model in model.path."},
-    {"reference.cache", OPTION_TEXT, AT(reference.cache), "\"\"", NULL, NULL,
-     "File of the reference's log-probabilities, made when absent; empty: reference.h5 in the run directory."},
+    { "reference.model", OPTION_TEXT, AT(reference.model), "\"\"", NULL, NULL,
+      "Frozen reference model; empty: the model in model.path." },
+    { "reference.cache", OPTION_TEXT, AT(reference.cache), "\"\"", NULL, NULL,
+      "File of the reference's log-probabilities, made when absent; empty: reference.h5 in the run directory." },
 
-    {"objective.type", OPTION_CHOICE, AT(objective.type), "\"catdpo\"", NULL, objectives,
-     "catdpo: a margin for each harm category that follows its violation rate. safedpo: one margin, fixed at "
-     "margin.initial, which must be set (10 is usual). dpo: no margins; margin.initial must be 0."},
-    {"objective.beta", OPTION_FLOAT, AT(objective.beta), "0.1", "(0, inf)", NULL,
-     "Strength of the pull towards the reference, per nat."},
+    { "objective.type", OPTION_CHOICE, AT(objective.type), "\"catdpo\"", NULL, objectives,
+      "catdpo: a margin for each harm category that follows its violation rate. safedpo: one margin, fixed at "
+      "margin.initial, which must be set (10 is usual). dpo: no margins; margin.initial must be 0." },
+    { "objective.beta", OPTION_FLOAT, AT(objective.beta), "0.1", "(0, inf)", NULL,
+      "Strength of the pull towards the reference, per nat." },
 
-    {"margin.scope", OPTION_CHOICE, AT(margin.scope), "\"category\"", NULL, scopes,
-     "One margin for each category, one for all of them together (global), or every margin fixed at margin.initial."},
-    {"margin.initial", OPTION_FLOAT, AT(margin.initial), "0.0", "[0, inf)", NULL,
-     "Margin before the first update, in units of beta h."},
-    {"margin.min", OPTION_FLOAT, AT(margin.min), "0.0", "[0, inf)", NULL, "Smallest margin that an update may reach."},
-    {"margin.max", OPTION_FLOAT, AT(margin.max), "10.0", "[0, inf)", NULL, "Largest margin that an update may reach."},
-    {"margin.eta", OPTION_FLOAT, AT(margin.eta), "0.1", "[0, inf)", NULL,
-     "Step of an update: margin += eta (violation rate - target), then clipped to min and max."},
-    {"margin.target", OPTION_FLOAT, AT(margin.target), "0.2", "[0, 1]", NULL,
-     "Violation rate that is accepted; above it the margin grows."},
-    {"margin.averaging", OPTION_FLOAT, AT(margin.averaging), "0.02", "(0, 1]", NULL,
-     "Weight of one pair in the running violation rate; n new pairs weigh 1 - (1 - averaging)^n."},
-    {"margin.initial_rate", OPTION_FLOAT, AT(margin.initial_rate), "0.5", "[0, 1]", NULL,
-     "Running violation rate before any pair was seen."},
-    {"margin.warmup_steps", OPTION_INT, AT(margin.warmup_steps), "0", "[0, inf)", NULL,
-     "Steps at the start that leave the margins alone; the running violation rate follows the pairs from the first "
-     "step."},
-    {"margin.interval", OPTION_INT, AT(margin.interval), "1", "[1, inf)", NULL,
-     "Steps between updates; what is counted between two updates enters the next."},
-    {"margin.aggregation", OPTION_CHOICE, AT(margin.aggregation), "\"max\"", NULL, aggregations,
-     "Margin of a pair with several categories: the largest, the mean or the sum of theirs."},
-    {"margin.signal", OPTION_CHOICE, AT(margin.signal), "\"likelihood\"", NULL, signals,
-     "When a pair violates. likelihood: the mean token log-probability of the unsafe response is at least that of the "
-     "safe one. reward: h <= 0. margin: beta h is below the pair's margin."},
-    {"margin.soft", OPTION_BOOL, AT(margin.soft), "false", NULL, NULL,
-     "Count a number between 0 and 1, a sigmoid of the signal, instead of whether a pair violates or not."},
-    {"margin.temperature", OPTION_FLOAT, AT(margin.temperature), "1.0", "(0, inf)", NULL,
-     "Temperature T of the soft count: sigmoid(-difference / T) for likelihood, sigmoid(-beta h / T) for reward."},
-    {"margin.tie", OPTION_FLOAT, AT(margin.tie), "1e-3", "[0, inf)", NULL,
-     "A signal closer to zero than this counts one half, in nats: at the start policy and reference agree up to "
-     "rounding."},
+    { "margin.scope", OPTION_CHOICE, AT(margin.scope), "\"category\"", NULL, scopes,
+      "One margin for each category, one for all of them together (global), or every margin fixed at margin.initial." },
+    { "margin.initial", OPTION_FLOAT, AT(margin.initial), "0.0", "[0, inf)", NULL,
+      "Margin before the first update, in units of beta h." },
+    { "margin.min", OPTION_FLOAT, AT(margin.min), "0.0", "[0, inf)", NULL,
+      "Smallest margin that an update may reach." },
+    { "margin.max", OPTION_FLOAT, AT(margin.max), "10.0", "[0, inf)", NULL,
+      "Largest margin that an update may reach." },
+    { "margin.eta", OPTION_FLOAT, AT(margin.eta), "0.1", "[0, inf)", NULL,
+      "Step of an update: margin += eta (violation rate - target), then clipped to min and max." },
+    { "margin.target", OPTION_FLOAT, AT(margin.target), "0.2", "[0, 1]", NULL,
+      "Violation rate that is accepted; above it the margin grows." },
+    { "margin.averaging", OPTION_FLOAT, AT(margin.averaging), "0.02", "(0, 1]", NULL,
+      "Weight of one pair in the running violation rate; n new pairs weigh 1 - (1 - averaging)^n." },
+    { "margin.initial_rate", OPTION_FLOAT, AT(margin.initial_rate), "0.5", "[0, 1]", NULL,
+      "Running violation rate before any pair was seen." },
+    { "margin.warmup_steps", OPTION_INT, AT(margin.warmup_steps), "0", "[0, inf)", NULL,
+      "Steps at the start that leave the margins alone; the running violation rate follows the pairs from the first "
+      "step." },
+    { "margin.interval", OPTION_INT, AT(margin.interval), "1", "[1, inf)", NULL,
+      "Steps between updates; what is counted between two updates enters the next." },
+    { "margin.aggregation", OPTION_CHOICE, AT(margin.aggregation), "\"max\"", NULL, aggregations,
+      "Margin of a pair with several categories: the largest, the mean or the sum of theirs." },
+    { "margin.signal", OPTION_CHOICE, AT(margin.signal), "\"likelihood\"", NULL, signals,
+      "When a pair violates. likelihood: the mean token log-probability of the unsafe response is at least that of the "
+      "safe one. reward: h <= 0. margin: beta h is below the pair's margin." },
+    { "margin.soft", OPTION_BOOL, AT(margin.soft), "false", NULL, NULL,
+      "Count a number between 0 and 1, a sigmoid of the signal, instead of whether a pair violates or not." },
+    { "margin.temperature", OPTION_FLOAT, AT(margin.temperature), "1.0", "(0, inf)", NULL,
+      "Temperature T of the soft count: sigmoid(-difference / T) for likelihood, sigmoid(-beta h / T) for reward." },
+    { "margin.tie", OPTION_FLOAT, AT(margin.tie), "1e-3", "[0, inf)", NULL,
+      "A signal closer to zero than this counts one half, in nats: at the start policy and reference agree up to "
+      "rounding." },
 
-    {"batch.pairs", OPTION_INT, AT(batch.pairs), "8", "[1, 16777216]", NULL, "Pairs in a step, over all ranks."},
-    {"batch.max_tokens", OPTION_INT, AT(batch.max_tokens), "4096", "[2, 16777216]", NULL,
-     "Tokens that one pass holds at most, for each process column; a step of more runs in several passes."},
-    {"batch.accumulation", OPTION_INT, AT(batch.accumulation), "1", "[1, 16777216]", NULL,
-     "Passes that a step is cut into at least."},
-    {"batch.sampling", OPTION_CHOICE, AT(batch.sampling), "\"uniform\"", NULL, samplings,
-     "uniform: each pair once an epoch, shuffled. balanced: categories equally often. sequential: in the order of the "
-     "file."},
-    {"batch.share_prompt", OPTION_BOOL, AT(batch.share_prompt), "true", NULL, NULL,
-     "Run the common prompt of a pair once for both responses."},
+    { "batch.pairs", OPTION_INT, AT(batch.pairs), "8", "[1, 16777216]", NULL, "Pairs in a step, over all ranks." },
+    { "batch.max_tokens", OPTION_INT, AT(batch.max_tokens), "4096", "[2, 16777216]", NULL,
+      "Tokens that one pass holds at most, for each process column; a step of more runs in several passes." },
+    { "batch.accumulation", OPTION_INT, AT(batch.accumulation), "1", "[1, 16777216]", NULL,
+      "Passes that a step is cut into at least." },
+    { "batch.sampling", OPTION_CHOICE, AT(batch.sampling), "\"uniform\"", NULL, samplings,
+      "uniform: each pair once an epoch, shuffled. balanced: categories equally often. sequential: in the order of the "
+      "file." },
+    { "batch.share_prompt", OPTION_BOOL, AT(batch.share_prompt), "true", NULL, NULL,
+      "Run the common prompt of a pair once for both responses." },
 
-    {"optimizer.learning_rate", OPTION_FLOAT, AT(optimizer.learning_rate), "1e-6", "[0, inf)", NULL,
-     "Peak learning rate."},
-    {"optimizer.beta1", OPTION_FLOAT, AT(optimizer.beta1), "0.9", "[0, 1)", NULL, "Decay of AdamW's first moment."},
-    {"optimizer.beta2", OPTION_FLOAT, AT(optimizer.beta2), "0.999", "[0, 1)", NULL, "Decay of AdamW's second moment."},
-    {"optimizer.epsilon", OPTION_FLOAT, AT(optimizer.epsilon), "1e-8", "(0, inf)", NULL,
-     "Added to the root of the second moment."},
-    {"optimizer.weight_decay", OPTION_FLOAT, AT(optimizer.weight_decay), "0.0", "[0, inf)", NULL,
-     "Decoupled weight decay; a step shrinks weights by learning rate x weight_decay."},
-    {"optimizer.max_grad_norm", OPTION_FLOAT, AT(optimizer.max_grad_norm), "1.0", "[0, inf)", NULL,
-     "Gradients of a larger global norm are scaled down to it; 0: never."},
-    {"optimizer.shard", OPTION_BOOL, AT(optimizer.shard), "true", NULL, NULL,
-     "Replicas share the optimiser's state out among them: less memory with more than one replica."},
-    {"optimizer.nonfinite", OPTION_CHOICE, AT(optimizer.nonfinite), "\"stop\"", NULL, nonfinite_policies,
-     "When the loss or the gradient of a step is not a finite number: stop, or skip the step's update."},
-    {"optimizer.max_skipped", OPTION_INT, AT(optimizer.max_skipped), "10", "[0, inf)", NULL,
-     "Steps that a run may skip; one more stops it."},
+    { "optimizer.learning_rate", OPTION_FLOAT, AT(optimizer.learning_rate), "1e-6", "[0, inf)", NULL,
+      "Peak learning rate." },
+    { "optimizer.beta1", OPTION_FLOAT, AT(optimizer.beta1), "0.9", "[0, 1)", NULL, "Decay of AdamW's first moment." },
+    { "optimizer.beta2", OPTION_FLOAT, AT(optimizer.beta2), "0.999", "[0, 1)", NULL,
+      "Decay of AdamW's second moment." },
+    { "optimizer.epsilon", OPTION_FLOAT, AT(optimizer.epsilon), "1e-8", "(0, inf)", NULL,
+      "Added to the root of the second moment." },
+    { "optimizer.weight_decay", OPTION_FLOAT, AT(optimizer.weight_decay), "0.0", "[0, inf)", NULL,
+      "Decoupled weight decay; a step shrinks weights by learning rate x weight_decay." },
+    { "optimizer.max_grad_norm", OPTION_FLOAT, AT(optimizer.max_grad_norm), "1.0", "[0, inf)", NULL,
+      "Gradients of a larger global norm are scaled down to it; 0: never." },
+    { "optimizer.shard", OPTION_BOOL, AT(optimizer.shard), "true", NULL, NULL,
+      "Replicas share the optimiser's state out among them: less memory with more than one replica." },
+    { "optimizer.nonfinite", OPTION_CHOICE, AT(optimizer.nonfinite), "\"stop\"", NULL, nonfinite_policies,
+      "When the loss or the gradient of a step is not a finite number: stop, or skip the step's update." },
+    { "optimizer.max_skipped", OPTION_INT, AT(optimizer.max_skipped), "10", "[0, inf)", NULL,
+      "Steps that a run may skip; one more stops it." },
 
-    {"schedule.type", OPTION_CHOICE, AT(schedule.type), "\"linear\"", NULL, schedules,
-     "Learning rate after the warm-up."},
-    {"schedule.steps", OPTION_INT, AT(schedule.steps), "0", "[0, inf)", NULL,
-     "Steps to train; 0: as many as schedule.epochs take."},
-    {"schedule.epochs", OPTION_FLOAT, AT(schedule.epochs), "1.0", "(0, inf)", NULL,
-     "Passes over the training pairs; used when schedule.steps is 0."},
-    {"schedule.warmup", OPTION_FLOAT, AT(schedule.warmup), "0.1", "[0, 1]", NULL,
-     "Part of the steps over which the learning rate rises from 0 to its peak."},
-    {"schedule.floor", OPTION_FLOAT, AT(schedule.floor), "0.0", "[0, 1]", NULL,
-     "Learning rate at the end as a part of the peak, for linear and cosine."},
+    { "schedule.type", OPTION_CHOICE, AT(schedule.type), "\"linear\"", NULL, schedules,
+      "Learning rate after the warm-up." },
+    { "schedule.steps", OPTION_INT, AT(schedule.steps), "0", "[0, inf)", NULL,
+      "Steps to train; 0: as many as schedule.epochs take." },
+    { "schedule.epochs", OPTION_FLOAT, AT(schedule.epochs), "1.0", "(0, inf)", NULL,
+      "Passes over the training pairs; used when schedule.steps is 0." },
+    { "schedule.warmup", OPTION_FLOAT, AT(schedule.warmup), "0.1", "[0, 1]", NULL,
+      "Part of the steps over which the learning rate rises from 0 to its peak." },
+    { "schedule.floor", OPTION_FLOAT, AT(schedule.floor), "0.0", "[0, 1]", NULL,
+      "Learning rate at the end as a part of the peak, for linear and cosine." },
 
-    {"parallel.grid", OPTION_GRID, AT(parallel.grid), "\"auto\"", "[1, 65536]", NULL,
-     "Rows and columns of the process grid: [P, 1] is tensor parallel, [1, P] fully sharded data parallel; \"auto\" "
-     "chooses and says why."},
-    {"parallel.replicas", OPTION_COUNT_OR_AUTO, AT(parallel.replicas), "\"auto\"", "[1, 65536]", NULL,
-     "Copies of the grid that split the batch; \"auto\": ranks / (rows x columns), or chosen with grid = \"auto\"."},
-    {"parallel.block", OPTION_INT, AT(parallel.block), "256", "[8, 65536]", NULL,
-     "Logical block of PBLAS, rows; 256 to 512 bring psgemm near sgemm's own speed."},
-    {"parallel.threads", OPTION_INT, AT(parallel.threads), "1", "[1, 1024]", NULL,
-     "BLAS threads of a rank; more than cores / ranks slows everything down."},
-    {"parallel.memory_gb", OPTION_FLOAT, AT(parallel.memory_gb), "0.0", "[0, inf)", NULL,
-     "Memory that a rank may use, GB: a grid that needs more is refused; 0: an equal share of its node's."},
-    {"parallel.io", OPTION_TEXT, AT(parallel.io), "\"\"", NULL, NULL,
-     "Open MPI's component for parallel files (ompio, romio321, romio341), as OMPI_MCA_io would name it; empty: its "
-     "own choice."},
+    { "parallel.grid", OPTION_GRID, AT(parallel.grid), "\"auto\"", "[1, 65536]", NULL,
+      "Rows and columns of the process grid: [P, 1] is tensor parallel, [1, P] fully sharded data parallel; \"auto\" "
+      "chooses and says why." },
+    { "parallel.replicas", OPTION_COUNT_OR_AUTO, AT(parallel.replicas), "\"auto\"", "[1, 65536]", NULL,
+      "Copies of the grid that split the batch; \"auto\": ranks / (rows x columns), or chosen with grid = \"auto\"." },
+    { "parallel.block", OPTION_INT, AT(parallel.block), "256", "[8, 65536]", NULL,
+      "Logical block of PBLAS, rows; 256 to 512 bring psgemm near sgemm's own speed." },
+    { "parallel.threads", OPTION_INT, AT(parallel.threads), "1", "[1, 1024]", NULL,
+      "BLAS threads of a rank; more than cores / ranks slows everything down." },
+    { "parallel.memory_gb", OPTION_FLOAT, AT(parallel.memory_gb), "0.0", "[0, inf)", NULL,
+      "Memory that a rank may use, GB: a grid that needs more is refused; 0: an equal share of its node's." },
+    { "parallel.io", OPTION_TEXT, AT(parallel.io), "\"\"", NULL, NULL,
+      "Open MPI's component for parallel files (ompio, romio321, romio341), as OMPI_MCA_io would name it; empty: its "
+      "own choice." },
 
-    {"engine.recompute", OPTION_BOOL, AT(engine.recompute), "false", NULL, NULL,
-     "Keep only the input of each layer and run it again in the backward pass: less memory, about a third more time."},
-    {"engine.logits_mb", OPTION_FLOAT, AT(engine.logits_mb), "256.0", "(0, 1048576]", NULL,
-     "Largest block of logits on a rank, MB."},
+    { "engine.recompute", OPTION_BOOL, AT(engine.recompute), "false", NULL, NULL,
+      "Keep only the input of each layer and run it again in the backward pass: less memory, about a third more "
+      "time." },
+    { "engine.logits_mb", OPTION_FLOAT, AT(engine.logits_mb), "256.0", "(0, 1048576]", NULL,
+      "Largest block of logits on a rank, MB." },
 
-    {"checkpoint.steps", OPTION_INT, AT(checkpoint.steps), "0", "[0, inf)", NULL,
-     "Steps between checkpoints; 0: not by steps."},
-    {"checkpoint.minutes", OPTION_FLOAT, AT(checkpoint.minutes), "30.0", "[0, inf)", NULL,
-     "Minutes between checkpoints, also of the reference's log-probabilities; 0: not by time."},
-    {"checkpoint.keep", OPTION_INT, AT(checkpoint.keep), "2", "[1, inf)", NULL,
-     "How many of these checkpoints to keep, the latest ones."},
-    {"checkpoint.best", OPTION_BOOL, AT(checkpoint.best), "false", NULL, NULL,
-     "Evaluate the pairs of data.heldout at each checkpoint and keep the one whose worst category violates least as "
-     "checkpoints/best.h5."},
-    {"checkpoint.final", OPTION_BOOL, AT(checkpoint.final), "true", NULL, NULL,
-     "Write checkpoints/final.h5 at the end."},
+    { "checkpoint.steps", OPTION_INT, AT(checkpoint.steps), "0", "[0, inf)", NULL,
+      "Steps between checkpoints; 0: not by steps." },
+    { "checkpoint.minutes", OPTION_FLOAT, AT(checkpoint.minutes), "30.0", "[0, inf)", NULL,
+      "Minutes between checkpoints, also of the reference's log-probabilities; 0: not by time." },
+    { "checkpoint.keep", OPTION_INT, AT(checkpoint.keep), "2", "[1, inf)", NULL,
+      "How many of these checkpoints to keep, the latest ones." },
+    { "checkpoint.best", OPTION_BOOL, AT(checkpoint.best), "false", NULL, NULL,
+      "Evaluate the pairs of data.heldout at each checkpoint and keep the one whose worst category violates least as "
+      "checkpoints/best.h5." },
+    { "checkpoint.final", OPTION_BOOL, AT(checkpoint.final), "true", NULL, NULL,
+      "Write checkpoints/final.h5 at the end." },
 
-    {"metrics.flush_steps", OPTION_INT, AT(metrics.flush_steps), "50", "[1, inf)", NULL,
-     "Steps between writes of metrics.h5."},
+    { "metrics.flush_steps", OPTION_INT, AT(metrics.flush_steps), "50", "[1, inf)", NULL,
+      "Steps between writes of metrics.h5." },
 };
 const int option_count = (int)(sizeof option_table / sizeof *option_table);
 
@@ -249,8 +253,8 @@ bool options_agree(const Config *c, const char *keys[2], char *message, size_t s
         snprintf(message, size, "margin.min = %g is above margin.max = %g", c->margin.min, c->margin.max);
     } else if (adaptive && (c->margin.initial < c->margin.min || c->margin.initial > c->margin.max)) {
         keys[0] = "margin.initial", keys[1] = c->margin.initial < c->margin.min ? "margin.min" : "margin.max";
-        snprintf(message, size, "margin.initial = %g is outside margin.min = %g to margin.max = %g",
-                 c->margin.initial, c->margin.min, c->margin.max);
+        snprintf(message, size, "margin.initial = %g is outside margin.min = %g to margin.max = %g", c->margin.initial,
+                 c->margin.min, c->margin.max);
     } else if (c->batch.accumulation > c->batch.pairs) {
         keys[0] = "batch.accumulation", keys[1] = "batch.pairs";
         snprintf(message, size,

@@ -17,13 +17,13 @@ typedef enum {
 } OptionType;
 
 typedef struct Option {
-    const char        *key;      /* "group.name" */
-    OptionType         type;
-    size_t             offset;   /* of the field in Config */
-    const char        *preset;   /* default value in libconfig syntax */
-    const char        *bounds;   /* interval such as "(0, 1]" for numbers, else NULL */
-    const char *const *choices;  /* NULL-terminated, in the order of the enum, for OPTION_CHOICE, else NULL */
-    const char        *help;     /* meaning and unit */
+    const char *key; /* "group.name" */
+    OptionType type;
+    size_t offset;              /* of the field in Config */
+    const char *preset;         /* default value in libconfig syntax */
+    const char *bounds;         /* interval such as "(0, 1]" for numbers, else NULL */
+    const char *const *choices; /* NULL-terminated, in the order of the enum, for OPTION_CHOICE, else NULL */
+    const char *help;           /* meaning and unit */
 } Option;
 
 typedef struct OptionGroup {
@@ -32,9 +32,9 @@ typedef struct OptionGroup {
 } OptionGroup;
 
 extern const Option option_table[];
-extern const int    option_count;
+extern const int option_count;
 extern const OptionGroup option_groups[]; /* in the order in which their keys stand in option_table */
-extern const int    option_group_count;
+extern const int option_group_count;
 
 /* Index of a key in option_table, or -1. */
 int option_find(const char *key);

@@ -11,9 +11,12 @@ static void write_string(const char *text, FILE *out)
     fputc('"', out);
     for (; *text; text++) {
         unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\') fprintf(out, "\\%c", c);
-        else if (c < ' ' || c == 127) fprintf(out, "\\x%02x", c);
-        else fputc(c, out);
+        if (c == '"' || c == '\\')
+            fprintf(out, "\\%c", c);
+        else if (c < ' ' || c == 127)
+            fprintf(out, "\\x%02x", c);
+        else
+            fputc(c, out);
     }
     fputc('"', out);
 }
@@ -45,13 +48,17 @@ static void write_value(const Option *option, const Config *config, FILE *out)
     case OPTION_TEXT: write_string(value, out); break;
     case OPTION_CHOICE: write_string(option->choices[*(const int *)value], out); break;
     case OPTION_COUNT_OR_AUTO:
-        if (*(const int64_t *)value == 0) fputs("\"auto\"", out);
-        else write_int(*(const int64_t *)value, out);
+        if (*(const int64_t *)value == 0)
+            fputs("\"auto\"", out);
+        else
+            write_int(*(const int64_t *)value, out);
         break;
     case OPTION_GRID: {
         const int64_t *shape = value;
-        if (shape[0] == 0) fputs("\"auto\"", out);
-        else fprintf(out, "[%lld, %lld]", (long long)shape[0], (long long)shape[1]);
+        if (shape[0] == 0)
+            fputs("\"auto\"", out);
+        else
+            fprintf(out, "[%lld, %lld]", (long long)shape[0], (long long)shape[1]);
         break;
     }
     }
@@ -91,8 +98,8 @@ static void value_text(const Option *option, const Config *config, char text[128
     fclose(stream);
 }
 
-const char *config_difference(const Config *now, const Config *then, const char *const keys[], const char *const except[],
-                              char *text, size_t size)
+const char *config_difference(const Config *now, const Config *then, const char *const keys[],
+                              const char *const except[], char *text, size_t size)
 {
     for (int k = 0; k < option_count; k++) {
         const Option *option = &option_table[k];
@@ -202,13 +209,15 @@ void config_help(FILE *out, ConfigHelpForm form)
         fputs("All settings with their defaults. In a config file the settings of a group stand together,\n"
               "    margin: { eta = 0.1; target = 0.2; };\n"
               "and @include \"base.cfg\" reads another file first. On the command line: --set margin.eta=0.2\n"
-              "--set goes before the file, the file before the default.\n", out);
+              "--set goes before the file, the file before the default.\n",
+              out);
         break;
     case CONFIG_HELP_MARKDOWN: break;
     case CONFIG_HELP_CFG:
         fputs("# Every setting of catdpo with its default. Made by `catdpo --help-config=cfg`: change the table in\n"
               "# src/config/options.c, not this file. A config of your own needs only what differs from here;\n"
-              "# --set group.key=value on the command line goes before the file.\n", out);
+              "# --set group.key=value on the command line goes before the file.\n",
+              out);
         break;
     }
     for (int g = 0; g < option_group_count; g++) {

@@ -12,16 +12,16 @@
 enum { LARGEST_FILE = 1 << 20, DEEPEST_INCLUDE = 16, PATH_SIZE = 4096 };
 
 typedef struct Scanner {
-    const char  *path;
-    char        *in;       /* rest of the text */
-    char        *out;      /* part so far, NUL-terminated when it is visited; room for twice the text */
-    size_t       length;   /* of out */
-    int          line;     /* of in */
-    int          part_line;
-    int          depth;    /* of open braces, brackets and parentheses */
-    int          includes; /* files open above this one; -1: not a file */
+    const char *path;
+    char *in;      /* rest of the text */
+    char *out;     /* part so far, NUL-terminated when it is visited; room for twice the text */
+    size_t length; /* of out */
+    int line;      /* of in */
+    int part_line;
+    int depth;    /* of open braces, brackets and parentheses */
+    int includes; /* files open above this one; -1: not a file */
     SourceVisit *visit;
-    void        *context;
+    void *context;
 } Scanner;
 
 /* `from` is "file:line: " of the @include, or "". */
@@ -41,7 +41,7 @@ static void copy_to(Scanner *s, const char *end)
 static bool visit_part(Scanner *s, Error *err)
 {
     s->out[s->length] = '\0';
-    SourcePart part = {s->out, s->path, s->part_line};
+    SourcePart part = { s->out, s->path, s->part_line };
     s->length = 0;
     s->part_line = s->line;
     return s->visit(&part, s->context, err);
@@ -147,8 +147,14 @@ static bool scan_text(char *text, const char *path, SourceVisit *visit, void *co
 {
     char *out = malloc(2 * strlen(text) + 1);
     if (!out) return error_fault(err, "%s: no memory left to read it", path);
-    Scanner s = {.path = path, .in = text, .out = out, .line = 1, .part_line = 1, .includes = includes,
-                 .visit = visit, .context = context};
+    Scanner s = { .path = path,
+                  .in = text,
+                  .out = out,
+                  .line = 1,
+                  .part_line = 1,
+                  .includes = includes,
+                  .visit = visit,
+                  .context = context };
     bool ok = scan(&s, err);
     free(out);
     return ok;
@@ -173,8 +179,10 @@ static bool read_file(const char *path, const char *from, SourceVisit *visit, vo
     fclose(file);
 
     bool ok = false;
-    if (!text) error_fault(err, "%s: no memory left to read it", path);
-    else if (failed) error_usage(err, "%scannot read the config '%s': %s", from, path, strerror(failed));
+    if (!text)
+        error_fault(err, "%s: no memory left to read it", path);
+    else if (failed)
+        error_usage(err, "%scannot read the config '%s': %s", from, path, strerror(failed));
     else if (length == LARGEST_FILE || memchr(text, '\0', length))
         error_usage(err, "%s'%s' is not a config: it is no text file", from, path);
     else {

@@ -8,7 +8,7 @@
 typedef struct SourcePart {
     const char *text;
     const char *path;
-    int         line;
+    int line;
 } SourcePart;
 
 typedef bool SourceVisit(const SourcePart *part, void *context, Error *err);

@@ -85,8 +85,10 @@ void fatal(const char *file, int line, const char *format, ...)
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     fflush(stdout);
-    if (mpi) fprintf(stderr, "\ncatdpo: internal error on rank %d (%s) at %s:%d: %s\n", rank, host, file, line, text);
-    else fprintf(stderr, "\ncatdpo: internal error at %s:%d: %s\n", file, line, text);
+    if (mpi)
+        fprintf(stderr, "\ncatdpo: internal error on rank %d (%s) at %s:%d: %s\n", rank, host, file, line, text);
+    else
+        fprintf(stderr, "\ncatdpo: internal error at %s:%d: %s\n", file, line, text);
     fflush(stderr);
 
     if (mpi) MPI_Abort(MPI_COMM_WORLD, EXIT_FAULT);

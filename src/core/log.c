@@ -15,7 +15,7 @@
 
 void log_open(Log *log, FILE *stream, int rank)
 {
-    *log = (Log){.stream = stream, .root = rank == 0, .terminal = -1};
+    *log = (Log){ .stream = stream, .root = rank == 0, .terminal = -1 };
     if (log->root) log->terminal = terminal_open(fileno(stream));
 }
 
@@ -77,14 +77,14 @@ void progress_begin(Progress *progress, Log *log, ProgressMode mode, const char 
     if (mode == PROGRESS_AUTO) mode = log->terminal >= 0 ? PROGRESS_BAR : PROGRESS_PLAIN;
     if (!log->root) mode = PROGRESS_OFF;
     double now = seconds_now();
-    *progress = (Progress){.log = log,
-                           .mode = mode,
-                           .title = title,
-                           .first = done,
-                           .total = total,
-                           .began = now,
-                           .last = now,
-                           .last_done = -1};
+    *progress = (Progress){ .log = log,
+                            .mode = mode,
+                            .title = title,
+                            .first = done,
+                            .total = total,
+                            .began = now,
+                            .last = now,
+                            .last_done = -1 };
 }
 
 /* Columns of UTF-8 text, one a character. */
@@ -107,15 +107,20 @@ static int bytes_of(const char *text, int most)
 static void write_duration(double seconds, char text[32])
 {
     long s = seconds > 1e8 ? 100000000L : lrint(seconds);
-    if (s < 3600) snprintf(text, 32, "%ld:%02ld", s / 60, s % 60);
-    else snprintf(text, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    if (s < 3600)
+        snprintf(text, 32, "%ld:%02ld", s / 60, s % 60);
+    else
+        snprintf(text, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
 }
 
 static void write_rate(double rate, char text[32])
 {
-    if (rate < 9999.5) snprintf(text, 32, "%.0f tok/s", rate);
-    else if (rate < 999950) snprintf(text, 32, "%.1fk tok/s", rate / 1e3);
-    else snprintf(text, 32, "%.2fM tok/s", rate / 1e6);
+    if (rate < 9999.5)
+        snprintf(text, 32, "%.0f tok/s", rate);
+    else if (rate < 999950)
+        snprintf(text, 32, "%.1fk tok/s", rate / 1e3);
+    else
+        snprintf(text, 32, "%.2fM tok/s", rate / 1e6);
 }
 
 /* "worst Privacy 0.62", with as much of the name as `room` columns hold; empty if they hold less than a few letters. */
@@ -134,11 +139,11 @@ static void write_worst(const ProgressFields *fields, int room, char *text, size
 int progress_line(const Progress *p, int64_t done, double now, const ProgressFields *fields, int width, char *text,
                   size_t size)
 {
-    static const ProgressFields nothing = {NAN, NAN, NULL, NAN, NULL};
+    static const ProgressFields nothing = { NAN, NAN, NULL, NAN, NULL };
     if (!fields) fields = &nothing;
 
     enum { WORST = 3, PARTS = 5 };
-    char part[PARTS][LINE / 4] = {"", "", "", "", ""}, word[32]; /* in order of importance */
+    char part[PARTS][LINE / 4] = { "", "", "", "", "" }, word[32]; /* in order of importance */
     if (done > p->first && done < p->total) {
         write_duration((now - p->began) / (double)(done - p->first) * (double)(p->total - done), word);
         snprintf(part[0], sizeof part[0], "%s left", word);
@@ -154,12 +159,14 @@ int progress_line(const Progress *p, int64_t done, double now, const ProgressFie
     int places = snprintf(digits, sizeof digits, "%lld", (long long)p->total);
     size_t used = (size_t)snprintf(text, size, "%s %*lld/%s", p->title, places, (long long)done, digits);
     int left = width > 0 ? width - 1 - columns(text)
-                         : LINE; /* the last column stays free: some terminals break the line there */
-    for (int k = 0; k < PARTS; k++) {                        /* which parts fit */
+                         : LINE;      /* the last column stays free: some terminals break the line there */
+    for (int k = 0; k < PARTS; k++) { /* which parts fit */
         if (k == WORST) write_worst(fields, left - 2, part[k], sizeof part[k]);
         int needs = part[k][0] ? columns(part[k]) + 2 : 0;
-        if (needs > left) part[k][0] = '\0';
-        else left -= needs;
+        if (needs > left)
+            part[k][0] = '\0';
+        else
+            left -= needs;
     }
     int bar = width > 0 && left >= SMALLEST_BAR + 3 ? (left - 3 < LARGEST_BAR ? left - 3 : LARGEST_BAR) : 0;
     if (bar > 0 && used < size) {
@@ -169,7 +176,7 @@ int progress_line(const Progress *p, int64_t done, double now, const ProgressFie
         memset(cells, '#', (size_t)(filled > bar ? bar : filled < 0 ? 0 : filled));
         used += (size_t)snprintf(text + used, size - used, " [%.*s]", bar, cells);
     }
-    static const int shown_order[PARTS] = {1, 2, 3, 4, 0};
+    static const int shown_order[PARTS] = { 1, 2, 3, 4, 0 };
     for (int k = 0; k < PARTS; k++)
         if (part[shown_order[k]][0] && used < size)
             used += (size_t)snprintf(text + used, size - used, "  %s", part[shown_order[k]]);

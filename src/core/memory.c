@@ -28,7 +28,7 @@ static int64_t memory_available(void)
 /* Stands right before what memory_allocate hands out. */
 typedef union Header {
     struct {
-        void  *base;   /* of the mapping, or of the block on the heap */
+        void *base;    /* of the mapping, or of the block on the heap */
         size_t mapped; /* bytes of the mapping; 0: on the heap */
     };
     char padding[MEMORY_ALIGNMENT];
@@ -65,8 +65,10 @@ void *memory_allocate(int64_t bytes, const char *what, Error *err)
     enum { LARGE = 4 << 20 };
     CHECK(bytes >= 0);
     Header *header = NULL;
-    if (bytes < LARGE) header = take_from_heap((size_t)bytes);
-    else if (bytes <= memory_available()) header = map_pages((size_t)bytes);
+    if (bytes < LARGE)
+        header = take_from_heap((size_t)bytes);
+    else if (bytes <= memory_available())
+        header = map_pages((size_t)bytes);
     if (!header) {
         char amount[16];
         error_fault(err, "no memory left for %s of %s", memory_text((double)bytes, amount), what);
@@ -79,8 +81,10 @@ void memory_free(void *memory)
 {
     if (!memory) return;
     Header *header = (Header *)memory - 1;
-    if (header->mapped > 0) munmap(header->base, header->mapped);
-    else free(header->base);
+    if (header->mapped > 0)
+        munmap(header->base, header->mapped);
+    else
+        free(header->base);
 }
 
 void *arena_take(Arena *arena, int64_t count, size_t size)
@@ -117,7 +121,7 @@ int64_t memory_total(const MemoryTable *table)
 
 const char *memory_text(double bytes, char text[16])
 {
-    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+    static const char *const units[] = { "B", "kB", "MB", "GB", "TB", "PB" };
     int unit = 0;
     while (bytes >= 999.5 && unit < 5) bytes /= 1000, unit++;
     int decimals = unit == 0 || bytes >= 99.95 ? 0 : bytes >= 9.995 ? 1 : 2;

@@ -23,18 +23,15 @@ static void philox(const uint64_t key[2], uint64_t counter, uint64_t out[4])
 uint64_t rng_at(uint64_t seed, uint64_t stream, uint64_t index)
 {
     uint64_t block[4];
-    philox((const uint64_t[2]){seed, stream}, index / 4, block);
+    philox((const uint64_t[2]){ seed, stream }, index / 4, block);
     return block[index % 4];
 }
 
-Rng rng_stream(uint64_t seed, uint64_t stream)
-{
-    return (Rng){.seed = seed, .stream = stream};
-}
+Rng rng_stream(uint64_t seed, uint64_t stream) { return (Rng){ .seed = seed, .stream = stream }; }
 
 uint64_t rng_next(Rng *rng)
 {
-    if (rng->index % 4 == 0) philox((const uint64_t[2]){rng->seed, rng->stream}, rng->index / 4, rng->block);
+    if (rng->index % 4 == 0) philox((const uint64_t[2]){ rng->seed, rng->stream }, rng->index / 4, rng->block);
     return rng->block[rng->index++ % 4];
 }
 
@@ -48,10 +45,7 @@ uint64_t rng_below(Rng *rng, uint64_t n)
     return (uint64_t)(product >> 64);
 }
 
-double rng_uniform(Rng *rng)
-{
-    return (double)(rng_next(rng) >> 11) * 0x1p-53;
-}
+double rng_uniform(Rng *rng) { return (double)(rng_next(rng) >> 11) * 0x1p-53; }
 
 void rng_permutation(uint64_t seed, uint64_t stream, int64_t count, int64_t *order)
 {

@@ -12,8 +12,7 @@ double simd_sum(const float *x, int64_t n)
         int64_t end = start + PIECE < n ? start + PIECE : n;
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t i = start; i < end; i++)
-            sum += x[i];
+        for (int64_t i = start; i < end; i++) sum += x[i];
         total += sum;
     }
     return total;
@@ -27,8 +26,7 @@ double simd_square_sum(const float *x, int64_t n)
         int64_t end = start + PIECE < n ? start + PIECE : n;
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t i = start; i < end; i++)
-            sum += x[i] * x[i];
+        for (int64_t i = start; i < end; i++) sum += x[i] * x[i];
         total += sum;
     }
     return total;
@@ -39,8 +37,7 @@ float simd_max(const float *x, int n)
 {
     float largest = -INFINITY;
 #pragma omp simd reduction(max : largest)
-    for (int i = 0; i < n; i++)
-        largest = x[i] > largest ? x[i] : largest;
+    for (int i = 0; i < n; i++) largest = x[i] > largest ? x[i] : largest;
     return largest;
 }
 
@@ -49,7 +46,6 @@ float simd_dot(const float *x, const float *y, int n)
 {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < n; i++)
-        sum += x[i] * y[i];
+    for (int i = 0; i < n; i++) sum += x[i] * y[i];
     return sum;
 }

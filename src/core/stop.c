@@ -14,8 +14,7 @@ static void note(int signal_number)
         signal(SIGINT, SIG_DFL);
         raise(SIGINT);
     }
-    if (!arrived)
-        arrived = signal_number;
+    if (!arrived) arrived = signal_number;
 }
 
 void stop_catch(void)
@@ -25,8 +24,7 @@ void stop_catch(void)
     memset(&action, 0, sizeof action);
     action.sa_handler = note;
     action.sa_flags = SA_RESTART | SA_NODEFER; /* a raised second SIGINT must not wait for the handler's end */
-    for (int i = 0; i < 4; i++)
-        CHECK(sigaction(signals[i], &action, NULL) == 0);
+    for (int i = 0; i < 4; i++) CHECK(sigaction(signals[i], &action, NULL) == 0);
 }
 
 int stop_signal(void) { return arrived; }

@@ -11,14 +11,14 @@
 enum { DEPTH = 16 }; /* phases open at once */
 
 struct Timer {
-    int                count;
+    int count;
     const char *const *names;
-    double             mark;  /* when the running phase was last started, resumed or read */
-    int                depth; /* phases open; the innermost runs */
-    int                stack[DEPTH];
-    _Atomic int64_t    events;
-    _Atomic int        running;
-    double             seconds[]; /* [count], without the part of the running phase since `mark` */
+    double mark; /* when the running phase was last started, resumed or read */
+    int depth;   /* phases open; the innermost runs */
+    int stack[DEPTH];
+    _Atomic int64_t events;
+    _Atomic int running;
+    double seconds[]; /* [count], without the part of the running phase since `mark` */
 };
 
 double seconds_now(void)
@@ -45,7 +45,10 @@ void timer_free(Timer *timer) { free(timer); }
 int timer_count(const Timer *timer) { return timer->count; }
 const char *const *timer_names(const Timer *timer) { return timer->names; }
 
-static int innermost(const Timer *timer) { return timer->depth > 0 ? timer->stack[timer->depth - 1] : timer->count - 1; }
+static int innermost(const Timer *timer)
+{
+    return timer->depth > 0 ? timer->stack[timer->depth - 1] : timer->count - 1;
+}
 
 static void settle(Timer *timer)
 {

@@ -7,10 +7,10 @@
 typedef struct PlannedPair {
     int64_t pair;
     int slot;
-    int shared;              /* tokens of the prompt that are run once */
-    int rest[PAIR_SIDES];    /* tokens of each sequence that are run after them */
+    int shared;           /* tokens of the prompt that are run once */
+    int rest[PAIR_SIDES]; /* tokens of each sequence that are run after them */
     int pass;
-    int column[PAIR_SIDES];  /* equal, or the prompt is not shared */
+    int column[PAIR_SIDES]; /* equal, or the prompt is not shared */
 } PlannedPair;
 
 static int cost(const PlannedPair *p) { return p->shared + p->rest[PAIR_CHOSEN] + p->rest[PAIR_REJECTED]; }
@@ -21,13 +21,13 @@ static void measure(const Batcher *b, int64_t pair, int slot, PlannedPair *p)
     const Pairs *pairs = b->pairs;
     *p = (PlannedPair){ .pair = pair, .slot = slot };
     if (b->limits.share_prompt) {
-        const int32_t *chosen = pairs_tokens(pairs, PAIR_CHOSEN, pair), *rejected = pairs_tokens(pairs, PAIR_REJECTED, pair);
-        int a = pairs_prompt(pairs, PAIR_CHOSEN, pair), c = pairs_prompt(pairs, PAIR_REJECTED, pair), limit = a < c ? a : c;
-        while (p->shared < limit && chosen[p->shared] == rejected[p->shared])
-            p->shared++;
+        const int32_t *chosen = pairs_tokens(pairs, PAIR_CHOSEN, pair),
+                      *rejected = pairs_tokens(pairs, PAIR_REJECTED, pair);
+        int a = pairs_prompt(pairs, PAIR_CHOSEN, pair), c = pairs_prompt(pairs, PAIR_REJECTED, pair),
+            limit = a < c ? a : c;
+        while (p->shared < limit && chosen[p->shared] == rejected[p->shared]) p->shared++;
     }
-    for (int side = 0; side < PAIR_SIDES; side++)
-        p->rest[side] = pairs_length(pairs, side, pair) - 1 - p->shared;
+    for (int side = 0; side < PAIR_SIDES; side++) p->rest[side] = pairs_length(pairs, side, pair) - 1 - p->shared;
 }
 
 static int longest_first(const void *x, const void *y)
@@ -46,21 +46,19 @@ static int least(const int *load, int count)
 {
     int best = 0;
     for (int i = 1; i < count; i++)
-        if (load[i] < load[best])
-            best = i;
+        if (load[i] < load[best]) best = i;
     return best;
 }
 
 static int most(const int *load, int count)
 {
     int largest = 0;
-    for (int i = 0; i < count; i++)
-        largest = load[i] > largest ? load[i] : largest;
+    for (int i = 0; i < count; i++) largest = load[i] > largest ? load[i] : largest;
     return largest;
 }
 
-/* Columns for the pairs [0, count) of one pass, given longest first. Whole pairs share their prompt; split pairs balance better: the
- * shorter result wins. Returns its width. load: 2 C ints. */
+/* Columns for the pairs [0, count) of one pass, given longest first. Whole pairs share their prompt; split pairs
+ * balance better: the shorter result wins. Returns its width. load: 2 C ints. */
 static int assign_columns(PlannedPair *p, int count, int columns, int *load)
 {
     int *split = load + columns;
@@ -68,12 +66,10 @@ static int assign_columns(PlannedPair *p, int count, int columns, int *load)
     for (int i = 0; i < count; i++) {
         p[i].column[0] = p[i].column[1] = least(load, columns);
         load[p[i].column[0]] += cost(&p[i]);
-        for (int side = 0; side < PAIR_SIDES; side++)
-            split[least(split, columns)] += cost_alone(&p[i], side);
+        for (int side = 0; side < PAIR_SIDES; side++) split[least(split, columns)] += cost_alone(&p[i], side);
     }
     int whole_width = most(load, columns), split_width = most(split, columns);
-    if (whole_width <= split_width)
-        return whole_width;
+    if (whole_width <= split_width) return whole_width;
     memset(load, 0, sizeof(int) * (size_t)columns);
     for (int i = 0; i < count; i++)
         for (int side = 0; side < PAIR_SIDES; side++) {
@@ -101,7 +97,8 @@ static bool passes_fit(const Batcher *b, PlannedPair *p, int count, int *scratch
         for (end = first; end < count && p[end].pass == p[first].pass; end++)
             ;
         qsort(p + first, (size_t)(end - first), sizeof *p, longest_first);
-        if (assign_columns(p + first, end - first, b->limits.columns, scratch) > b->limits.max_tokens && end - first > 1)
+        if (assign_columns(p + first, end - first, b->limits.columns, scratch) > b->limits.max_tokens &&
+            end - first > 1)
             return false;
     }
     return true;
@@ -111,21 +108,18 @@ void batcher_plan(Batcher *b, const int64_t *pairs, int count)
 {
     CHECK(count <= b->limits.pairs);
     int replicas = b->grid->replicas, kept = 0;
-    for (int i = 0; i < count; i++)
-        measure(b, pairs[i], i, &b->plan[i]);
+    for (int i = 0; i < count; i++) measure(b, pairs[i], i, &b->plan[i]);
     qsort(b->plan, (size_t)count, sizeof *b->plan, longest_first);
     assign_passes(b->plan, count, replicas, b->scratch); /* replicas first, by the same rule */
     for (int i = 0; i < count; i++)
-        if (b->plan[i].pass == b->grid->replica)
-            b->plan[kept++] = b->plan[i];
+        if (b->plan[i].pass == b->grid->replica) b->plan[kept++] = b->plan[i];
     b->plan_count = kept;
 
     int passes = b->limits.accumulation < kept ? b->limits.accumulation : kept;
     for (;; passes++) {
         qsort(b->plan, (size_t)kept, sizeof *b->plan, longest_first);
         assign_passes(b->plan, kept, passes, b->scratch);
-        if (passes_fit(b, b->plan, kept, b->scratch))
-            break;
+        if (passes_fit(b, b->plan, kept, b->scratch)) break;
     }
     b->passes = passes;
 }
@@ -134,17 +128,17 @@ void batcher_plan(Batcher *b, const int64_t *pairs, int count)
 
 typedef struct Builder {
     Batcher *b;
-    Batch   *batch;
-    int     *used;     /* [C] columns laid out so far */
-    int     *targets;  /* [C] targets of the chunk under way */
+    Batch *batch;
+    int *used;    /* [C] columns laid out so far */
+    int *targets; /* [C] targets of the chunk under way */
 } Builder;
 
 static void lay_segment(Builder *w, int column, const int32_t *tokens, Segment segment)
 {
-    memcpy(w->batch->token + (size_t)column * (size_t)w->batch->width + segment.start, tokens, sizeof(int) * (size_t)segment.length);
+    memcpy(w->batch->token + (size_t)column * (size_t)w->batch->width + segment.start, tokens,
+           sizeof(int) * (size_t)segment.length);
     w->used[column] += segment.length;
-    if (column == w->b->grid->column && segment.length > 0)
-        w->batch->segment[w->batch->segment_count++] = segment;
+    if (column == w->b->grid->column && segment.length > 0) w->batch->segment[w->batch->segment_count++] = segment;
 }
 
 /* The sequence's tokens after its first `shared`, which lie at prefix_start. */
@@ -152,15 +146,17 @@ static void lay_sequence(Builder *w, const PlannedPair *p, int index, int side, 
 {
     const Pairs *pairs = w->b->pairs;
     const int32_t *tokens = pairs_tokens(pairs, side, p->pair);
-    int column = p->column[side], length = pairs_length(pairs, side, p->pair), prompt = pairs_prompt(pairs, side, p->pair);
+    int column = p->column[side], length = pairs_length(pairs, side, p->pair),
+        prompt = pairs_prompt(pairs, side, p->pair);
     int start = w->used[column];
     lay_segment(w, column, tokens + shared, (Segment){ start, length - 1 - shared, prefix_start, shared, shared });
     w->targets[column] += length - prompt;
-    if (column != w->b->grid->column)
-        return;
+    if (column != w->b->grid->column) return;
     for (int t = prompt; t < length; t++)
-        w->batch->target[w->batch->target_count++] = (Target){
-            .column = t - 1 < shared ? prefix_start + t - 1 : start + t - 1 - shared, .token = tokens[t], .sequence = 2 * index + side };
+        w->batch->target[w->batch->target_count++] =
+            (Target){ .column = t - 1 < shared ? prefix_start + t - 1 : start + t - 1 - shared,
+                      .token = tokens[t],
+                      .sequence = 2 * index + side };
 }
 
 static void lay_pair(Builder *w, const PlannedPair *p, int index)
@@ -168,9 +164,9 @@ static void lay_pair(Builder *w, const PlannedPair *p, int index)
     bool together = p->column[PAIR_CHOSEN] == p->column[PAIR_REJECTED];
     int shared = together ? p->shared : 0, column = p->column[PAIR_CHOSEN], prefix_start = w->used[column];
     if (shared > 0)
-        lay_segment(w, column, pairs_tokens(w->b->pairs, PAIR_CHOSEN, p->pair), (Segment){ prefix_start, shared, 0, 0, 0 });
-    for (int side = 0; side < PAIR_SIDES; side++)
-        lay_sequence(w, p, index, side, shared, prefix_start);
+        lay_segment(w, column, pairs_tokens(w->b->pairs, PAIR_CHOSEN, p->pair),
+                    (Segment){ prefix_start, shared, 0, 0, 0 });
+    for (int side = 0; side < PAIR_SIDES; side++) lay_sequence(w, p, index, side, shared, prefix_start);
     w->batch->pair[index] = p->pair;
     w->batch->slot[index] = p->slot;
     w->batch->counter[index] = index % w->b->grid->rows * w->b->grid->columns + column;
@@ -182,8 +178,7 @@ static bool chunk_overflows(const Builder *w, const PlannedPair *p)
     int more[PAIR_SIDES];
     for (int side = 0; side < PAIR_SIDES; side++)
         more[side] = w->targets[p->column[side]] + pairs_completion(w->b->pairs, side, p->pair);
-    if (p->column[0] == p->column[1])
-        more[0] += pairs_completion(w->b->pairs, PAIR_REJECTED, p->pair);
+    if (p->column[0] == p->column[1]) more[0] += pairs_completion(w->b->pairs, PAIR_REJECTED, p->pair);
     return more[0] > w->b->limits.logit_columns || more[1] > w->b->limits.logit_columns;
 }
 
@@ -191,16 +186,14 @@ const Batch *batcher_pass(Batcher *b, int pass)
 {
     Batch *batch = &b->batch;
     int columns = b->limits.columns, first = 0, end;
-    while (b->plan[first].pass != pass)
-        first++;
+    while (b->plan[first].pass != pass) first++;
     for (end = first; end < b->plan_count && b->plan[end].pass == pass; end++)
         ;
     PlannedPair *planned = b->plan + first;
     batch->width = assign_columns(planned, end - first, columns, b->scratch);
     batch->pair_count = end - first;
     batch->segment_count = batch->target_count = batch->chunk_count = 0;
-    for (int i = 0; i < columns * batch->width; i++)
-        batch->token[i] = -1;
+    for (int i = 0; i < columns * batch->width; i++) batch->token[i] = -1;
 
     Builder w = { b, batch, b->scratch, b->scratch + columns };
     memset(b->scratch, 0, sizeof(int) * 2 * (size_t)columns);
@@ -230,8 +223,7 @@ static int64_t sum_largest(int *values, int64_t count, int most_pairs, int *top)
 {
     int64_t sum = 0;
     qsort(values, (size_t)count, sizeof *values, descending);
-    for (int64_t i = 0; i < count && i < most_pairs; i++)
-        sum += values[i];
+    for (int64_t i = 0; i < count && i < most_pairs; i++) sum += values[i];
     *top = count > 0 ? values[0] : 0;
     return sum;
 }
@@ -245,7 +237,8 @@ static int64_t clamp(int64_t value, int64_t budget, int64_t alone)
 static bool find_limits(Batcher *b, Error *err)
 {
     const Pairs *pairs = b->pairs;
-    int *tokens = malloc(sizeof(int) * (size_t)(pairs->count + 1)), *targets = malloc(sizeof(int) * (size_t)(pairs->count + 1));
+    int *tokens = malloc(sizeof(int) * (size_t)(pairs->count + 1)),
+        *targets = malloc(sizeof(int) * (size_t)(pairs->count + 1));
     if (!tokens || !targets) {
         free(tokens);
         free(targets);
@@ -267,16 +260,17 @@ static bool find_limits(Batcher *b, Error *err)
     b->max_targets = (int)column_targets;
     b->max_chunk = (int)clamp(column_targets, b->limits.logit_columns, longest_targets);
     if (width * b->limits.columns > 1 << 28)
-        return error_usage(err, "a pass of %lld tokens on each of %d process columns is too large: lower batch.max_tokens or batch.pairs",
-                           (long long)width, b->limits.columns);
+        return error_usage(
+            err,
+            "a pass of %lld tokens on each of %d process columns is too large: lower batch.max_tokens or batch.pairs",
+            (long long)width, b->limits.columns);
     return true;
 }
 
 bool batcher_create(Batcher *b, const Pairs *pairs, const Grid *grid, const BatchLimits *limits, Error *err)
 {
     *b = (Batcher){ .pairs = pairs, .grid = grid, .limits = *limits };
-    if (!find_limits(b, err))
-        return false;
+    if (!find_limits(b, err)) return false;
     size_t count = (size_t)limits->pairs, columns = (size_t)limits->columns;
     size_t scratch = 2 * columns + count + (size_t)grid->replicas;
     Batch *batch = &b->batch;
@@ -289,8 +283,8 @@ bool batcher_create(Batcher *b, const Pairs *pairs, const Grid *grid, const Batc
     batch->segment = calloc(3 * count, sizeof *batch->segment);
     batch->target = calloc((size_t)b->max_targets + 1, sizeof *batch->target);
     batch->chunk = calloc(count + 1, sizeof *batch->chunk);
-    if (!b->plan || !b->scratch || !batch->pair || !batch->slot || !batch->counter || !batch->token || !batch->segment ||
-        !batch->target || !batch->chunk) {
+    if (!b->plan || !b->scratch || !batch->pair || !batch->slot || !batch->counter || !batch->token ||
+        !batch->segment || !batch->target || !batch->chunk) {
         batcher_free(b);
         return error_fault(err, "out of memory for the layout of a batch");
     }

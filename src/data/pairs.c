@@ -48,8 +48,11 @@ static bool has_room(MPI_Comm node, int64_t bytes, Error *err)
     if (statvfs(folder, &room) != 0) return !named || error_usage(err, "%s: %s", named, strerror(errno));
     double free_bytes = (double)room.f_bavail * (double)room.f_frsize;
     if (free_bytes > bytes + (1 << 20)) return true;
-    return error_fault(err, "%s has %.1f MB of room; the pairs that the ranks of a node share need %.1f MB: enlarge it, or name a "
-                       "larger folder in OMPI_MCA_osc_sm_backing_directory", folder, free_bytes / 1e6, bytes / 1e6);
+    return error_fault(
+        err,
+        "%s has %.1f MB of room; the pairs that the ranks of a node share need %.1f MB: enlarge it, or name a "
+        "larger folder in OMPI_MCA_osc_sm_backing_directory",
+        folder, free_bytes / 1e6, bytes / 1e6);
 }
 
 bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64_t tokens[PAIR_SIDES], MPI_Comm comm,
@@ -74,7 +77,8 @@ bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64
         pairs_free(pairs);
         return false;
     }
-    CHECK_MPI(MPI_Win_allocate_shared(writer ? (MPI_Aint)bytes : 0, 1, MPI_INFO_NULL, pairs->node, &base, &pairs->window));
+    CHECK_MPI(
+        MPI_Win_allocate_shared(writer ? (MPI_Aint)bytes : 0, 1, MPI_INFO_NULL, pairs->node, &base, &pairs->window));
     CHECK_MPI(MPI_Win_shared_query(pairs->window, 0, &size, &unit, &base));
     CHECK_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, pairs->window));
     place_arrays(pairs, base);
@@ -99,7 +103,7 @@ void pairs_publish(Pairs *pairs)
 
 void pairs_free(Pairs *pairs)
 {
-    if (pairs->category_count == 0) return;  /* zeroed: not even the handles are MPI's */
+    if (pairs->category_count == 0) return; /* zeroed: not even the handles are MPI's */
     free(pairs->settings);
     free(pairs->memory);
     if (pairs->window != MPI_WIN_NULL) {
@@ -121,12 +125,14 @@ static bool check_categories(const Pairs *pairs, const char *where, Error *err)
         size_t length = strnlen(name, CATEGORY_NAME);
         bool plain = length > 0 && length < CATEGORY_NAME;
         for (size_t i = 0; i < length; i++) plain = plain && (unsigned char)name[i] >= ' ' && name[i] != 127;
-        if (!plain) return error_usage(err, "%s: category %d has no name, or one with control characters" REMEDY, where, k);
+        if (!plain)
+            return error_usage(err, "%s: category %d has no name, or one with control characters" REMEDY, where, k);
         for (int j = 0; j < k; j++)
             if (strcmp(name, pairs->category_name[j]) == 0)
                 return error_usage(err, "%s: categories %d and %d are both called \"%s\"" REMEDY, where, j, k, name);
         if (pairs->category_harm[k] > 1)
-            return error_usage(err, "%s: the harm flag of category %d is %d, not 0 or 1" REMEDY, where, k, pairs->category_harm[k]);
+            return error_usage(err, "%s: the harm flag of category %d is %d, not 0 or 1" REMEDY, where, k,
+                               pairs->category_harm[k]);
     }
     return true;
 }
@@ -136,28 +142,36 @@ static bool check_side(const Pairs *pairs, int which, int64_t *longest, const ch
     const PairSide *side = &pairs->side[which];
     const char *name = which == PAIR_CHOSEN ? "chosen" : "rejected";
     if (side->offsets[0] != 0 || side->offsets[pairs->count] != side->token_count) {
-        return error_usage(err, "%s/%s/offsets: goes from %" PRId64 " to %" PRId64 ", but there are %" PRId64 " tokens" REMEDY, where,
-                           name, side->offsets[0], side->offsets[pairs->count], side->token_count);
+        return error_usage(err,
+                           "%s/%s/offsets: goes from %" PRId64 " to %" PRId64 ", but there are %" PRId64
+                           " tokens" REMEDY,
+                           where, name, side->offsets[0], side->offsets[pairs->count], side->token_count);
     }
     for (int64_t i = 0; i < pairs->count; i++) {
         int64_t begin = side->offsets[i], end = side->offsets[i + 1];
         if (end < begin || end > side->token_count) {
-            return error_usage(err, "%s/%s/offsets: entry %" PRId64 " is %" PRId64 ", outside [%" PRId64 ", %" PRId64 "]" REMEDY, where,
-                               name, i + 1, end, begin, side->token_count);
+            return error_usage(err,
+                               "%s/%s/offsets: entry %" PRId64 " is %" PRId64 ", outside [%" PRId64 ", %" PRId64
+                               "]" REMEDY,
+                               where, name, i + 1, end, begin, side->token_count);
         }
         if (end - begin < 2 || end - begin > INT32_MAX) {
-            return error_usage(err, "%s/%s/offsets: sequence %" PRId64 " has %" PRId64 " tokens; prompt and completion need one each"
-                               REMEDY, where, name, i, end - begin);
+            return error_usage(err,
+                               "%s/%s/offsets: sequence %" PRId64 " has %" PRId64
+                               " tokens; prompt and completion need one each" REMEDY,
+                               where, name, i, end - begin);
         }
         if (side->prompt_length[i] < 1 || side->prompt_length[i] >= end - begin) {
-            return error_usage(err, "%s/%s/prompt_length: entry %" PRId64 " is %d, outside [1, %" PRId64 "]" REMEDY, where, name, i,
-                               side->prompt_length[i], end - begin - 1);
+            return error_usage(err, "%s/%s/prompt_length: entry %" PRId64 " is %d, outside [1, %" PRId64 "]" REMEDY,
+                               where, name, i, side->prompt_length[i], end - begin - 1);
         }
         if (end - begin > *longest) *longest = end - begin;
     }
     for (int64_t i = 0; i < side->token_count; i++) {
         if (side->tokens[i] < 0 || side->tokens[i] >= pairs->vocab_size) {
-            return error_usage(err, "%s/%s/tokens: entry %" PRId64 " is %d, outside the vocabulary of %" PRId64 " tokens" REMEDY,
+            return error_usage(err,
+                               "%s/%s/tokens: entry %" PRId64 " is %d, outside the vocabulary of %" PRId64
+                               " tokens" REMEDY,
                                where, name, i, side->tokens[i], pairs->vocab_size);
         }
     }
@@ -171,11 +185,13 @@ static bool check_flags(const Pairs *pairs, const char *where, Error *err)
         int categories = 0;
         for (int k = 0; k < pairs->category_count; k++) {
             if (row[k] > 1) {
-                return error_usage(err, "%s/category_mask: entry [%" PRId64 ", %d] is %d, not 0 or 1" REMEDY, where, i, k, row[k]);
+                return error_usage(err, "%s/category_mask: entry [%" PRId64 ", %d] is %d, not 0 or 1" REMEDY, where, i,
+                                   k, row[k]);
             }
             categories += row[k];
         }
-        if (categories == 0) return error_usage(err, "%s/category_mask: pair %" PRId64 " has no category" REMEDY, where, i);
+        if (categories == 0)
+            return error_usage(err, "%s/category_mask: pair %" PRId64 " has no category" REMEDY, where, i);
 
         const uint8_t flags[2] = { pairs->chosen_safe[i], pairs->rejected_safe[i] };
         for (int side = 0; side < 2; side++) {
@@ -185,7 +201,8 @@ static bool check_flags(const Pairs *pairs, const char *where, Error *err)
             }
         }
         if (pairs->chosen_better[i] < -1 || pairs->chosen_better[i] > 1) {
-            return error_usage(err, "%s/chosen_better: entry %" PRId64 " is %d, not -1, 0 or 1" REMEDY, where, i, pairs->chosen_better[i]);
+            return error_usage(err, "%s/chosen_better: entry %" PRId64 " is %d, not -1, 0 or 1" REMEDY, where, i,
+                               pairs->chosen_better[i]);
         }
     }
     return true;

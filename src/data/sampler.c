@@ -7,9 +7,9 @@
 /* Indices of pairs in the order of one epoch of their own. */
 typedef struct SampleList {
     int64_t count;
-    int64_t *member;   /* [count] */
-    int64_t *order;    /* [count] permutation of 0..count-1 for `epoch` */
-    int64_t epoch;     /* -1: none yet */
+    int64_t *member; /* [count] */
+    int64_t *order;  /* [count] permutation of 0..count-1 for `epoch` */
+    int64_t epoch;   /* -1: none yet */
 } SampleList;
 
 /* One stream of random numbers for each list and epoch, and one for each round's order of the categories. */
@@ -18,16 +18,13 @@ static uint64_t stream_of_round(int64_t round) { return (uint64_t)round * 4096; 
 
 static bool list_fill(SampleList *list, const Pairs *pairs, int category)
 {
-    for (int64_t i = 0; i < pairs->count; i++)
-        list->count += category < 0 || pairs_categories(pairs, i)[category];
+    for (int64_t i = 0; i < pairs->count; i++) list->count += category < 0 || pairs_categories(pairs, i)[category];
     list->member = malloc(sizeof(int64_t) * (size_t)(list->count + 1));
     list->order = malloc(sizeof(int64_t) * (size_t)(list->count + 1));
     list->epoch = -1;
-    if (!list->member || !list->order)
-        return false;
+    if (!list->member || !list->order) return false;
     for (int64_t i = 0, at = 0; i < pairs->count; i++)
-        if (category < 0 || pairs_categories(pairs, i)[category])
-            list->member[at++] = i;
+        if (category < 0 || pairs_categories(pairs, i)[category]) list->member[at++] = i;
     return true;
 }
 
@@ -42,12 +39,10 @@ static bool make_lists(Sampler *s)
     int most = s->kind == SAMPLING_BALANCED ? s->pairs->category_count : 1;
     s->list = calloc((size_t)most, sizeof *s->list);
     s->order = calloc((size_t)most, sizeof *s->order);
-    if (!s->list || !s->order)
-        return false;
+    if (!s->list || !s->order) return false;
     for (int k = 0; k < most; k++) {
         SampleList *list = &s->list[s->list_count++];
-        if (!list_fill(list, s->pairs, s->kind == SAMPLING_BALANCED ? k : -1))
-            return false;
+        if (!list_fill(list, s->pairs, s->kind == SAMPLING_BALANCED ? k : -1)) return false;
         if (list->count == 0) { /* a category without pairs has no turn */
             list_free(list);
             *list = (SampleList){ 0 };
@@ -60,8 +55,7 @@ static bool make_lists(Sampler *s)
 bool sampler_create(Sampler *s, const Pairs *pairs, Sampling kind, uint64_t seed, int per_step, Error *err)
 {
     *s = (Sampler){ .pairs = pairs, .kind = kind, .seed = seed, .per_step = per_step, .order_round = -1 };
-    if (pairs->count == 0)
-        return error_usage(err, "there are no training pairs: prepare a file with some");
+    if (pairs->count == 0) return error_usage(err, "there are no training pairs: prepare a file with some");
     s->steps_per_epoch = (pairs->count + per_step - 1) / per_step;
     if (!make_lists(s)) {
         sampler_free(s);
@@ -72,8 +66,7 @@ bool sampler_create(Sampler *s, const Pairs *pairs, Sampling kind, uint64_t seed
 
 void sampler_free(Sampler *s)
 {
-    for (int i = 0; s->list && i < s->list_count; i++)
-        list_free(&s->list[i]);
+    for (int i = 0; s->list && i < s->list_count; i++) list_free(&s->list[i]);
     free(s->list);
     free(s->order);
     *s = (Sampler){ 0 };
@@ -84,8 +77,7 @@ static int64_t list_draw(Sampler *s, int index, int64_t draw)
 {
     SampleList *list = &s->list[index];
     int64_t epoch = draw / list->count, at = draw % list->count;
-    if (s->kind == SAMPLING_SEQUENTIAL)
-        return list->member[at];
+    if (s->kind == SAMPLING_SEQUENTIAL) return list->member[at];
     if (list->epoch != epoch) {
         rng_permutation(s->seed, stream_of(index, epoch), list->count, list->order);
         list->epoch = epoch;

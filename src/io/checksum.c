@@ -55,7 +55,8 @@ static uint64_t checksum_axis(const SlabAxis *axis, uint64_t base, uint64_t stri
         const char *start = memory + slab_offset(axis, at) * (int64_t)size;
         if (size == 1) sum += checksum_bytes((const uint8_t *)start, axis->step, run, first, stride);
         for (int w = 0; w < words; w++)
-            sum += checksum_spread((const uint32_t *)(const void *)start + w, axis->step * words, run, first * words + w, stride * words);
+            sum += checksum_spread((const uint32_t *)(const void *)start + w, axis->step * words, run,
+                                   first * words + w, stride * words);
     }
     return sum;
 }
@@ -65,9 +66,9 @@ uint64_t checksum_slab(const Slab *slab, DataType type, const void *values)
     size_t size = data_size(type);
     if (slab_count(slab) == 0) return 0;
 
-    uint64_t stride[SLAB_AXES], sum = 0;  /* of the whole tensor, row-major, in elements */
+    uint64_t stride[SLAB_AXES], sum = 0; /* of the whole tensor, row-major, in elements */
     int64_t held[SLAB_AXES], at[SLAB_AXES] = { 0 };
-    int inner = slab->axes - 1;           /* the axis that is dense in memory, if there is one: its loop is the fast one */
+    int inner = slab->axes - 1; /* the axis that is dense in memory, if there is one: its loop is the fast one */
     for (int i = slab->axes - 1; i >= 0; i--) {
         stride[i] = i == slab->axes - 1 ? 1 : stride[i + 1] * (uint64_t)slab->axis[i + 1].extent;
         held[i] = slab_axis_count(&slab->axis[i]);
@@ -82,7 +83,8 @@ uint64_t checksum_slab(const Slab *slab, DataType type, const void *values)
             base += (uint64_t)slab_index(&slab->axis[i], at[i]) * stride[i];
             offset += slab_offset(&slab->axis[i], at[i]);
         }
-        sum += checksum_axis(&slab->axis[inner], base, stride[inner], size, (const char *)values + offset * (int64_t)size);
+        sum +=
+            checksum_axis(&slab->axis[inner], base, stride[inner], size, (const char *)values + offset * (int64_t)size);
         int i = slab->axes - 1;
         while (i >= 0 && ++at[i] == held[i]) at[i--] = 0;
         if (i < 0) return sum;
@@ -101,10 +103,7 @@ typedef struct Entry {
     uint64_t checksum;
 } Entry;
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(((const Entry *)a)->name, ((const Entry *)b)->name);
-}
+static int by_name(const void *a, const void *b) { return strcmp(((const Entry *)a)->name, ((const Entry *)b)->name); }
 
 static uint64_t fnv1a(uint64_t hash, const char *text)
 {

@@ -34,8 +34,10 @@ static void shape_text(int axes, const int64_t dims[], char *text, size_t size)
     size_t used = snprintf(text, size, "[");
     for (int i = 0; i < axes && used < size; i++) {
         const char *comma = i ? ", " : "";
-        if (dims[i] < 0) used += snprintf(text + used, size - used, "%sany", comma);
-        else used += snprintf(text + used, size - used, "%s%" PRId64, comma, dims[i]);
+        if (dims[i] < 0)
+            used += snprintf(text + used, size - used, "%sany", comma);
+        else
+            used += snprintf(text + used, size - used, "%s%" PRId64, comma, dims[i]);
     }
     if (used < size) snprintf(text + used, size - used, "]");
 }
@@ -50,7 +52,8 @@ static bool check_shape(const H5File *file, hid_t space, const char *name, int a
     if (H5Sis_simple(space) <= 0 || found_axes != axes || H5Sget_simple_extent_type(space) == H5S_NULL) {
         return error_usage(err, "%s: %s has %d axes; the shape %s is needed", file->path, name, found_axes, wanted);
     }
-    if (axes > 0 && !h5_ok(H5Sget_simple_extent_dims(space, found, NULL), err, "%s: cannot read the shape of %s", file->path, name))
+    if (axes > 0 &&
+        !h5_ok(H5Sget_simple_extent_dims(space, found, NULL), err, "%s: cannot read the shape of %s", file->path, name))
         return false;
     bool same = true;
     for (int i = 0; i < axes; i++) {
@@ -67,7 +70,8 @@ static bool check_shape(const H5File *file, hid_t space, const char *name, int a
 }
 
 /* Stored in this file, as it is, in full? */
-static bool check_storage(const H5File *file, hid_t set, const char *name, int axes, const int64_t dims[], size_t width, Error *err)
+static bool check_storage(const H5File *file, hid_t set, const char *name, int axes, const int64_t dims[], size_t width,
+                          Error *err)
 {
     int64_t bytes = (int64_t)width;
     bool fits = true, empty = false;
@@ -77,17 +81,19 @@ static bool check_storage(const H5File *file, hid_t set, const char *name, int a
     if (!fits || (!file->writing && bytes > file->size)) {
         char shape[128];
         shape_text(axes, dims, shape, sizeof shape);
-        return error_usage(err, "%s: %s claims the shape %s, more than the whole file: damaged", file->path, name, shape);
+        return error_usage(err, "%s: %s claims the shape %s, more than the whole file: damaged", file->path, name,
+                           shape);
     }
     hid_t list = H5Dget_create_plist(set);
     if (!h5_ok(list, err, "%s: cannot read the storage of %s", file->path, name)) return false;
     H5D_layout_t layout = H5Pget_layout(list);
-    bool plain = (layout == H5D_COMPACT || layout == H5D_CONTIGUOUS || layout == H5D_CHUNKED) && H5Pget_nfilters(list) == 0
-              && H5Pget_external_count(list) == 0;
+    bool plain = (layout == H5D_COMPACT || layout == H5D_CONTIGUOUS || layout == H5D_CHUNKED) &&
+                 H5Pget_nfilters(list) == 0 && H5Pget_external_count(list) == 0;
     H5Pclose(list);
     if (!plain) {
-        return error_usage(err, "%s: %s is compressed, virtual or stored in another file: write it plainly (h5repack -f NONE)",
-                           file->path, name);
+        return error_usage(
+            err, "%s: %s is compressed, virtual or stored in another file: write it plainly (h5repack -f NONE)",
+            file->path, name);
     }
     if (H5Dget_storage_size(set) < (hsize_t)bytes) {
         H5Eclear2(H5E_DEFAULT);
@@ -96,24 +102,27 @@ static bool check_storage(const H5File *file, hid_t set, const char *name, int a
     return true;
 }
 
-bool h5_check_dataset(const H5File *file, hid_t set, const char *name, int type, int axes, int64_t dims[], size_t *width,
-                      Error *err)
+bool h5_check_dataset(const H5File *file, hid_t set, const char *name, int type, int axes, int64_t dims[],
+                      size_t *width, Error *err)
 {
     CHECK(axes >= 0 && axes <= SLAB_AXES);
     hid_t found = H5Dget_type(set), space = H5Dget_space(set);
-    bool ok = h5_ok(found, err, "%s: cannot read the type of %s", file->path, name)
-           && h5_ok(space, err, "%s: cannot read the shape of %s", file->path, name);
+    bool ok = h5_ok(found, err, "%s: cannot read the type of %s", file->path, name) &&
+              h5_ok(space, err, "%s: cannot read the shape of %s", file->path, name);
     if (ok && !type_matches(found, type, width)) {
-        ok = error_usage(err, "%s: %s is not of type %s", file->path, name, type < 0 ? "fixed-length text" : data_name((DataType)type));
+        ok = error_usage(err, "%s: %s is not of type %s", file->path, name,
+                         type < 0 ? "fixed-length text" : data_name((DataType)type));
     }
-    ok = ok && check_shape(file, space, name, axes, dims, err) && check_storage(file, set, name, axes, dims, *width, err);
+    ok = ok && check_shape(file, space, name, axes, dims, err) &&
+         check_storage(file, set, name, axes, dims, *width, err);
     if (found >= 0) H5Tclose(found);
     if (space >= 0) H5Sclose(space);
     return ok;
 }
 
 /* Rank 0: open and check; negative on failure. */
-static hid_t open_checked(const H5File *file, const char *name, int type, int axes, int64_t dims[], size_t *width, Error *err)
+static hid_t open_checked(const H5File *file, const char *name, int type, int axes, int64_t dims[], size_t *width,
+                          Error *err)
 {
     hid_t set = h5_open_dataset(file, name, err);
     if (set < 0 || h5_check_dataset(file, set, name, type, axes, dims, width, err)) return set;
@@ -140,7 +149,8 @@ static hid_t make_dataset(const H5File *file, const char *name, hid_t type, hid_
 {
     CHECK(file->meta >= 0 && file->writing && space >= 0 && creation >= 0);
     hid_t links = H5Pcreate(H5P_LINK_CREATE);
-    CHECK(links >= 0 && H5Pset_create_intermediate_group(links, 1) >= 0 && H5Pset_obj_track_times(creation, false) >= 0);
+    CHECK(links >= 0 && H5Pset_create_intermediate_group(links, 1) >= 0 &&
+          H5Pset_obj_track_times(creation, false) >= 0);
     hid_t set = H5Dcreate2(file->meta, name, type, space, links, creation, H5P_DEFAULT);
     h5_ok(set, err, "%s: cannot create %s", file->path, name);
     H5Pclose(links);
@@ -162,11 +172,13 @@ static hid_t make_space(int axes, const int64_t dims[], int growing)
 }
 
 /* `later`: its values are not part of the layout, and so not of its seal (h5_seal.c goes by the fill time). */
-static hid_t make_contiguous(const H5File *file, const char *name, hid_t type, int axes, const int64_t dims[], bool later, Error *err)
+static hid_t make_contiguous(const H5File *file, const char *name, hid_t type, int axes, const int64_t dims[],
+                             bool later, Error *err)
 {
     hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
-    CHECK(creation >= 0 && H5Pset_layout(creation, H5D_CONTIGUOUS) >= 0 && H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0
-          && H5Pset_fill_time(creation, later ? H5D_FILL_TIME_NEVER : H5D_FILL_TIME_IFSET) >= 0);
+    CHECK(creation >= 0 && H5Pset_layout(creation, H5D_CONTIGUOUS) >= 0 &&
+          H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0 &&
+          H5Pset_fill_time(creation, later ? H5D_FILL_TIME_NEVER : H5D_FILL_TIME_IFSET) >= 0);
     return make_dataset(file, name, type, make_space(axes, dims, 0), creation, err);
 }
 
@@ -208,10 +220,11 @@ bool h5_create_extendible(H5File *file, const char *name, DataType type, int axe
         for (int i = 0; i < axes; i++) chunks[i] = (hsize_t)chunk[i];
         hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
         /* allocated as soon as it grows, by rank 0: filling it in moves no metadata */
-        CHECK(creation >= 0 && H5Pset_chunk(creation, axes, chunks) >= 0
-              && H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0
-              && H5Pset_fill_value(creation, floating ? H5T_NATIVE_DOUBLE : H5T_NATIVE_INT64, floating ? (void *)&nan_fill : &fill) >= 0
-              && H5Pset_fill_time(creation, H5D_FILL_TIME_ALLOC) >= 0);
+        CHECK(creation >= 0 && H5Pset_chunk(creation, axes, chunks) >= 0 &&
+              H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0 &&
+              H5Pset_fill_value(creation, floating ? H5T_NATIVE_DOUBLE : H5T_NATIVE_INT64,
+                                floating ? (void *)&nan_fill : &fill) >= 0 &&
+              H5Pset_fill_time(creation, H5D_FILL_TIME_ALLOC) >= 0);
         hid_t set = make_dataset(file, name, h5_file_type(type), make_space(axes, dims, growing), creation, err);
         ok = set >= 0;
         if (ok) H5Dclose(set);
@@ -253,8 +266,8 @@ static int64_t elements(int axes, const int64_t dims[])
 }
 
 /* Rank 0: make, write, close. */
-static bool write_whole(H5File *file, const char *name, hid_t file_type, hid_t memory_type, int axes, const int64_t dims[],
-                        const void *values, Error *err)
+static bool write_whole(H5File *file, const char *name, hid_t file_type, hid_t memory_type, int axes,
+                        const int64_t dims[], const void *values, Error *err)
 {
     hid_t set = make_contiguous(file, name, file_type, axes, dims, false, err);
     if (set < 0) return false;
@@ -267,7 +280,8 @@ static bool write_whole(H5File *file, const char *name, hid_t file_type, hid_t m
 bool h5_write_array(H5File *file, const char *name, DataType type, int axes, const int64_t dims[], const void *values,
                     Error *err)
 {
-    bool ok = file->rank != 0 || write_whole(file, name, h5_file_type(type), h5_memory_type(type), axes, dims, values, err);
+    bool ok =
+        file->rank != 0 || write_whole(file, name, h5_file_type(type), h5_memory_type(type), axes, dims, values, err);
     return h5_agree(file, ok, err);
 }
 
@@ -280,8 +294,9 @@ bool h5_read_array(H5File *file, const char *name, DataType type, int axes, cons
     for (int i = 0; i < axes; i++) CHECK((extents[i] = dims[i]) >= 0);
     if (file->rank == 0) {
         hid_t set = open_checked(file, name, (int)type, axes, extents, &width, err);
-        ok = set >= 0 && (elements(axes, dims) == 0 || h5_ok(H5Dread(set, h5_memory_type(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, values),
-                                                             err, "%s: cannot read %s", file->path, name));
+        ok = set >= 0 && (elements(axes, dims) == 0 ||
+                          h5_ok(H5Dread(set, h5_memory_type(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, values), err,
+                                "%s: cannot read %s", file->path, name));
         if (set >= 0) H5Dclose(set);
     }
     return h5_share(file, ok, values, elements(axes, dims) * (int64_t)data_size(type), err);
@@ -314,7 +329,8 @@ bool h5_write_strings(H5File *file, const char *name, int64_t count, size_t widt
         char *packed = calloc(count > 0 ? count : 1, longest);
         ok = packed || error_fault(err, "%s: no memory to write %s", file->path, name);
         if (ok) {
-            for (int64_t i = 0; i < count; i++) memcpy(packed + i * longest, values + i * width, strlen(values + i * width));
+            for (int64_t i = 0; i < count; i++)
+                memcpy(packed + i * longest, values + i * width, strlen(values + i * width));
             hid_t type = h5_text_type(longest);
             ok = write_whole(file, name, type, type, 1, &count, packed, err);
             H5Tclose(type);
@@ -334,8 +350,8 @@ bool h5_count_strings(H5File *file, const char *name, int64_t min, int64_t max, 
         ok = set >= 0;
         if (ok) H5Dclose(set);
         if (ok && (found < min || found > max)) {
-            ok = error_usage(err, "%s: %s has %" PRId64 " entries; there must be %" PRId64 " to %" PRId64, file->path, name, found,
-                             min, max);
+            ok = error_usage(err, "%s: %s has %" PRId64 " entries; there must be %" PRId64 " to %" PRId64, file->path,
+                             name, found, min, max);
         }
     }
     if (!h5_share(file, ok, &found, sizeof found, err)) return false;
@@ -344,23 +360,26 @@ bool h5_count_strings(H5File *file, const char *name, int64_t min, int64_t max, 
 }
 
 /* Rank 0: the strings of an open dataset, each `stored` bytes wide without a NUL of its own. */
-static bool unpack_strings(const H5File *file, hid_t set, const char *name, int64_t count, size_t stored, size_t width, char *values,
-                           Error *err)
+static bool unpack_strings(const H5File *file, hid_t set, const char *name, int64_t count, size_t stored, size_t width,
+                           char *values, Error *err)
 {
     char *packed = malloc(count * stored + 1);
     hid_t type = h5_text_type(stored);
     bool ok = packed || error_fault(err, "%s: no memory to read %s", file->path, name);
-    ok = ok && (count == 0 || h5_ok(H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, packed), err, "%s: cannot read %s", file->path, name));
+    ok = ok && (count == 0 || h5_ok(H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, packed), err,
+                                    "%s: cannot read %s", file->path, name));
     for (int64_t i = 0; ok && i < count; i++) {
         size_t length = strnlen(packed + i * stored, stored);
         char *value = values + i * width;
         if (length >= width) {
-            ok = error_usage(err, "%s: entry %" PRId64 " of %s is longer than %zu bytes", file->path, i, name, width - 1);
+            ok = error_usage(err, "%s: entry %" PRId64 " of %s is longer than %zu bytes", file->path, i, name,
+                             width - 1);
             break;
         }
         memset(value, 0, width);
         memcpy(value, packed + i * stored, length);
-        if (!text_is_valid(value)) ok = error_usage(err, "%s: entry %" PRId64 " of %s is not UTF-8 text", file->path, i, name);
+        if (!text_is_valid(value))
+            ok = error_usage(err, "%s: entry %" PRId64 " of %s is not UTF-8 text", file->path, i, name);
     }
     free(packed);
     H5Tclose(type);
@@ -389,7 +408,8 @@ bool h5_load_text(H5File *file, const char *name, size_t most, char **value, Err
     if (file->rank == 0) {
         size_t stored = 0;
         hid_t set = open_checked(file, name, -1, 0, NULL, &stored, err);
-        ok = set >= 0 && (stored < most || error_usage(err, "%s: %s is longer than %zu bytes", file->path, name, most - 1));
+        ok = set >= 0 &&
+             (stored < most || error_usage(err, "%s: %s is longer than %zu bytes", file->path, name, most - 1));
         size = (int64_t)stored + 1;
         if (ok) ok = (text = calloc(1, stored + 1)) || error_fault(err, "%s: no memory to read %s", file->path, name);
         ok = ok && unpack_strings(file, set, name, 1, stored, stored + 1, text, err);
@@ -397,9 +417,12 @@ bool h5_load_text(H5File *file, const char *name, size_t most, char **value, Err
     }
     ok = h5_share(file, ok, &size, sizeof size, err);
     if (ok && file->rank != 0) text = calloc(1, size);
-    ok = ok && h5_agree(file, text || error_fault(err, "%s: no memory to read %s", file->path, name), err) && h5_share(file, true, text, size, err);
-    if (ok) *value = text;
-    else free(text);
+    ok = ok && h5_agree(file, text || error_fault(err, "%s: no memory to read %s", file->path, name), err) &&
+         h5_share(file, true, text, size, err);
+    if (ok)
+        *value = text;
+    else
+        free(text);
     return ok;
 }
 
@@ -407,8 +430,8 @@ bool h5_load_text(H5File *file, const char *name, size_t most, char **value, Err
 
 bool h5_describe(H5File *file, const char *dataset, const char *units, const char *description, Error *err)
 {
-    return (!units || h5_write_string(file, dataset, "units", units, err))
-        && (!description || h5_write_string(file, dataset, "description", description, err));
+    return (!units || h5_write_string(file, dataset, "units", units, err)) &&
+           (!description || h5_write_string(file, dataset, "description", description, err));
 }
 
 bool h5_make_scale(H5File *file, const char *dataset, const char *label, Error *err)
@@ -416,8 +439,9 @@ bool h5_make_scale(H5File *file, const char *dataset, const char *label, Error *
     bool ok = true;
     if (file->rank == 0) {
         hid_t set = h5_open_dataset(file, dataset, err);
-        ok = set >= 0 && h5_ok(H5DSset_scale(set, label), err, "%s: cannot make %s a dimension scale", file->path, dataset)
-          && h5_ok(H5DSset_label(set, 0, label), err, "%s: cannot label %s", file->path, dataset);
+        ok = set >= 0 &&
+             h5_ok(H5DSset_scale(set, label), err, "%s: cannot make %s a dimension scale", file->path, dataset) &&
+             h5_ok(H5DSset_label(set, 0, label), err, "%s: cannot label %s", file->path, dataset);
         if (set >= 0) H5Dclose(set);
     }
     return h5_agree(file, ok, err);
@@ -427,11 +451,13 @@ bool h5_label_axis(H5File *file, const char *dataset, int axis, const char *labe
 {
     bool ok = true;
     if (file->rank == 0) {
-        hid_t set = h5_open_dataset(file, dataset, err), scale_set = set >= 0 && scale ? h5_open_dataset(file, scale, err) : -1;
+        hid_t set = h5_open_dataset(file, dataset, err),
+              scale_set = set >= 0 && scale ? h5_open_dataset(file, scale, err) : -1;
         ok = set >= 0 && h5_ok(H5DSset_label(set, axis, label), err, "%s: cannot label %s", file->path, dataset);
         if (scale) {
-            ok = ok && scale_set >= 0
-              && h5_ok(H5DSattach_scale(set, scale_set, axis), err, "%s: cannot attach %s to %s", file->path, scale, dataset);
+            ok = ok && scale_set >= 0 &&
+                 h5_ok(H5DSattach_scale(set, scale_set, axis), err, "%s: cannot attach %s to %s", file->path, scale,
+                       dataset);
         }
         if (scale_set >= 0) H5Dclose(scale_set);
         if (set >= 0) H5Dclose(set);
@@ -455,7 +481,8 @@ static bool list_blobs(const H5File *file, const char *group, Blobs *blobs, Erro
     H5G_info_t info = { 0 };
     bool ok = H5Iget_type(id) == H5I_GROUP || error_usage(err, "%s: %s is not a group", file->path, group);
     ok = ok && h5_ok(H5Gget_info(id, &info), err, "%s: cannot list %s", file->path, group);
-    if (ok && info.nlinks > BLOBS_MAX) ok = error_usage(err, "%s: %s has more than %d members", file->path, group, BLOBS_MAX);
+    if (ok && info.nlinks > BLOBS_MAX)
+        ok = error_usage(err, "%s: %s has more than %d members", file->path, group, BLOBS_MAX);
     for (hsize_t i = 0; ok && i < info.nlinks; i++) {
         char *name = blobs->member[i].name, path[FILE_PATH];
         size_t width;
@@ -485,9 +512,9 @@ static bool fetch_blobs(const H5File *file, const char *group, Blobs *blobs, Err
         blobs->member[i].bytes = malloc(size);
         if (!blobs->member[i].bytes) return error_fault(err, "%s: no memory to read %s", file->path, path);
         hid_t set = h5_open_dataset(file, path, err);
-        bool ok = set >= 0 && (blobs->member[i].size == 0
-            || h5_ok(H5Dread(set, H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL, H5P_DEFAULT, blobs->member[i].bytes), err, "%s: cannot read %s",
-                     file->path, path));
+        bool ok = set >= 0 && (blobs->member[i].size == 0 || h5_ok(H5Dread(set, H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL,
+                                                                           H5P_DEFAULT, blobs->member[i].bytes),
+                                                                   err, "%s: cannot read %s", file->path, path));
         if (set >= 0) H5Dclose(set);
         if (!ok) return false;
     }

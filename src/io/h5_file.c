@@ -18,11 +18,11 @@
 #include <unistd.h>
 
 enum {
-    CALL_BYTES = 16 << 20,       /* a rank's share of one call; MPI counts in int */
-    ALIGN_FROM = 16 << 20,       /* datasets at least this large start at a multiple of ALIGN_TO: the usual stripe */
+    CALL_BYTES = 16 << 20, /* a rank's share of one call; MPI counts in int */
+    ALIGN_FROM = 16 << 20, /* datasets at least this large start at a multiple of ALIGN_TO: the usual stripe */
     ALIGN_TO = 1 << 20,
     COPY_BYTES = 1 << 20,
-    FLUSH_BYTES = 32 << 20,      /* written between two hints to the disk */
+    FLUSH_BYTES = 32 << 20, /* written between two hints to the disk */
 };
 
 /* ---- HDF5's reasons ---------------------------------------------------------------------------------------------- */
@@ -33,7 +33,8 @@ static herr_t first_reason(unsigned depth, const H5E_error2_t *record, void *dat
     return 0;
 }
 
-/* The system's own words if HDF5 passes them on: "file write failed: time = ..., errno = 28, error message = 'No space ...'". */
+/* The system's own words if HDF5 passes them on: "file write failed: time = ..., errno = 28, error message = 'No space
+ * ...'". */
 static const char *essence(char *reason)
 {
     static const char mark[] = "error message = '";
@@ -76,10 +77,7 @@ bool h5_share(const H5File *file, bool ok, void *bytes, int64_t size, Error *err
 /* ---- open -------------------------------------------------------------------------------------------------------- */
 
 /* The name under which the file lies now. */
-static const char *current_name(const H5File *file)
-{
-    return file->writing ? file->temporary : file->path;
-}
+static const char *current_name(const H5File *file) { return file->writing ? file->temporary : file->path; }
 
 /* Rank 0: a name that no other program writes at the same time. */
 static bool choose_temporary(H5File *file, const char *folder, Error *err)
@@ -87,20 +85,27 @@ static bool choose_temporary(H5File *file, const char *folder, Error *err)
     const char *slash = strrchr(file->path, '/');
     uint32_t tag = 0;
     if (getrandom(&tag, sizeof tag, 0) != sizeof tag) return error_fault(err, "no random numbers: %s", strerror(errno));
-    int length = folder ? snprintf(file->temporary, FILE_PATH, "%s/%s.%08x.tmp", folder, slash ? slash + 1 : file->path, tag)
-                        : snprintf(file->temporary, FILE_PATH, "%s.%08x.tmp", file->path, tag);
+    int length =
+        folder ? snprintf(file->temporary, FILE_PATH, "%s/%s.%08x.tmp", folder, slash ? slash + 1 : file->path, tag)
+               : snprintf(file->temporary, FILE_PATH, "%s.%08x.tmp", file->path, tag);
     return length < FILE_PATH || error_usage(err, "%s: the path is longer than %d bytes", file->path, FILE_PATH - 1);
 }
 
 static bool start(H5File *file, const char *path, MPI_Comm comm, bool writing, Error *err)
 {
-    *file = (H5File){ .comm = comm, .meta = -1, .data = -1, .memory = -1, .disk = -1, .flushing = -1, .writing = writing,
-                        .call_bytes = CALL_BYTES };
+    *file = (H5File){ .comm = comm,
+                      .meta = -1,
+                      .data = -1,
+                      .memory = -1,
+                      .disk = -1,
+                      .flushing = -1,
+                      .writing = writing,
+                      .call_bytes = CALL_BYTES };
     if (comm != MPI_COMM_NULL) CHECK_MPI(MPI_Comm_rank(comm, &file->rank));
-    H5dont_atexit();                        /* of a file that it could not close HDF5 would die there */
+    H5dont_atexit(); /* of a file that it could not close HDF5 would die there */
     CHECK(H5open() >= 0);
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);  /* errors are ours to tell */
-    H5PLset_loading_state(0);               /* a file must not make us load code */
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* errors are ours to tell */
+    H5PLset_loading_state(0);              /* a file must not make us load code */
     if (strlen(path) >= sizeof file->path) {
         file->writing = false;
         return error_usage(err, "%.200s...: the path is longer than %d bytes", path, FILE_PATH - 1);
@@ -115,15 +120,15 @@ static hid_t access_list(const H5File *file, bool parallel)
     hid_t list = H5Pcreate(H5P_FILE_ACCESS);
     CHECK(list >= 0);
 #if H5_VERSION_GE(1, 10, 7) && !(H5_VERS_MAJOR == 1 && H5_VERS_MINOR == 12 && H5_VERS_RELEASE == 0)
-    CHECK(H5Pset_file_locking(list, false, true) >= 0);  /* a reader of the final name must not stop us; .tmp is ours */
+    CHECK(H5Pset_file_locking(list, false, true) >= 0); /* a reader of the final name must not stop us; .tmp is ours */
 #endif
-    if (file->writing) {  /* metadata with checksums; nothing is written by opening and closing, as from V110 on */
+    if (file->writing) { /* metadata with checksums; nothing is written by opening and closing, as from V110 on */
         CHECK(H5Pset_libver_bounds(list, H5F_LIBVER_V18, H5F_LIBVER_V18) >= 0);
         CHECK(H5Pset_alignment(list, ALIGN_FROM, ALIGN_TO) >= 0);
     }
     if (parallel) {
         CHECK(H5Pset_fapl_mpio(list, file->comm, MPI_INFO_NULL) >= 0);
-        CHECK(H5Pset_all_coll_metadata_ops(list, true) >= 0);  /* one rank reads a header and broadcasts it */
+        CHECK(H5Pset_all_coll_metadata_ops(list, true) >= 0); /* one rank reads a header and broadcasts it */
     }
     return list;
 }
@@ -140,7 +145,8 @@ static bool is_readable(const char *path, int64_t *size, bool *sealed, Error *er
         *size = status.st_size;
         htri_t hdf5 = H5Fis_hdf5(path);
         H5Eclear2(H5E_DEFAULT);
-        ok = (hdf5 > 0 || error_usage(err, "%s: not an HDF5 file", path)) && seal_verify(path, descriptor, *size, sealed, err);
+        ok = (hdf5 > 0 || error_usage(err, "%s: not an HDF5 file", path)) &&
+             seal_verify(path, descriptor, *size, sealed, err);
     }
     close(descriptor);
     return ok;
@@ -150,9 +156,13 @@ static bool is_readable(const char *path, int64_t *size, bool *sealed, Error *er
 static bool check_end(const H5File *file, Error *err)
 {
     haddr_t end = 0;
-    if (file->sealed || !h5_ok(H5Fget_eoa(file->meta, &end), err, "%s: cannot find its end", file->path)) return file->sealed;
-    return (haddr_t)file->size <= end || error_usage(err, "%s: damaged: what follows the HDF5 data is not the seal of a catdpo file. Use another "
-                                                     "copy, or make it again", file->path);
+    if (file->sealed || !h5_ok(H5Fget_eoa(file->meta, &end), err, "%s: cannot find its end", file->path))
+        return file->sealed;
+    return (haddr_t)file->size <= end ||
+           error_usage(err,
+                       "%s: damaged: what follows the HDF5 data is not the seal of a catdpo file. Use another "
+                       "copy, or make it again",
+                       file->path);
 }
 
 bool h5_open(H5File *file, const char *path, MPI_Comm comm, Error *err)
@@ -163,7 +173,8 @@ bool h5_open(H5File *file, const char *path, MPI_Comm comm, Error *err)
         hid_t list = access_list(file, false);
         file->meta = H5Fopen(path, H5F_ACC_RDONLY, list);
         Error damage = { 0 };
-        if (!h5_ok(file->meta, &damage, "%s: damaged or truncated HDF5 file", path)) ok = error_usage(err, "%s", damage.message);
+        if (!h5_ok(file->meta, &damage, "%s: damaged or truncated HDF5 file", path))
+            ok = error_usage(err, "%s", damage.message);
         ok = ok && check_end(file, err);
         H5Pclose(list);
     }
@@ -178,7 +189,7 @@ static bool copy_range(int source, int target, off_t from, off_t to, char *buffe
     while (from < to) {
         ssize_t got = pread(source, buffer, to - from < COPY_BYTES ? to - from : COPY_BYTES, from);
         if (got < 0 && errno == EINTR) continue;
-        if (got == 0) errno = EIO;  /* shorter than it was */
+        if (got == 0) errno = EIO; /* shorter than it was */
         if (got <= 0) return false;
         for (ssize_t done = 0; done < got;) {
             ssize_t put = pwrite(target, buffer + done, got - done, from + done);
@@ -200,7 +211,7 @@ static bool copy_file(int source, int target)
         hole = lseek(source, data, SEEK_HOLE);
         ok = hole > data && copy_range(source, target, data, hole, buffer);
     }
-    if (ok && data < 0) ok = errno == ENXIO;  /* nothing but a hole is left */
+    if (ok && data < 0) ok = errno == ENXIO; /* nothing but a hole is left */
     int reason = errno;
     free(buffer);
     errno = reason;
@@ -215,13 +226,14 @@ static bool open_temporary(H5File *file, const char *folder, Error *err)
     return file->disk >= 0 || error_fault(err, "%s: cannot create: %s", file->temporary, strerror(errno));
 }
 
-/* HDF5 1.10 cannot give up a file that it fails to write to the end: closing it leaves wreckage behind that crashes later. So
- * rank 0 lays a file out in memory, where writing does not fail, and what came out is copied to the disk: HDF5's descriptor of
- * the .tmp is made one of a file that exists only in memory. */
+/* HDF5 1.10 cannot give up a file that it fails to write to the end: closing it leaves wreckage behind that crashes
+ * later. So rank 0 lays a file out in memory, where writing does not fail, and what came out is copied to the disk:
+ * HDF5's descriptor of the .tmp is made one of a file that exists only in memory. */
 static bool move_to_memory(H5File *file, const char *name, Error *err)
 {
     int *descriptor;
-    if (!h5_ok(H5Fget_vfd_handle(file->meta, H5P_DEFAULT, (void **)&descriptor), err, "%s: has no descriptor", name)) return false;
+    if (!h5_ok(H5Fget_vfd_handle(file->meta, H5P_DEFAULT, (void **)&descriptor), err, "%s: has no descriptor", name))
+        return false;
     file->memory = memfd_create("catdpo", MFD_CLOEXEC);
     if (file->memory >= 0 && copy_file(file->disk, file->memory) && dup2(file->memory, *descriptor) >= 0) return true;
     return error_fault(err, "%s: cannot be laid out in memory: %s", name, strerror(errno));
@@ -251,7 +263,8 @@ bool h5_modify(H5File *file, const char *path, const char *folder, MPI_Comm comm
     if (file->rank == 0) {
         int source = -1;
         ok = is_readable(path, &file->size, &file->sealed, err) && open_temporary(file, folder, err);
-        if (ok && (source = open(path, O_RDONLY | O_CLOEXEC)) < 0) ok = error_fault(err, "%s: cannot open: %s", path, strerror(errno));
+        if (ok && (source = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+            ok = error_fault(err, "%s: cannot open: %s", path, strerror(errno));
         if (ok && !copy_file(source, file->disk)) ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
         if (source >= 0) close(source);
         if (ok) {
@@ -274,18 +287,20 @@ static bool close_meta(H5File *file, bool keep, Error *err)
     if (file->meta >= 0) ok = h5_ok(H5Fclose(file->meta), err, "%s: cannot close", name) && ok;
     if (file->writing && file->memory >= 0) {
         ok = ok && (!keep || seal_measure(file, file->memory, err));
-        if (ok && keep && !copy_file(file->memory, file->disk)) ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
+        if (ok && keep && !copy_file(file->memory, file->disk))
+            ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
         close(file->memory);
     }
-    if (file->disk >= 0 && close(file->disk) != 0 && ok && keep) ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
+    if (file->disk >= 0 && close(file->disk) != 0 && ok && keep)
+        ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
     file->meta = -1;
     file->memory = file->disk = -1;
     return ok;
 }
 
-/* Closing a file that was filled in writes its first bytes again, as they are, and would leave wreckage behind if that failed. By
- * then every byte is written and synced, or does not matter: what follows goes to a file in memory. (Descriptors are known only
- * where MPI-IO uses the system's files; elsewhere nothing is diverted.) */
+/* Closing a file that was filled in writes its first bytes again, as they are, and would leave wreckage behind if that
+ * failed. By then every byte is written and synced, or does not matter: what follows goes to a file in memory.
+ * (Descriptors are known only where MPI-IO uses the system's files; elsewhere nothing is diverted.) */
 static void divert_writes(const H5File *file)
 {
     char link[64];
@@ -309,7 +324,8 @@ static bool close_data(H5File *file, bool keep, Error *err)
     if (file->flushing >= 0) close(file->flushing);
     file->flushing = -1;
     if (file->data < 0) return true;
-    bool ok = !file->writing || !keep || h5_ok(H5Fflush(file->data, H5F_SCOPE_GLOBAL), err, "%s: cannot write", file->path);
+    bool ok =
+        !file->writing || !keep || h5_ok(H5Fflush(file->data, H5F_SCOPE_GLOBAL), err, "%s: cannot write", file->path);
     if (file->writing) divert_writes(file);
     ok = h5_ok(H5Fclose(file->data), err, "%s: cannot close", file->path) && ok;
     file->data = -1;
@@ -360,9 +376,12 @@ static bool rename_file(const char *from, const char *to, Error *err)
     char directory[FILE_PATH];
     snprintf(directory, sizeof directory, "%s", to);
     char *slash = strrchr(directory, '/');
-    if (!slash) strcpy(directory, ".");
-    else if (slash == directory) slash[1] = '\0';
-    else *slash = '\0';
+    if (!slash)
+        strcpy(directory, ".");
+    else if (slash == directory)
+        slash[1] = '\0';
+    else
+        *slash = '\0';
     return sync_path(directory, O_DIRECTORY, err);
 }
 
@@ -405,9 +424,10 @@ bool h5_write_format(H5File *file, const char *format, int64_t version, Error *e
     time_t now = time(NULL);
     struct tm utc;
     CHECK(gmtime_r(&now, &utc) && strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", &utc) > 0);
-    return h5_write_string(file, "/", "format", format, err) && h5_write_int64(file, "/", "format_version", version, err)
-        && h5_write_string(file, "/", "creator", "catdpo " CATDPO_VERSION, err)
-        && h5_write_string(file, "/", "created", created, err);
+    return h5_write_string(file, "/", "format", format, err) &&
+           h5_write_int64(file, "/", "format_version", version, err) &&
+           h5_write_string(file, "/", "creator", "catdpo " CATDPO_VERSION, err) &&
+           h5_write_string(file, "/", "created", created, err);
 }
 
 bool h5_check_format(H5File *file, const char *format, int64_t version, Error *err)
@@ -417,15 +437,17 @@ bool h5_check_format(H5File *file, const char *format, int64_t version, Error *e
     bool marked;
     if (!h5_has_attribute(file, "/", "format", &marked, err)) return false;
     if (!marked) {
-        return error_usage(err, "%s: not a %s file: an HDF5 file of another program (it has no root attribute \"format\")",
+        return error_usage(err,
+                           "%s: not a %s file: an HDF5 file of another program (it has no root attribute \"format\")",
                            file->path, format);
     }
     if (!h5_read_string(file, "/", "format", found, sizeof found, err)) return false;
-    if (strcmp(found, format) != 0) return error_usage(err, "%s: is a %s file; a %s file is needed", file->path, found, format);
+    if (strcmp(found, format) != 0)
+        return error_usage(err, "%s: is a %s file; a %s file is needed", file->path, found, format);
     if (!h5_read_int64(file, "/", "format_version", 1, INT64_MAX, &found_version, err)) return false;
     if (found_version > version) {
-        return error_usage(err, "%s: format version %lld; this program reads up to %lld: use a newer catdpo", file->path,
-                           (long long)found_version, (long long)version);
+        return error_usage(err, "%s: format version %lld; this program reads up to %lld: use a newer catdpo",
+                           file->path, (long long)found_version, (long long)version);
     }
     return true;
 }

@@ -24,9 +24,10 @@ void h5_start_flushing(H5File *file, int64_t bytes);
 hid_t h5_open_object(const H5File *file, const char *object, Error *err);
 hid_t h5_open_dataset(const H5File *file, const char *name, Error *err);
 
-/* Not collective: h5_expect on an open dataset. `type` < 0: any fixed-length text, whose bytes an element go to *width. */
-bool h5_check_dataset(const H5File *file, hid_t set, const char *name, int type, int axes, int64_t dims[], size_t *width,
-                      Error *err);
+/* Not collective: h5_expect on an open dataset. `type` < 0: any fixed-length text, whose bytes an element go to *width.
+ */
+bool h5_check_dataset(const H5File *file, hid_t set, const char *name, int type, int axes, int64_t dims[],
+                      size_t *width, Error *err);
 
 /* ---- the seal: h5_seal.c; rank 0, not collective ---- */
 
@@ -43,8 +44,8 @@ bool seal_verify(const char *path, int descriptor, int64_t whole, bool *sealed, 
 
 /* How many of the held indices of an axis lie below `index` of the dataset. */
 int64_t slab_axis_below(const SlabAxis *axis, int64_t index);
-/* Copy the held indices [from, to) of axis 0 (and all of the others) between a dense row-major buffer and the slab's memory;
- * elements have `size` 1, 4 or 8 bytes. */
+/* Copy the held indices [from, to) of axis 0 (and all of the others) between a dense row-major buffer and the slab's
+ * memory; elements have `size` 1, 4 or 8 bytes. */
 void slab_copy(const Slab *slab, int64_t from, int64_t to, size_t size, void *dense, void *values, bool pack);
 /* The same indices where they lie in the dense whole dataset, the first of them at *offset elements. */
 Slab slab_within(const Slab *slab, int64_t *offset);

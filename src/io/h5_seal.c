@@ -59,8 +59,8 @@ static bool add_chunks(Seal *seal, hid_t set, hid_t list)
     hsize_t extent[SLAB_AXES], chunk[SLAB_AXES], at[SLAB_AXES] = { 0 };
     hid_t space = H5Dget_space(set);
     int axes = space >= 0 ? H5Sget_simple_extent_ndims(space) : -1;
-    bool ok = axes >= 1 && axes <= SLAB_AXES && H5Sget_simple_extent_dims(space, extent, NULL) == axes
-              && H5Pget_chunk(list, SLAB_AXES, chunk) == axes,
+    bool ok = axes >= 1 && axes <= SLAB_AXES && H5Sget_simple_extent_dims(space, extent, NULL) == axes &&
+              H5Pget_chunk(list, SLAB_AXES, chunk) == axes,
          end = false;
     if (space >= 0) H5Sclose(space);
     for (int i = 0; ok && i < axes; i++) end = end || extent[i] == 0;
@@ -68,8 +68,8 @@ static bool add_chunks(Seal *seal, hid_t set, hid_t list)
         unsigned mask;
         haddr_t address = HADDR_UNDEF;
         hsize_t bytes = 0;
-        ok = H5Dget_chunk_info_by_coord(set, at, &mask, &address, &bytes) >= 0
-             && (address == HADDR_UNDEF || add_range(seal, (int64_t)address, (int64_t)bytes));
+        ok = H5Dget_chunk_info_by_coord(set, at, &mask, &address, &bytes) >= 0 &&
+             (address == HADDR_UNDEF || add_range(seal, (int64_t)address, (int64_t)bytes));
         int i = axes - 1;
         while (i >= 0 && (at[i] += chunk[i]) >= extent[i]) at[i--] = 0;
         end = i < 0;
@@ -95,8 +95,8 @@ static herr_t add_object(hid_t file, const char *name, const ObjectInfo *info, v
     bool ok = list >= 0 && summed >= 0 && H5Pget_fill_time(list, &fill) >= 0;
     H5D_layout_t layout = ok ? H5Pget_layout(list) : H5D_LAYOUT_ERROR;
     if (layout == H5D_CHUNKED) ok = add_chunks(seal, set, list);
-    if (layout == H5D_CONTIGUOUS
-        && (summed || fill == H5D_FILL_TIME_NEVER)) { /* h5_create_dataset: to be filled by slabs */
+    if (layout == H5D_CONTIGUOUS &&
+        (summed || fill == H5D_FILL_TIME_NEVER)) { /* h5_create_dataset: to be filled by slabs */
         haddr_t address = H5Dget_offset(set);
         ok = address == HADDR_UNDEF || add_range(seal, (int64_t)address, (int64_t)H5Dget_storage_size(set));
     }
@@ -252,13 +252,13 @@ static bool read_seal(int descriptor, int64_t whole, Seal *seal)
     if (!read_at(descriptor, foot, sizeof foot, whole - MARK - FOOT * 8)) return false;
     int64_t front = whole - MARK - FOOT * 8;
     seal->size = (int64_t)foot[0], seal->count = (int64_t)foot[1], seal->checksum = foot[2];
-    if (seal->size < 0 || seal->size > front || seal->count < 0 || seal->count > front / (int64_t)sizeof(Range)
-        || seal->size + seal->count * (int64_t)sizeof(Range) != front)
+    if (seal->size < 0 || seal->size > front || seal->count < 0 || seal->count > front / (int64_t)sizeof(Range) ||
+        seal->size + seal->count * (int64_t)sizeof(Range) != front)
         return false;
     size_t ranges = (size_t)seal->count * sizeof(Range);
     char *tail = malloc(ranges + FOOT * 8);
-    bool ok = tail && read_at(descriptor, tail, ranges + FOOT * 8, seal->size)
-              && checksum_words(tail, (int64_t)(ranges + FOOT * 8 - 8) / 4, 0, 1) == foot[FOOT - 1];
+    bool ok = tail && read_at(descriptor, tail, ranges + FOOT * 8, seal->size) &&
+              checksum_words(tail, (int64_t)(ranges + FOOT * 8 - 8) / 4, 0, 1) == foot[FOOT - 1];
     seal->range = (Range *)tail;
     int64_t at = 0;
     for (int64_t i = 0; ok && i < seal->count; i++) {
@@ -280,10 +280,10 @@ bool seal_verify(const char *path, int descriptor, int64_t whole, bool *sealed, 
     bool ok = read_seal(descriptor, whole, &seal) && measure(&seal, descriptor, &checksum) && checksum == seal.checksum;
     free(seal.range);
     *sealed = ok;
-    return ok
-           || error_usage(err,
-                          "%s: damaged: what it holds beside its large datasets does not have the checksum at its end. "
-                          "Use another "
-                          "copy, or make it again",
-                          path);
+    return ok ||
+           error_usage(err,
+                       "%s: damaged: what it holds beside its large datasets does not have the checksum at its end. "
+                       "Use another "
+                       "copy, or make it again",
+                       path);
 }

@@ -1,13 +1,13 @@
 /* Slabs of datasets, moved by all ranks.
  *
- * What the ranks hold of a tensor is scattered over its rows in small pieces. So the values change hands first, by MPI: in each
- * round every rank gets some whole, consecutive rows, and moves those between memory and file in one piece. The file is
- * read once however many replicas want it, and no rank touches another's rows.
+ * What the ranks hold of a tensor is scattered over its rows in small pieces. So the values change hands first, by MPI:
+ * in each round every rank gets some whole, consecutive rows, and moves those between memory and file in one piece. The
+ * file is read once however many replicas want it, and no rank touches another's rows.
  *
- * By default a rank moves its rows on its own (HDF5's independent transfer through MPI-IO) and the verdicts are agreed afterwards.
- * With collective transfers nothing is gained, since the rows are in one piece already, and a full disk is fatal: of Open MPI 4.1.4's
- * components vulcan, two_phase and ROMIO wait for ever for a rank whose write failed, dynamic and dynamic_gen2 report
- * success and have lost data (tests/mpi/test_h5_faults.c with file.collective = true).
+ * By default a rank moves its rows on its own (HDF5's independent transfer through MPI-IO) and the verdicts are agreed
+ * afterwards. With collective transfers nothing is gained, since the rows are in one piece already, and a full disk is
+ * fatal: of Open MPI 4.1.4's components vulcan, two_phase and ROMIO wait for ever for a rank whose write failed,
+ * dynamic and dynamic_gen2 report success and have lost data (tests/mpi/test_h5_faults.c with file.collective = true).
  */
 #include "h5_private.h"
 
@@ -16,14 +16,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEAST_BYTES = 1 << 20 };  /* a rank's rows are not cut smaller than this, so that small tensors take few writers */
+enum {
+    LEAST_BYTES = 1 << 20
+}; /* a rank's rows are not cut smaller than this, so that small tensors take few writers */
 
 typedef struct Move {
     H5File *file;
     const char *name;
     DataType type;
-    size_t size;                /* of an element */
-    bool writing, patching;     /* patching: the slabs leave holes in the rows, whose old values stay */
+    size_t size;            /* of an element */
+    bool writing, patching; /* patching: the slabs leave holes in the rows, whose old values stay */
     int ranks, rank;
     Slab *slab;                 /* [ranks], all ranks' (their memory is their own) */
     int64_t row_count;          /* elements of a row */
@@ -100,16 +102,20 @@ static void choose_rows(Move *m)
     while (m->rows_a_rank > 1 && largest_exchange(m) > most) m->rows_a_rank = (m->rows_a_rank + 1) / 2;
 }
 
-/* Learn all ranks' slabs; false (agreed, with err set) if there is no memory. *dims and *axes are those of the slabs; no axes: nobody holds anything. */
+/* Learn all ranks' slabs; false (agreed, with err set) if there is no memory. *dims and *axes are those of the slabs;
+ * no axes: nobody holds anything. */
 static bool gather_slabs(Move *m, const Slab *slab, int *axes, int64_t dims[SLAB_AXES], Error *err)
 {
     m->slab = malloc(m->ranks * sizeof *m->slab);
     m->counts = malloc(2 * m->ranks * sizeof *m->counts);
     m->places = malloc(2 * m->ranks * sizeof *m->places);
     bool ok = m->slab && m->counts && m->places;
-    if (!h5_agree(m->file, ok || error_fault(err, "%s: no memory to move %s", m->file->path, m->name), err)) return false;
-    if (m->file->comm == MPI_COMM_NULL) m->slab[0] = *slab;
-    else CHECK_MPI(MPI_Allgather(slab, sizeof *slab, MPI_BYTE, m->slab, sizeof *slab, MPI_BYTE, m->file->comm));
+    if (!h5_agree(m->file, ok || error_fault(err, "%s: no memory to move %s", m->file->path, m->name), err))
+        return false;
+    if (m->file->comm == MPI_COMM_NULL)
+        m->slab[0] = *slab;
+    else
+        CHECK_MPI(MPI_Allgather(slab, sizeof *slab, MPI_BYTE, m->slab, sizeof *slab, MPI_BYTE, m->file->comm));
 
     int64_t held = 0;
     *axes = 0;
@@ -140,7 +146,8 @@ static void copy_mine(const Move *m, int64_t round, const Slab *slab, char *valu
 {
     for (int r = 0; r < m->ranks; r++) {
         Range held = held_within(slab, rows_of(m, round, r));
-        char *dense = r == m->rank ? m->others + m->places[m->ranks + r] * (int64_t)m->size : m->mine + m->places[r] * (int64_t)m->size;
+        char *dense = r == m->rank ? m->others + m->places[m->ranks + r] * (int64_t)m->size
+                                   : m->mine + m->places[r] * (int64_t)m->size;
         slab_copy(slab, held.from, held.to, m->size, dense, values, pack);
     }
 }
@@ -159,7 +166,8 @@ static void copy_others(const Move *m, int64_t round, bool pack)
     }
 }
 
-/* Fill counts and places: [0, ranks) of m->mine, [ranks, 2 ranks) of m->others. What a rank has for itself does not travel. */
+/* Fill counts and places: [0, ranks) of m->mine, [ranks, 2 ranks) of m->others. What a rank has for itself does not
+ * travel. */
 static void count_round(Move *m, int64_t round)
 {
     int mine = 0, others = 0;
@@ -202,8 +210,8 @@ static bool move_rows(const Move *m, Range rows, bool writing, Error *err)
     CHECK(memory >= 0 && (some || (H5Sselect_none(memory) >= 0 && H5Sselect_none(m->space) >= 0)));
     herr_t status = writing ? H5Dwrite(m->set, type, memory, m->space, m->list, m->rows)
                             : H5Dread(m->set, type, memory, m->space, m->list, m->rows);
-    bool ok = h5_ok(status, err, writing ? "%s: cannot write %s: disk full or quota reached?" : "%s: cannot read %s", file->path,
-                    m->name);  /* MPI-IO does not pass on the reason */
+    bool ok = h5_ok(status, err, writing ? "%s: cannot write %s: disk full or quota reached?" : "%s: cannot read %s",
+                    file->path, m->name); /* MPI-IO does not pass on the reason */
     if (writing && ok && some) h5_start_flushing(file, (int64_t)total * (int64_t)m->size);
     H5Sclose(memory);
     return ok;
@@ -282,10 +290,18 @@ static bool move_all(Move *m, const Slab *slab, char *values, Error *err)
     return ok;
 }
 
-static bool move_slab(H5File *file, const char *name, DataType type, const Slab *slab, bool writing, char *values, Error *err)
+static bool move_slab(H5File *file, const char *name, DataType type, const Slab *slab, bool writing, char *values,
+                      Error *err)
 {
-    Move m = { .file = file, .name = name, .type = type, .size = data_size(type), .writing = writing, .ranks = 1,
-               .rank = file->rank, .set = -1, .space = -1 };
+    Move m = { .file = file,
+               .name = name,
+               .type = type,
+               .size = data_size(type),
+               .writing = writing,
+               .ranks = 1,
+               .rank = file->rank,
+               .set = -1,
+               .space = -1 };
     CHECK(file->call_bytes > 0 && file->call_bytes <= INT_MAX && writing == file->writing);
     if (file->comm != MPI_COMM_NULL) CHECK_MPI(MPI_Comm_size(file->comm, &m.ranks));
     bool ok = move_all(&m, slab, values, err);

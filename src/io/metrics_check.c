@@ -35,15 +35,16 @@ bool metrics_verify_column(H5File *file, const Metrics *m, const Column *c, int6
     int64_t dims[3] = { -1, -1, -1 }, wide[3], width = 1;
     int axes = metrics_shape(m, c, keep, wide);
     uint64_t stored, sum = 0, rest = 0;
-    if (!h5_expect(file, c->dataset, c->type, axes, dims, err)
-        || !h5_read_uint64(file, c->dataset, "checksum", &stored, err))
+    if (!h5_expect(file, c->dataset, c->type, axes, dims, err) ||
+        !h5_read_uint64(file, c->dataset, "checksum", &stored, err))
         return false;
     for (int i = 1; i < axes; i++) width *= dims[i];
     int64_t bytes = width * (int64_t)data_size(c->type), most = bytes < BLOCK && bytes > 0 ? BLOCK / bytes : 1;
     if (most > dims[0]) most = dims[0];
     void *block = file->rank == 0 ? malloc((size_t)(most * bytes) + 8) : NULL;
-    bool ok = h5_agree(
-        file, file->rank != 0 || block || error_fault(err, "%s: no memory to read %s", file->path, c->dataset), err);
+    bool ok =
+        h5_agree(file, file->rank != 0 || block || error_fault(err, "%s: no memory to read %s", file->path, c->dataset),
+                 err);
     for (int64_t at = 0; ok && at < dims[0] && width > 0; at += most) {
         int64_t count = dims[0] - at < most ? dims[0] - at : most;
         Slab slab = file->rank == 0 ? slab_rows(axes, dims, at, count) : slab_none();
@@ -181,11 +182,11 @@ static bool check_counts(H5File *file, const Metrics *m, double unit, int64_t ro
     bool ok = true;
     for (int64_t at = 0; ok && at < rows; at += most) {
         int64_t n = rows - at < most ? rows - at : most;
-        ok = read_rows(file, "/train/category/n", DATA_INT64, 2, flat, at, n, c.n, err)
-             && read_rows(file, "/train/category/pairs", DATA_INT64, 2, flat, at, n, c.pairs, err)
-             && read_rows(file, "/train/category/violations", DATA_FLOAT64, 2, flat, at, n, c.violations, err)
-             && read_rows(file, "/train/partial/n", DATA_INT64, 3, deep, at, n, c.partial_n, err)
-             && read_rows(file, "/train/partial/violations", DATA_INT64, 3, deep, at, n, c.partial_violations, err);
+        ok = read_rows(file, "/train/category/n", DATA_INT64, 2, flat, at, n, c.n, err) &&
+             read_rows(file, "/train/category/pairs", DATA_INT64, 2, flat, at, n, c.pairs, err) &&
+             read_rows(file, "/train/category/violations", DATA_FLOAT64, 2, flat, at, n, c.violations, err) &&
+             read_rows(file, "/train/partial/n", DATA_INT64, 3, deep, at, n, c.partial_n, err) &&
+             read_rows(file, "/train/partial/violations", DATA_INT64, 3, deep, at, n, c.partial_violations, err);
         for (int64_t i = 0; ok && i < n; i++) ok = check_step(file, m, unit, at + i + 1, &c, i, err);
     }
     free(memory);
@@ -208,21 +209,20 @@ static bool check_names(H5File *file, MetricsSummary *s, MetricsInfo *info, Erro
         if (!ok) return false;
     }
     int64_t phases = 0;
-    bool ok = h5_read_string(file, "/", "started", s->started, sizeof s->started, err)
-              && h5_read_string(file, "/", "grid", s->grid, sizeof s->grid, err)
-              && h5_read_double(file, "/", "sgemm_gflops", 0, 1e9, &gflops, err)
-              && h5_read_int64(file, "/", "restarts", 0, INT64_MAX - 1, &s->restarts, err)
-              && h5_count_strings(file, "/categories/name", 1, CATEGORIES_MAX, &s->categories, err)
-              && h5_count_strings(file, "/timing/phase", 1, MOST_PHASES, &phases, err)
-              && h5_read_array(file, "/categories/harm", DATA_UINT8, 1, &s->categories, s->harm, err)
-              && h5_read_strings(file, "/categories/name", s->categories, CATEGORY_NAME, s->name[0], err);
+    bool ok = h5_read_string(file, "/", "started", s->started, sizeof s->started, err) &&
+              h5_read_string(file, "/", "grid", s->grid, sizeof s->grid, err) &&
+              h5_read_double(file, "/", "sgemm_gflops", 0, 1e9, &gflops, err) &&
+              h5_read_int64(file, "/", "restarts", 0, INT64_MAX - 1, &s->restarts, err) &&
+              h5_count_strings(file, "/categories/name", 1, CATEGORIES_MAX, &s->categories, err) &&
+              h5_count_strings(file, "/timing/phase", 1, MOST_PHASES, &phases, err) &&
+              h5_read_array(file, "/categories/harm", DATA_UINT8, 1, &s->categories, s->harm, err) &&
+              h5_read_strings(file, "/categories/name", s->categories, CATEGORY_NAME, s->name[0], err);
     info->category_count = (int)s->categories;
     info->category_name = (const char(*)[CATEGORY_NAME])s->name;
     info->phase_count = (int)phases;
     for (int64_t k = 0; ok && k < s->categories; k++)
-        ok = s->harm[k] <= 1
-             || error_usage(err, "%s: entry %" PRId64 " of /categories/harm is %d, not 0 or 1: damaged", file->path, k,
-                            s->harm[k]);
+        ok = s->harm[k] <= 1 || error_usage(err, "%s: entry %" PRId64 " of /categories/harm is %d, not 0 or 1: damaged",
+                                            file->path, k, s->harm[k]);
     return ok;
 }
 
@@ -235,9 +235,9 @@ bool metrics_check(H5File *file, MetricsSummary *summary, Error *err)
     if (!phase) return error_fault(err, "%s: no memory for names", file->path);
     for (int i = 0; i < MOST_PHASES; i++) phases[i] = phase[i];
     MetricsInfo info = { .phase_name = phases };
-    bool ok = h5_check_format(file, "catdpo-metrics", METRICS_VERSION, err) && check_names(file, summary, &info, err)
-              && h5_read_strings(file, "/timing/phase", info.phase_count, CATEGORY_NAME, phase[0], err)
-              && h5_read_double(file, "/train/partial/violations", "unit", 1e-12, 1, &info.partial_unit, err);
+    bool ok = h5_check_format(file, "catdpo-metrics", METRICS_VERSION, err) && check_names(file, summary, &info, err) &&
+              h5_read_strings(file, "/timing/phase", info.phase_count, CATEGORY_NAME, phase[0], err) &&
+              h5_read_double(file, "/train/partial/violations", "unit", 1e-12, 1, &info.partial_unit, err);
     int64_t rows = -1;
     ok = ok && h5_expect(file, metrics_column(0)->dataset, DATA_INT64, 1, &rows, err);
     Metrics m = { .comm = MPI_COMM_NULL, .categories = info.category_count, .phases = info.phase_count };

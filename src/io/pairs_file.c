@@ -29,27 +29,29 @@ static bool find_group(H5File *file, const char *group, Error *err)
     char name[256];
     bool exists = false;
     snprintf(name, sizeof name, "/%.200s", group);
-    return h5_exists(file, name, &exists, err)
-        && (exists || error_usage(err, "%s: has no pairs called \"%.200s\"; there are \"train\" and \"heldout\"", file->path, group));
+    return h5_exists(file, name, &exists, err) &&
+           (exists || error_usage(err, "%s: has no pairs called \"%.200s\"; there are \"train\" and \"heldout\"",
+                                  file->path, group));
 }
 
 static bool read_sizes(H5File *file, const char *group, Sizes *sizes, char **settings, Error *err)
 {
     char path[FILE_PATH], group_path[256];
     snprintf(group_path, sizeof group_path, "/%.200s", group);
-    bool ok = h5_count_strings(file, "/categories/name", 1, CATEGORIES_MAX, &sizes->category_count, err)
-        && h5_read_int64(file, group_path, "pairs", 0, INT64_MAX / 16, &sizes->count, err)
-        && h5_read_int64(file, "/", "vocab_size", 1, INT32_MAX, &sizes->vocab_size, err)
-        && h5_read_int64(file, "/", "max_length", 0, INT32_MAX, &sizes->max_length, err)
-        && h5_read_string(file, "/", "data_digest", sizes->data_digest, PAIRS_DIGEST, err)
-        && h5_read_string(file, "/", "tokenizer_digest", sizes->tokenizer_digest, PAIRS_DIGEST, err)
-        && h5_read_string(file, "/", "template_digest", sizes->template_digest, PAIRS_DIGEST, err)
-        && h5_read_text(file, "/", "settings", SETTINGS_MOST, settings, err);
+    bool ok = h5_count_strings(file, "/categories/name", 1, CATEGORIES_MAX, &sizes->category_count, err) &&
+              h5_read_int64(file, group_path, "pairs", 0, INT64_MAX / 16, &sizes->count, err) &&
+              h5_read_int64(file, "/", "vocab_size", 1, INT32_MAX, &sizes->vocab_size, err) &&
+              h5_read_int64(file, "/", "max_length", 0, INT32_MAX, &sizes->max_length, err) &&
+              h5_read_string(file, "/", "data_digest", sizes->data_digest, PAIRS_DIGEST, err) &&
+              h5_read_string(file, "/", "tokenizer_digest", sizes->tokenizer_digest, PAIRS_DIGEST, err) &&
+              h5_read_string(file, "/", "template_digest", sizes->template_digest, PAIRS_DIGEST, err) &&
+              h5_read_text(file, "/", "settings", SETTINGS_MOST, settings, err);
     for (int side = 0; ok && side < PAIR_SIDES; side++) {
-        int64_t offsets = sizes->count + 1;  /* no more pairs than the file has bytes for */
+        int64_t offsets = sizes->count + 1; /* no more pairs than the file has bytes for */
         sizes->tokens[side] = -1;
-        ok = h5_expect(file, in_group(path, group, side_name[side], "offsets"), DATA_INT64, 1, &offsets, err)
-          && h5_expect(file, in_group(path, group, side_name[side], "tokens"), DATA_INT32, 1, &sizes->tokens[side], err);
+        ok =
+            h5_expect(file, in_group(path, group, side_name[side], "offsets"), DATA_INT64, 1, &offsets, err) &&
+            h5_expect(file, in_group(path, group, side_name[side], "tokens"), DATA_INT32, 1, &sizes->tokens[side], err);
     }
     int64_t mask[2] = { sizes->count, sizes->category_count };
     ok = ok && h5_expect(file, in_group(path, group, NULL, "category_mask"), DATA_UINT8, 2, mask, err);
@@ -61,18 +63,26 @@ static bool read_arrays(H5File *file, const char *group, Pairs *pairs, Error *er
 {
     char path[FILE_PATH];
     const int64_t n = pairs->count, k = pairs->category_count, mask[2] = { n, k }, offsets = n + 1;
-    bool ok = h5_read_strings(file, "/categories/name", k, CATEGORY_NAME, pairs->category_name[0], err)
-        && h5_read_array(file, "/categories/harm", DATA_UINT8, 1, &k, pairs->category_harm, err);
+    bool ok = h5_read_strings(file, "/categories/name", k, CATEGORY_NAME, pairs->category_name[0], err) &&
+              h5_read_array(file, "/categories/harm", DATA_UINT8, 1, &k, pairs->category_harm, err);
     for (int i = 0; ok && i < PAIR_SIDES; i++) {
         PairSide *side = &pairs->side[i];
-        ok = h5_read_array(file, in_group(path, group, side_name[i], "offsets"), DATA_INT64, 1, &offsets, side->offsets, err)
-          && h5_read_array(file, in_group(path, group, side_name[i], "tokens"), DATA_INT32, 1, &side->token_count, side->tokens, err)
-          && h5_read_array(file, in_group(path, group, side_name[i], "prompt_length"), DATA_INT32, 1, &n, side->prompt_length, err);
+        ok = h5_read_array(file, in_group(path, group, side_name[i], "offsets"), DATA_INT64, 1, &offsets, side->offsets,
+                           err) &&
+             h5_read_array(file, in_group(path, group, side_name[i], "tokens"), DATA_INT32, 1, &side->token_count,
+                           side->tokens, err) &&
+             h5_read_array(file, in_group(path, group, side_name[i], "prompt_length"), DATA_INT32, 1, &n,
+                           side->prompt_length, err);
     }
-    return ok && h5_read_array(file, in_group(path, group, NULL, "category_mask"), DATA_UINT8, 2, mask, pairs->category_mask, err)
-        && h5_read_array(file, in_group(path, group, NULL, "chosen_safe"), DATA_UINT8, 1, &n, pairs->chosen_safe, err)
-        && h5_read_array(file, in_group(path, group, NULL, "rejected_safe"), DATA_UINT8, 1, &n, pairs->rejected_safe, err)
-        && h5_read_array(file, in_group(path, group, NULL, "chosen_better"), DATA_INT8, 1, &n, pairs->chosen_better, err);
+    return ok &&
+           h5_read_array(file, in_group(path, group, NULL, "category_mask"), DATA_UINT8, 2, mask, pairs->category_mask,
+                         err) &&
+           h5_read_array(file, in_group(path, group, NULL, "chosen_safe"), DATA_UINT8, 1, &n, pairs->chosen_safe,
+                         err) &&
+           h5_read_array(file, in_group(path, group, NULL, "rejected_safe"), DATA_UINT8, 1, &n, pairs->rejected_safe,
+                         err) &&
+           h5_read_array(file, in_group(path, group, NULL, "chosen_better"), DATA_INT8, 1, &n, pairs->chosen_better,
+                         err);
 }
 
 /* What is wrong with a file of ours that was opened all right is mended by making it again. */
@@ -80,13 +90,15 @@ static bool with_remedy(bool ok, Error *err)
 {
     static const char remedy[] = "; prepare it again with catdpo-analysis prepare";
     size_t length = strlen(err->message);
-    if (!ok && err->exit_status == EXIT_USAGE && !strstr(err->message, remedy) && length + sizeof remedy <= sizeof err->message)
+    if (!ok && err->exit_status == EXIT_USAGE && !strstr(err->message, remedy) &&
+        length + sizeof remedy <= sizeof err->message)
         memcpy(err->message + length, remedy, sizeof remedy);
     return ok;
 }
 
 /* The readers' verdict and what they found, to the ranks beside them; and all readers must have found the same. */
-static bool share_sizes(Sizes *sizes, char **settings, bool reader, MPI_Comm node, MPI_Comm comm, const char *path, Error *err)
+static bool share_sizes(Sizes *sizes, char **settings, bool reader, MPI_Comm node, MPI_Comm comm, const char *path,
+                        Error *err)
 {
     if (comm == MPI_COMM_NULL) return true;
     CHECK_MPI(MPI_Bcast(sizes, (int)sizeof *sizes, MPI_BYTE, 0, node));
@@ -113,11 +125,11 @@ bool pairs_load(Pairs *pairs, const char *path, const char *group, MPI_Comm comm
     char *settings = NULL;
     memset(&sizes, 0, sizeof sizes);
     if (reader) {
-        ok = h5_open(&file, path, MPI_COMM_NULL, err) && h5_check_format(&file, "catdpo-pairs", PAIRS_VERSION, err)
-          && find_group(&file, group, err) && with_remedy(read_sizes(&file, group, &sizes, &settings, err), err);
+        ok = h5_open(&file, path, MPI_COMM_NULL, err) && h5_check_format(&file, "catdpo-pairs", PAIRS_VERSION, err) &&
+             find_group(&file, group, err) && with_remedy(read_sizes(&file, group, &sizes, &settings, err), err);
     }
-    ok = error_agree(comm, ok, err) && share_sizes(&sizes, &settings, reader, node, comm, path, err)
-      && pairs_allocate(pairs, sizes.count, (int)sizes.category_count, sizes.tokens, comm, err);
+    ok = error_agree(comm, ok, err) && share_sizes(&sizes, &settings, reader, node, comm, path, err) &&
+         pairs_allocate(pairs, sizes.count, (int)sizes.category_count, sizes.tokens, comm, err);
     if (ok) {
         pairs->vocab_size = sizes.vocab_size;
         pairs->max_length = sizes.max_length;

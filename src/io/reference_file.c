@@ -48,8 +48,11 @@ static bool check_key(H5File *file, const ReferenceKey *key, Error *err)
         char found[SETTINGS_TEXT];
         if (!h5_read_string(file, "/", text[i].name, found, sizeof found, err)) return false;
         if (strcmp(found, text[i].value) != 0) {
-            return error_usage(err, "%s: made for other %s: its %s is \"%.150s\", this run's is \"%.150s\"; delete the file or name another "
-                               "one as reference.cache", file->path, text[i].what, text[i].name, found, text[i].value);
+            return error_usage(err,
+                               "%s: made for other %s: its %s is \"%.150s\", this run's is \"%.150s\"; delete the file "
+                               "or name another "
+                               "one as reference.cache",
+                               file->path, text[i].what, text[i].name, found, text[i].value);
         }
     }
     return true;
@@ -57,17 +60,20 @@ static bool check_key(H5File *file, const ReferenceKey *key, Error *err)
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
-static bool read_side(H5File *file, const char *group, const char *side, int64_t count, int64_t done, double *values, Error *err)
+static bool read_side(H5File *file, const char *group, const char *side, int64_t count, int64_t done, double *values,
+                      Error *err)
 {
     char name[256];
     uint64_t stored;
     snprintf(name, sizeof name, "/%.200s/%s", group, side);
-    if (!h5_read_array(file, name, DATA_FLOAT64, 1, &count, values, err)
-        || !h5_read_uint64(file, name, "checksum", &stored, err)) return false;
+    if (!h5_read_array(file, name, DATA_FLOAT64, 1, &count, values, err) ||
+        !h5_read_uint64(file, name, "checksum", &stored, err))
+        return false;
     if (checksum_words(values, 2 * count, 0, 1) != stored)
         return error_usage(err, "%s: %s is damaged (its checksum differs); delete the file", file->path, name);
     for (int64_t i = 0; i < done; i++)
-        if (!isfinite(values[i])) return error_usage(err, "%s: entry %" PRId64 " of %s is not finite; delete the file", file->path, i, name);
+        if (!isfinite(values[i]))
+            return error_usage(err, "%s: entry %" PRId64 " of %s is not finite; delete the file", file->path, i, name);
     return true;
 }
 
@@ -82,8 +88,9 @@ ReferenceStatus reference_cache_read(const char *path, const char *group, const 
     snprintf(name, sizeof name, "/%.200s", group);
     bool ok = h5_open(&file, path, comm, err) && check_key(&file, key, err) && h5_exists(&file, name, &has_group, err);
     if (ok && has_group) {
-        ok = h5_read_int64(&file, name, "done", 0, count, done, err) && read_side(&file, group, "chosen", count, *done, chosen, err)
-          && read_side(&file, group, "rejected", count, *done, rejected, err);
+        ok = h5_read_int64(&file, name, "done", 0, count, done, err) &&
+             read_side(&file, group, "chosen", count, *done, chosen, err) &&
+             read_side(&file, group, "rejected", count, *done, rejected, err);
     }
     h5_close(&file);
     return !ok ? REFERENCE_REFUSED : has_group ? REFERENCE_FOUND : REFERENCE_ABSENT;
@@ -91,18 +98,22 @@ ReferenceStatus reference_cache_read(const char *path, const char *group, const 
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-static bool write_side(H5File *file, const char *group, const char *side, int64_t count, const double *values, Error *err)
+static bool write_side(H5File *file, const char *group, const char *side, int64_t count, const double *values,
+                       Error *err)
 {
     char name[256];
     snprintf(name, sizeof name, "/%.200s/%s", group, side);
-    return h5_write_array(file, name, DATA_FLOAT64, 1, &count, values, err)
-        && h5_write_uint64(file, name, "checksum", file->rank == 0 ? checksum_words(values, 2 * count, 0, 1) : 0, err)
-        && h5_describe(file, name, "nat", "log-probability of the completion under the frozen reference, summed over its tokens", err)
-        && h5_label_axis(file, name, 0, "pair", NULL, err);
+    return h5_write_array(file, name, DATA_FLOAT64, 1, &count, values, err) &&
+           h5_write_uint64(file, name, "checksum", file->rank == 0 ? checksum_words(values, 2 * count, 0, 1) : 0,
+                           err) &&
+           h5_describe(file, name, "nat",
+                       "log-probability of the completion under the frozen reference, summed over its tokens", err) &&
+           h5_label_axis(file, name, 0, "pair", NULL, err);
 }
 
 /* A new file for the key, or a copy of the one there without the group. */
-static bool open_for_group(H5File *file, const char *path, const char *folder, const char *group, const ReferenceKey *key, MPI_Comm comm, Error *err)
+static bool open_for_group(H5File *file, const char *path, const char *folder, const char *group,
+                           const ReferenceKey *key, MPI_Comm comm, Error *err)
 {
     KeyText text[KEYS];
     list_key(key, text);
@@ -119,15 +130,17 @@ static bool open_for_group(H5File *file, const char *path, const char *folder, c
     return ok && h5_modify(file, path, folder, comm, err) && (!exists || h5_delete(file, name, err));
 }
 
-bool reference_cache_write(const char *path, const char *folder, const char *group, const ReferenceKey *key, int64_t count,
-                           const double *chosen, const double *rejected, int64_t done, MPI_Comm comm, Error *err)
+bool reference_cache_write(const char *path, const char *folder, const char *group, const ReferenceKey *key,
+                           int64_t count, const double *chosen, const double *rejected, int64_t done, MPI_Comm comm,
+                           Error *err)
 {
     H5File file;
     char name[256];
     snprintf(name, sizeof name, "/%.200s", group);
-    bool ok = open_for_group(&file, path, folder, group, key, comm, err) && write_side(&file, group, "chosen", count, chosen, err)
-           && write_side(&file, group, "rejected", count, rejected, err) && h5_write_int64(&file, name, "done", done, err)
-           && h5_commit(&file, err);
+    bool ok = open_for_group(&file, path, folder, group, key, comm, err) &&
+              write_side(&file, group, "chosen", count, chosen, err) &&
+              write_side(&file, group, "rejected", count, rejected, err) &&
+              h5_write_int64(&file, name, "done", done, err) && h5_commit(&file, err);
     h5_close(&file);
     return ok;
 }
@@ -148,9 +161,10 @@ bool reference_check(H5File *file, const char *group, int64_t *count, Error *err
     double *values = malloc((size_t)(*count + 1) * sizeof *values);
     int64_t done = 0;
     snprintf(name, sizeof name, "/%.200s", group);
-    bool ok = (values || error_fault(err, "%s: no memory for %" PRId64 " pairs", file->path, *count))
-           && h5_read_int64(file, name, "done", 0, *count, &done, err) && read_side(file, group, "chosen", *count, done, values, err)
-           && read_side(file, group, "rejected", *count, done, values, err);
+    bool ok = (values || error_fault(err, "%s: no memory for %" PRId64 " pairs", file->path, *count)) &&
+              h5_read_int64(file, name, "done", 0, *count, &done, err) &&
+              read_side(file, group, "chosen", *count, done, values, err) &&
+              read_side(file, group, "rejected", *count, done, values, err);
     free(values);
     return ok;
 }

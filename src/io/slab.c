@@ -14,10 +14,7 @@ int64_t slab_axis_below(const SlabAxis *axis, int64_t index)
     return span / axis->stride * axis->block + (rest < axis->block ? rest : axis->block);
 }
 
-int64_t slab_axis_count(const SlabAxis *axis)
-{
-    return slab_axis_below(axis, axis->extent);
-}
+int64_t slab_axis_count(const SlabAxis *axis) { return slab_axis_below(axis, axis->extent); }
 
 int64_t slab_count(const Slab *slab)
 {
@@ -26,10 +23,7 @@ int64_t slab_count(const Slab *slab)
     return count;
 }
 
-Slab slab_none(void)
-{
-    return (Slab){ 0 };
-}
+Slab slab_none(void) { return (Slab){ 0 }; }
 
 Slab slab_rows(int axes, const int64_t dims[], int64_t first, int64_t count)
 {
@@ -39,8 +33,12 @@ Slab slab_rows(int axes, const int64_t dims[], int64_t first, int64_t count)
     for (int i = axes - 1; i >= 0; i--) {
         int64_t held = i == 0 ? count : dims[i];
         if (held == 0) return slab_none();
-        slab.axis[i] = (SlabAxis){ .extent = dims[i], .first = i == 0 ? first : 0, .block = held, .stride = dims[i],
-                                   .step = step, .block_step = step * held };
+        slab.axis[i] = (SlabAxis){ .extent = dims[i],
+                                   .first = i == 0 ? first : 0,
+                                   .block = held,
+                                   .stride = dims[i],
+                                   .step = step,
+                                   .block_step = step * held };
         step *= held;
     }
     return slab;
@@ -48,8 +46,12 @@ Slab slab_rows(int axes, const int64_t dims[], int64_t first, int64_t count)
 
 static SlabAxis matrix_axis(const Axis *axis, int64_t step)
 {
-    return (SlabAxis){ .extent = axis->length, .first = (int64_t)axis->mine * axis->block, .block = axis->block,
-                       .stride = (int64_t)axis->parts * axis->block, .step = step, .block_step = step * axis->block };
+    return (SlabAxis){ .extent = axis->length,
+                       .first = (int64_t)axis->mine * axis->block,
+                       .block = axis->block,
+                       .stride = (int64_t)axis->parts * axis->block,
+                       .step = step,
+                       .block_step = step * axis->block };
 }
 
 Slab slab_matrix(const Axis *rows, const Axis *columns, int64_t stride)
@@ -60,37 +62,42 @@ Slab slab_matrix(const Axis *rows, const Axis *columns, int64_t stride)
 
 /* ---- where they lie ---------------------------------------------------------------------------------------------- */
 
-enum { TILE = 32 };  /* rows and columns copied at a time, so that a transposition stays in the cache */
+enum { TILE = 32 }; /* rows and columns copied at a time, so that a transposition stays in the cache */
 
 /* A rectangle of elements, in the dense buffer and in memory. */
 typedef struct Plane {
     char *dense, *held;
-    int64_t rows, columns, pitch;      /* of the dense side: elements a row */
-    int64_t row_step, column_step;     /* of the other */
+    int64_t rows, columns, pitch;  /* of the dense side: elements a row */
+    int64_t row_step, column_step; /* of the other */
 } Plane;
 
-#define COPY_PLANE(word) \
-    for (int64_t i0 = 0; i0 < p->rows; i0 += TILE) \
-        for (int64_t j0 = 0; j0 < p->columns; j0 += TILE) \
-            for (int64_t i = i0; i < i0 + TILE && i < p->rows; i++) \
-                for (int64_t j = j0; j < j0 + TILE && j < p->columns; j++) { \
-                    word *dense = (word *)p->dense + i * p->pitch + j; \
-                    word *held = (word *)p->held + i * p->row_step + j * p->column_step; \
-                    if (pack) *dense = *held; \
-                    else *held = *dense; \
+#define COPY_PLANE(word)                                                                                               \
+    for (int64_t i0 = 0; i0 < p->rows; i0 += TILE)                                                                     \
+        for (int64_t j0 = 0; j0 < p->columns; j0 += TILE)                                                              \
+            for (int64_t i = i0; i < i0 + TILE && i < p->rows; i++)                                                    \
+                for (int64_t j = j0; j < j0 + TILE && j < p->columns; j++) {                                           \
+                    word *dense = (word *)p->dense + i * p->pitch + j;                                                 \
+                    word *held = (word *)p->held + i * p->row_step + j * p->column_step;                               \
+                    if (pack)                                                                                          \
+                        *dense = *held;                                                                                \
+                    else                                                                                               \
+                        *held = *dense;                                                                                \
                 }
 
 static void copy_plane(const Plane *p, size_t size, bool pack)
 {
-    if (p->column_step == 1) {  /* lines that are dense on both sides */
+    if (p->column_step == 1) { /* lines that are dense on both sides */
         for (int64_t i = 0; i < p->rows; i++) {
             char *dense = p->dense + i * p->pitch * (int64_t)size, *held = p->held + i * p->row_step * (int64_t)size;
             memcpy(pack ? dense : held, pack ? held : dense, p->columns * size);
         }
+    } else if (size == 8) {
+        COPY_PLANE(uint64_t)
+    } else if (size == 4) {
+        COPY_PLANE(uint32_t)
+    } else {
+        COPY_PLANE(uint8_t)
     }
-    else if (size == 8) { COPY_PLANE(uint64_t) }
-    else if (size == 4) { COPY_PLANE(uint32_t) }
-    else { COPY_PLANE(uint8_t) }
 }
 
 /* How many held indices from `at` on, below `end`, lie `step` apart in memory. */
@@ -102,8 +109,8 @@ static int64_t even_run(const SlabAxis *axis, int64_t at, int64_t end)
 }
 
 /* Copy the held indices [from, to) x [left, right) of two axes, `memory` being where their index 0 lies. */
-static void copy_matrix(const SlabAxis *row, const SlabAxis *column, int64_t from, int64_t to, int64_t left, int64_t right,
-                        size_t size, char *buffer, char *memory, bool pack)
+static void copy_matrix(const SlabAxis *row, const SlabAxis *column, int64_t from, int64_t to, int64_t left,
+                        int64_t right, size_t size, char *buffer, char *memory, bool pack)
 {
     int64_t columns = right - left;
     for (int64_t i = from, rows; i < to; i += rows) {
@@ -112,8 +119,12 @@ static void copy_matrix(const SlabAxis *row, const SlabAxis *column, int64_t fro
             width = even_run(column, j, right);
             copy_plane(&(Plane){ .dense = buffer + ((i - from) * columns + j - left) * (int64_t)size,
                                  .held = memory + (slab_offset(row, i) + slab_offset(column, j)) * (int64_t)size,
-                                 .rows = rows, .columns = width, .pitch = columns, .row_step = row->step,
-                                 .column_step = column->step }, size, pack);
+                                 .rows = rows,
+                                 .columns = width,
+                                 .pitch = columns,
+                                 .row_step = row->step,
+                                 .column_step = column->step },
+                       size, pack);
         }
     }
 }
@@ -125,7 +136,7 @@ void slab_copy(const Slab *slab, int64_t from, int64_t to, size_t size, void *de
     char *buffer = dense, *memory = values;
     int last = slab->axes - 1;
     if (from >= to) return;
-    if (last == 0) {  /* one line */
+    if (last == 0) { /* one line */
         copy_matrix(&single, &axis[0], 0, 1, from, to, size, buffer, memory, pack);
         return;
     }

@@ -16,9 +16,9 @@ enum { NUMBER = 32, FIXED = 1024, ESCAPED = 6 * CATEGORY_NAME };
 struct StepLog {
     int descriptor;
     int categories;
-    char (*name)[ESCAPED];   /* [K], as it stands in JSON, without quotes */
+    char (*name)[ESCAPED]; /* [K], as it stands in JSON, without quotes */
     char *path, *line;
-    size_t size, used;       /* of line */
+    size_t size, used; /* of line */
 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
@@ -26,9 +26,12 @@ struct StepLog {
 static void escape(const char *text, char *out)
 {
     for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
-        if (*c == '"' || *c == '\\') out += sprintf(out, "\\%c", *c);
-        else if (*c < ' ' || *c == 127) out += sprintf(out, "\\u%04x", *c);
-        else *out++ = (char)*c;
+        if (*c == '"' || *c == '\\')
+            out += sprintf(out, "\\%c", *c);
+        else if (*c < ' ' || *c == 127)
+            out += sprintf(out, "\\u%04x", *c);
+        else
+            *out++ = (char)*c;
     }
     *out = '\0';
 }
@@ -67,15 +70,18 @@ static int renew(const char *path, const char *folder, int64_t keep, Error *err)
 {
     char unfinished[2048];
     const char *slash = strrchr(path, '/');
-    if (folder) snprintf(unfinished, sizeof unfinished, "%s/%s.tmp", folder, slash ? slash + 1 : path);
-    else snprintf(unfinished, sizeof unfinished, "%s.tmp", path);
+    if (folder)
+        snprintf(unfinished, sizeof unfinished, "%s/%s.tmp", folder, slash ? slash + 1 : path);
+    else
+        snprintf(unfinished, sizeof unfinished, "%s.tmp", path);
     FILE *in = keep > 0 ? fopen(path, "r") : NULL;
     if (keep > 0 && !in && errno != ENOENT) {
         error_fault(err, "%s: cannot read: %s", path, strerror(errno));
         return -1;
     }
     int out = open(unfinished, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
-    bool ok = out >= 0 && (!in || copy_start(in, out, find_end(in, keep))) && fsync(out) == 0 && rename(unfinished, path) == 0;
+    bool ok = out >= 0 && (!in || copy_start(in, out, find_end(in, keep))) && fsync(out) == 0 &&
+              rename(unfinished, path) == 0;
     if (!ok) error_fault(err, "%s: cannot write: %s", path, strerror(errno));
     if (in) fclose(in);
     if (ok) return out;
@@ -128,8 +134,10 @@ static void add(StepLog *log, const char *format, ...)
 
 static void add_number(StepLog *log, const char *name, double value)
 {
-    if (isfinite(value)) add(log, "\"%s\":%.10g", name, value);
-    else add(log, "\"%s\":null", name);
+    if (isfinite(value))
+        add(log, "\"%s\":%.10g", name, value);
+    else
+        add(log, "\"%s\":null", name);
 }
 
 static void add_categories(StepLog *log, const char *name, const double values[])
@@ -144,10 +152,18 @@ static void add_categories(StepLog *log, const char *name, const double values[]
 
 bool steplog_write(StepLog *log, const StepMetrics *row, double tokens_per_second, int64_t total_steps, Error *err)
 {
-    const struct { const char *name; double value; } numbers[] = {
-        { "epoch", row->epoch }, { "loss", row->loss }, { "grad_norm", row->grad_norm }, { "learning_rate", row->learning_rate },
-        { "tokens_per_second", tokens_per_second }, { "rewards/margins", row->rewards_margins },
-        { "rewards/accuracies", row->rewards_accuracies }, { "seconds", row->step_seconds },
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {
+        { "epoch", row->epoch },
+        { "loss", row->loss },
+        { "grad_norm", row->grad_norm },
+        { "learning_rate", row->learning_rate },
+        { "tokens_per_second", tokens_per_second },
+        { "rewards/margins", row->rewards_margins },
+        { "rewards/accuracies", row->rewards_accuracies },
+        { "seconds", row->step_seconds },
     };
     log->used = 0;
     add(log, "{\"step\":%" PRId64 ",\"total_steps\":%" PRId64, row->step, total_steps);
@@ -159,7 +175,8 @@ bool steplog_write(StepLog *log, const StepMetrics *row, double tokens_per_secon
     add_categories(log, "violation_rate", row->violation_rate);
     add(log, "}\n");
     ssize_t written;
-    do written = write(log->descriptor, log->line, log->used); while (written < 0 && errno == EINTR);
+    do written = write(log->descriptor, log->line, log->used);
+    while (written < 0 && errno == EINTR);
     if (written == (ssize_t)log->used) return true;
     return error_fault(err, "%s: cannot write: %s", log->path, written < 0 ? strerror(errno) : "no space left");
 }

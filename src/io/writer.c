@@ -24,20 +24,20 @@ enum { NAME = 128, BEAT_SECONDS = 5, TEXT = 1024 };
 struct Writer {
     char directory[FILE_PATH], folder[FILE_PATH]; /* folder: the same on all ranks */
     char token[NAME];
-    int  rank;
-    int  lock;                    /* rank 0: descriptor of "owner", locked as long as the process lives; -1 elsewhere */
-    bool beating;                 /* the thread runs */
-    double interval;              /* seconds between heartbeats */
+    int rank;
+    int lock;        /* rank 0: descriptor of "owner", locked as long as the process lives; -1 elsewhere */
+    bool beating;    /* the thread runs */
+    double interval; /* seconds between heartbeats */
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
-    bool ending;                  /* under the mutex */
+    bool ending; /* under the mutex */
     atomic_bool lost;
 };
 
 /* What an owner says of itself. */
 typedef struct Owner {
-    int64_t number;               /* of its folder; 0: there is none */
+    int64_t number; /* of its folder; 0: there is none */
     char token[NAME], host[NAME], boot[NAME], pid[NAME], job[NAME], started[NAME];
     int64_t restart;
 } Owner;
@@ -114,8 +114,8 @@ static void describe_self(Owner *self)
 
 static void owner_text(const Owner *o, char text[TEXT])
 {
-    snprintf(text, TEXT, "token = %s\nhost = %s\nboot = %s\npid = %s\njob = %s\nrestart = %" PRId64 "\nstarted = %s\n", o->token, o->host,
-             o->boot, o->pid, o->job, o->restart, o->started);
+    snprintf(text, TEXT, "token = %s\nhost = %s\nboot = %s\npid = %s\njob = %s\nrestart = %" PRId64 "\nstarted = %s\n",
+             o->token, o->host, o->boot, o->pid, o->job, o->restart, o->started);
 }
 
 static void read_owner(const char *folder, Owner *o)
@@ -174,7 +174,9 @@ static void remove_folder(const char *folder)
         DIR *entries = opendir(folder);
         if (!entries) return;
         for (struct dirent *entry; (entry = readdir(entries));)
-            if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 && join(path, folder, entry->d_name)) unlink(path);
+            if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
+                join(path, folder, entry->d_name))
+                unlink(path);
         closedir(entries);
         if (rmdir(folder) == 0 || errno == ENOENT) return;
     }
@@ -219,7 +221,8 @@ static Life heartbeat_says(const char *folder, double lease)
     for (double start = seconds_now(); seconds_now() - start < lease;) {
         usleep(250000);
         bool there = read_text(folder, "heartbeat", now);
-        if (there != known || strcmp(before, now) != 0) return there ? ALIVE : DEAD; /* it gave the directory back meanwhile */
+        if (there != known || strcmp(before, now) != 0)
+            return there ? ALIVE : DEAD; /* it gave the directory back meanwhile */
     }
     return DEAD;
 }
@@ -234,11 +237,16 @@ static bool judge(const char *directory, int64_t number, const Owner *self, doub
     if (*self->job && strcmp(self->job, owner.job) == 0 && self->restart > owner.restart) return true;
     Life life = lock_says(folder, &owner);
     if (life == UNKNOWN) {
-        log_info(log, "%s was last written by %s: waiting up to %.0f s for a sign of life", directory, owner_name(&owner, text), lease);
+        log_info(log, "%s was last written by %s: waiting up to %.0f s for a sign of life", directory,
+                 owner_name(&owner, text), lease);
         life = heartbeat_says(folder, lease);
     }
-    return life == DEAD || error_usage(err, "%s is being written by %s: wait for it, stop it, choose another run.dir, or take its place with "
-                                       "--take-over", directory, owner_name(&owner, text));
+    return life == DEAD ||
+           error_usage(
+               err,
+               "%s is being written by %s: wait for it, stop it, choose another run.dir, or take its place with "
+               "--take-over",
+               directory, owner_name(&owner, text));
 }
 
 /* ---- heartbeat --------------------------------------------------------------------------------------------------- */
@@ -265,8 +273,10 @@ static void *beat(void *argument)
         pthread_mutex_unlock(&w->mutex);
         char text[32];
         snprintf(text, sizeof text, "%" PRId64 "\n", count);
-        if (!is_mine(w)) atomic_store(&w->lost, true);
-        else (void)!write_text(w->folder, "heartbeat", false, text);
+        if (!is_mine(w))
+            atomic_store(&w->lost, true);
+        else
+            (void)!write_text(w->folder, "heartbeat", false, text);
         pthread_mutex_lock(&w->mutex);
         while (!w->ending && pthread_cond_timedwait(&w->wake, &w->mutex, &until) == 0) {}
     }
@@ -291,7 +301,8 @@ static bool start_beating(Writer *w, Error *err)
 /* What was begun of a folder must not look like an owner. */
 static bool forget(Writer *w, Error *err)
 {
-    error_usage(err, "%s: cannot be written: %s; set run.dir to a place that you may write to and that has room", w->folder, strerror(errno));
+    error_usage(err, "%s: cannot be written: %s; set run.dir to a place that you may write to and that has room",
+                w->folder, strerror(errno));
     if (w->lock >= 0) close(w->lock);
     w->lock = -1;
     remove_folder(w->folder);
@@ -305,8 +316,9 @@ static bool make_folder(Writer *w, const Owner *self, Error *err)
     owner_text(self, text);
     if (mkdir(w->folder, 0777) != 0) {
         if (errno == EEXIST) return error_usage(err, "%s: another copy has just taken it", w->directory);
-        return error_usage(err, "%s: cannot be made: %s; set run.dir to a place that you may write to and that has room", w->folder,
-                           strerror(errno));
+        return error_usage(err,
+                           "%s: cannot be made: %s; set run.dir to a place that you may write to and that has room",
+                           w->folder, strerror(errno));
     }
     if (!join(path, w->folder, "owner") || (w->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666)) < 0 ||
         write(w->lock, text, strlen(text)) != (ssize_t)strlen(text) || !write_text(w->folder, "heartbeat", true, "0\n"))
@@ -321,7 +333,9 @@ static bool take(Writer *w, const char *directory, double lease, bool take_over,
     int64_t highest, now = (int64_t)time(NULL);
     describe_self(&self);
     strcpy(w->token, self.token);
-    if (!find_highest(directory, &highest, err) || (highest > 0 && !take_over && !judge(directory, highest, &self, lease, log, err))) return false;
+    if (!find_highest(directory, &highest, err) ||
+        (highest > 0 && !take_over && !judge(directory, highest, &self, lease, log, err)))
+        return false;
     self.number = highest >= now ? highest + 1 : now; /* never one that was in use before */
     folder_name(w->folder, directory, self.number);
     if (!make_folder(w, &self, err)) return false;

@@ -23,8 +23,7 @@ int64_t attention_scratch(const AttentionShape *s, int longest)
 static void head_norm(int d, double epsilon, const float *w, float *x)
 {
     float r = (float)(1 / sqrt(simd_square_sum(x, d) / d + epsilon));
-    for (int i = 0; i < d; i++)
-        x[i] = w[i] * (x[i] * r);
+    for (int i = 0; i < d; i++) x[i] = w[i] * (x[i] * r);
 }
 
 static void head_norm_backward(int d, double epsilon, const float *w, const float *x, float *dy, float *dw)
@@ -34,33 +33,30 @@ static void head_norm_backward(int d, double epsilon, const float *w, const floa
         sum += (double)dy[i] * w[i] * x[i];
         dw[i] += (float)(dy[i] * x[i] * r);
     }
-    for (int i = 0; i < d; i++)
-        dy[i] = (float)(r * w[i] * dy[i] - r * r * r / d * sum * x[i]);
+    for (int i = 0; i < d; i++) dy[i] = (float)(r * w[i] * dy[i] - r * r * r / d * sum * x[i]);
 }
 
-void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *bias, const float *q_norm,
-                       const float *k_norm, float *qkv, float *raw)
+void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *bias,
+                       const float *q_norm, const float *k_norm, float *qkv, float *raw)
 {
     int rows = qkv_rows(s), d = s->head_dim;
     for (int i = 0; i < batch->segment_count; i++)
         for (int t = 0; t < batch->segment[i].length; t++) {
             float *x = qkv + (int64_t)(batch->segment[i].start + t) * rows;
-            for (int j = 0; bias && j < rows; j++)
-                x[j] += bias[j];
-            if (raw)
-                memcpy(raw + (x - qkv), x, sizeof(float) * (size_t)rows);
+            for (int j = 0; bias && j < rows; j++) x[j] += bias[j];
+            if (raw) memcpy(raw + (x - qkv), x, sizeof(float) * (size_t)rows);
             for (int g = 0; g < s->groups; g++)
                 for (int head = 0; head <= s->per_group; head++) { /* the last one is the key */
                     float *at = x + g * group_rows(s) + head * d;
-                    if (raw)
-                        head_norm(d, s->norm_epsilon, head < s->per_group ? q_norm : k_norm, at);
+                    if (raw) head_norm(d, s->norm_epsilon, head < s->per_group ? q_norm : k_norm, at);
                     rotary_forward(rotary, batch->segment[i].position + t, at);
                 }
         }
 }
 
 void attention_prepare_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
-                                const float *k_norm, const float *raw, float *dqkv, float *dbias, float *dq_norm, float *dk_norm)
+                                const float *k_norm, const float *raw, float *dqkv, float *dbias, float *dq_norm,
+                                float *dk_norm)
 {
     int rows = qkv_rows(s), d = s->head_dim;
     for (int i = 0; i < batch->segment_count; i++)
@@ -71,29 +67,33 @@ void attention_prepare_backward(const AttentionShape *s, const Batch *batch, con
                     float *at = dx + g * group_rows(s) + head * d;
                     rotary_backward(rotary, batch->segment[i].position + t, at);
                     if (raw)
-                        head_norm_backward(d, s->norm_epsilon, head < s->per_group ? q_norm : k_norm, raw + (at - dqkv), at,
-                                           head < s->per_group ? dq_norm : dk_norm);
+                        head_norm_backward(d, s->norm_epsilon, head < s->per_group ? q_norm : k_norm, raw + (at - dqkv),
+                                           at, head < s->per_group ? dq_norm : dk_norm);
                 }
-            for (int j = 0; dbias && j < rows; j++)
-                dbias[j] += dx[j];
+            for (int j = 0; dbias && j < rows; j++) dbias[j] += dx[j];
         }
 }
 
 /* ---- scores ----------------------------------------------------------------------------------------------------- */
 
-/* Queries [first, first + count) of a segment and the keys that they may see: the prefix, then the segment up to the last query. */
+/* Queries [first, first + count) of a segment and the keys that they may see: the prefix, then the segment up to the
+ * last query. */
 typedef struct Tile {
-    int query, count;       /* column of the first query; queries */
+    int query, count; /* column of the first query; queries */
     int prefix, prefix_keys;
     int own, own_keys;
-    int keys;               /* prefix_keys + own_keys: rows of the score matrix */
+    int keys; /* prefix_keys + own_keys: rows of the score matrix */
 } Tile;
 
 static Tile tile_of(const Segment *segment, int first)
 {
     int count = segment->length - first < TILE ? segment->length - first : TILE;
-    Tile tile = { .query = segment->start + first, .count = count, .prefix = segment->prefix_start,
-                  .prefix_keys = segment->prefix_length, .own = segment->start, .own_keys = first + count };
+    Tile tile = { .query = segment->start + first,
+                  .count = count,
+                  .prefix = segment->prefix_start,
+                  .prefix_keys = segment->prefix_length,
+                  .own = segment->start,
+                  .own_keys = first + count };
     if (tile.prefix + tile.prefix_keys == tile.own) { /* side by side: one range of keys */
         tile.own = tile.prefix;
         tile.own_keys += tile.prefix_keys;
@@ -118,7 +118,8 @@ double attention_scores(const Batch *batch)
 static int visible(const Tile *tile, int j) { return tile->keys - tile->count + j + 1; }
 
 /* scores[keys x count] = a(keys)' b(queries) over d features, for the prefix' keys and the segment's own. */
-static void tile_products(const Tile *tile, int d, float scale, const float *a, int lda, const float *b, int ldb, float *scores)
+static void tile_products(const Tile *tile, int d, float scale, const float *a, int lda, const float *b, int ldb,
+                          float *scores)
 {
     gemm_local(TRANSPOSED, PLAIN, tile->prefix_keys, tile->count, d, scale, a + (int64_t)tile->prefix * lda, lda,
                b + (int64_t)tile->query * ldb, ldb, 0, scores, tile->keys);
@@ -130,19 +131,19 @@ static void tile_products(const Tile *tile, int d, float scale, const float *a, 
 static void tile_combine(const Tile *tile, int d, const float *a, int lda, const float *weights, float *c, int ldc)
 {
     float *out = c + (int64_t)tile->query * ldc;
-    gemm_local(PLAIN, PLAIN, d, tile->count, tile->own_keys, 1, a + (int64_t)tile->own * lda, lda, weights + tile->prefix_keys,
-               tile->keys, 0, out, ldc);
+    gemm_local(PLAIN, PLAIN, d, tile->count, tile->own_keys, 1, a + (int64_t)tile->own * lda, lda,
+               weights + tile->prefix_keys, tile->keys, 0, out, ldc);
     if (tile->prefix_keys > 0)
-        gemm_local(PLAIN, PLAIN, d, tile->count, tile->prefix_keys, 1, a + (int64_t)tile->prefix * lda, lda, weights, tile->keys, 1,
-                   out, ldc);
+        gemm_local(PLAIN, PLAIN, d, tile->count, tile->prefix_keys, 1, a + (int64_t)tile->prefix * lda, lda, weights,
+                   tile->keys, 1, out, ldc);
 }
 
 /* c(keys)[d x keys] += b(queries) weights' */
 static void tile_spread(const Tile *tile, int d, const float *b, int ldb, const float *weights, float *c, int ldc)
 {
     const float *in = b + (int64_t)tile->query * ldb;
-    gemm_local(PLAIN, TRANSPOSED, d, tile->own_keys, tile->count, 1, in, ldb, weights + tile->prefix_keys, tile->keys, 1,
-               c + (int64_t)tile->own * ldc, ldc);
+    gemm_local(PLAIN, TRANSPOSED, d, tile->own_keys, tile->count, 1, in, ldb, weights + tile->prefix_keys, tile->keys,
+               1, c + (int64_t)tile->own * ldc, ldc);
     if (tile->prefix_keys > 0)
         gemm_local(PLAIN, TRANSPOSED, d, tile->prefix_keys, tile->count, 1, in, ldb, weights, tile->keys, 1,
                    c + (int64_t)tile->prefix * ldc, ldc);
@@ -158,24 +159,21 @@ static float exponentiate(float *x, int n, int end, float shift)
         x[i] = simd_exp(x[i] - shift);
         sum += x[i];
     }
-    for (int i = n; i < end; i++)
-        x[i] = 0;
+    for (int i = n; i < end; i++) x[i] = 0;
     return sum;
 }
 
 SIMD_CLONES
 static void scale_by(float *x, int n, float factor)
 {
-    for (int i = 0; i < n; i++)
-        x[i] *= factor;
+    for (int i = 0; i < n; i++) x[i] *= factor;
 }
 
 /* dscore = p (dp - delta) * scale, in place on p */
 SIMD_CLONES
 static void softmax_backward(float *p, const float *dp, int n, float delta, float scale)
 {
-    for (int i = 0; i < n; i++)
-        p[i] *= (dp[i] - delta) * scale;
+    for (int i = 0; i < n; i++) p[i] *= (dp[i] - delta) * scale;
 }
 
 static void clear_padding(const Batch *batch, int rows, float *x)
@@ -183,7 +181,8 @@ static void clear_padding(const Batch *batch, int rows, float *x)
     memset(x + (int64_t)batch->used * rows, 0, sizeof(float) * (size_t)(batch->width - batch->used) * (size_t)rows);
 }
 
-void attention_forward(const AttentionShape *s, const Batch *batch, const float *qkv, float *out, float *lse, float *scratch)
+void attention_forward(const AttentionShape *s, const Batch *batch, const float *qkv, float *out, float *lse,
+                       float *scratch)
 {
     int d = s->head_dim, ld = qkv_rows(s), ldo = out_rows(s), heads = s->groups * s->per_group;
     float scale = (float)(1 / sqrt(d));
@@ -192,7 +191,8 @@ void attention_forward(const AttentionShape *s, const Batch *batch, const float 
             Tile tile = tile_of(&batch->segment[i], first);
             for (int head = 0; head < heads; head++) {
                 int g = head / s->per_group;
-                const float *q = qkv + g * group_rows(s) + head % s->per_group * d, *k = qkv + g * group_rows(s) + s->per_group * d;
+                const float *q = qkv + g * group_rows(s) + head % s->per_group * d,
+                            *k = qkv + g * group_rows(s) + s->per_group * d;
                 float *p = scratch; /* [keys x count] */
                 tile_products(&tile, d, scale, k, ld, q, ld, p);
                 for (int j = 0; j < tile.count; j++) {
@@ -207,8 +207,8 @@ void attention_forward(const AttentionShape *s, const Batch *batch, const float 
     clear_padding(batch, ldo, out);
 }
 
-void attention_backward(const AttentionShape *s, const Batch *batch, const float *qkv, const float *out, const float *lse,
-                        const float *dout, float *dqkv, float *scratch)
+void attention_backward(const AttentionShape *s, const Batch *batch, const float *qkv, const float *out,
+                        const float *lse, const float *dout, float *dqkv, float *scratch)
 {
     int d = s->head_dim, ld = qkv_rows(s), ldo = out_rows(s), heads = s->groups * s->per_group;
     float scale = (float)(1 / sqrt(d));
@@ -223,12 +223,13 @@ void attention_backward(const AttentionShape *s, const Batch *batch, const float
                 tile_products(&tile, d, scale, qkv + at_k, ld, qkv + at_q, ld, p);
                 tile_products(&tile, d, 1, qkv + at_v, ld, dout + head * d, ldo, dp);
                 for (int j = 0; j < tile.count; j++)
-                    exponentiate(p + (int64_t)j * tile.keys, visible(&tile, j), tile.keys, lse[(int64_t)(tile.query + j) * heads + head]);
+                    exponentiate(p + (int64_t)j * tile.keys, visible(&tile, j), tile.keys,
+                                 lse[(int64_t)(tile.query + j) * heads + head]);
                 tile_spread(&tile, d, dout + head * d, ldo, p, dqkv + at_v, ld);
                 for (int j = 0; j < tile.count; j++) {
                     int64_t at = (int64_t)(tile.query + j) * ldo + head * d;
-                    softmax_backward(p + (int64_t)j * tile.keys, dp + (int64_t)j * tile.keys, tile.keys, simd_dot(out + at, dout + at, d),
-                                     scale);
+                    softmax_backward(p + (int64_t)j * tile.keys, dp + (int64_t)j * tile.keys, tile.keys,
+                                     simd_dot(out + at, dout + at, d), scale);
                 }
                 tile_combine(&tile, d, qkv + at_k, ld, p, dqkv + at_q, ld);
                 tile_spread(&tile, d, qkv + at_q, ld, p, dqkv + at_k, ld);

@@ -7,8 +7,8 @@
 
 enum { SUM_EXP, SUM_EXP_LOGIT, SUM_LOGIT, TARGET_LOGIT, SUMS };
 
-/* Over one token's local logits: sums of exp(x - top), exp(x - top) (x - top) and x. Pieces in float, their sums in double: a vocabulary is
- * long enough for float alone to be off by 1e-5 nats. */
+/* Over one token's local logits: sums of exp(x - top), exp(x - top) (x - top) and x. Pieces in float, their sums in
+ * double: a vocabulary is long enough for float alone to be off by 1e-5 nats. */
 SIMD_CLONES
 static void logit_sums(const float *x, int n, float top, double *sums)
 {
@@ -34,8 +34,7 @@ static void logit_sums(const float *x, int n, float top, double *sums)
 SIMD_CLONES
 static void softmax_gradient(float *x, int n, float shift, float c)
 {
-    for (int i = 0; i < n; i++)
-        x[i] = -c * simd_exp(x[i] - shift);
+    for (int i = 0; i < n; i++) x[i] = -c * simd_exp(x[i] - shift);
 }
 
 static Matrix chunk_matrix(const Head *head, const Axis *rows, int width, float *data)
@@ -49,7 +48,8 @@ static void gather(const Head *head, const Batch *batch, const Chunk *chunk, int
 {
     size_t h = (size_t)head->hidden.local;
     for (int j = 0; j < count; j++)
-        memcpy(head->hidden_part + (size_t)j * h, hidden + (size_t)batch->target[chunk->target + j].column * h, sizeof(float) * h);
+        memcpy(head->hidden_part + (size_t)j * h, hidden + (size_t)batch->target[chunk->target + j].column * h,
+               sizeof(float) * h);
     memset(head->hidden_part + (size_t)count * h, 0, sizeof(float) * h * (size_t)(chunk->width - count));
 }
 
@@ -61,8 +61,7 @@ static void scatter(const Head *head, const Batch *batch, const Chunk *chunk, in
     for (int j = 0; j < count; j++) {
         float *out = dhidden + (int64_t)batch->target[chunk->target + j].column * h;
         const float *in = head->dhidden_part + (int64_t)j * h;
-        for (int i = 0; i < h; i++)
-            out[i] += in[i];
+        for (int i = 0; i < h; i++) out[i] += in[i];
     }
 }
 
@@ -72,7 +71,8 @@ static int target_row(const Head *head, int token)
     return axis_owner(&head->vocab, token) == head->grid->row ? axis_local(&head->vocab, token) : -1;
 }
 
-/* Statistics of every target of the chunk into result; head->shift becomes the targets' log-sum-exp. Collective over comm. */
+/* Statistics of every target of the chunk into result; head->shift becomes the targets' log-sum-exp. Collective over
+ * comm. */
 static void measure(const Head *head, const Batch *batch, const Chunk *chunk, int count, SequenceResult *result)
 {
     const Grid *grid = head->grid;
@@ -88,7 +88,8 @@ static void measure(const Head *head, const Batch *batch, const Chunk *chunk, in
     if (grid->rows > 1 && count > 0) {
         CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, head->shift, count, MPI_FLOAT, MPI_MAX, grid->column_comm));
         for (int j = 0; j < count; j++) { /* from the local to the global largest logit */
-            double *sums = head->sums + (int64_t)j * SUMS, step = (double)head->top[j] - head->shift[j], factor = exp(step);
+            double *sums = head->sums + (int64_t)j * SUMS, step = (double)head->top[j] - head->shift[j],
+                   factor = exp(step);
             sums[SUM_EXP_LOGIT] = v > 0 ? factor * (sums[SUM_EXP_LOGIT] + step * sums[SUM_EXP]) : 0;
             sums[SUM_EXP] = v > 0 ? factor * sums[SUM_EXP] : 0;
         }
@@ -115,20 +116,18 @@ static void differentiate(const Head *head, const Batch *batch, const Chunk *chu
         float *x = head->logits + (int64_t)j * v, c = head->coefficient[target->sequence];
         softmax_gradient(x, v, head->shift[j], c);
         int row = target_row(head, target->token);
-        if (row >= 0)
-            x[row] += c;
+        if (row >= 0) x[row] += c;
     }
     memset(head->logits + (int64_t)count * v, 0, sizeof(float) * (size_t)(chunk->width - count) * (size_t)v);
 }
 
-void head_run(Head *head, const Batch *batch, const float *hidden, float *table, SequenceResult *result, PairGradient *gradient,
-              void *context, float *dhidden, float *dtable, bool accumulate)
+void head_run(Head *head, const Batch *batch, const float *hidden, float *table, SequenceResult *result,
+              PairGradient *gradient, void *context, float *dhidden, float *dtable, bool accumulate)
 {
     Grid *grid = head->grid;
     Matrix weight = matrix_make(grid, &head->vocab, &head->features, head->vocab.local, table);
     memset(result, 0, sizeof *result * 2 * (size_t)batch->pair_count);
-    if (gradient)
-        memset(dhidden, 0, sizeof(float) * (size_t)batch->width * (size_t)head->hidden.local);
+    if (gradient) memset(dhidden, 0, sizeof(float) * (size_t)batch->width * (size_t)head->hidden.local);
 
     for (int i = 0; i < batch->chunk_count; i++) {
         const Chunk *chunk = &batch->chunk[i];
@@ -140,10 +139,10 @@ void head_run(Head *head, const Batch *batch, const float *hidden, float *table,
         gemm(grid, PLAIN, &weight, PLAIN, &x, 0, &logits);
         measure(head, batch, chunk, count, result);
         if (grid->columns > 1) /* a sequence is on one process column: the others add zero */
-            CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &result[2 * chunk->pair], 2 * pairs * (int)(sizeof *result / sizeof(double)), MPI_DOUBLE,
-                                    MPI_SUM, grid->row_comm));
-        if (!gradient)
-            continue;
+            CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &result[2 * chunk->pair],
+                                    2 * pairs * (int)(sizeof *result / sizeof(double)), MPI_DOUBLE, MPI_SUM,
+                                    grid->row_comm));
+        if (!gradient) continue;
         gradient(context, batch, chunk->pair, pairs, result, head->coefficient);
         differentiate(head, batch, chunk, count);
         Matrix dx = chunk_matrix(head, &head->hidden, chunk->width, head->dhidden_part);

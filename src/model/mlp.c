@@ -5,8 +5,7 @@
 SIMD_CLONES
 static void forward_block(int rows, const float *restrict gate, const float *restrict up, float *restrict act)
 {
-    for (int i = 0; i < rows; i++)
-        act[i] = gate[i] / (1.0f + simd_exp(-gate[i])) * up[i];
+    for (int i = 0; i < rows; i++) act[i] = gate[i] / (1.0f + simd_exp(-gate[i])) * up[i];
 }
 
 SIMD_CLONES

@@ -63,19 +63,24 @@ static int head_norm(Builder *b, int layer, const char *name)
 static void append_matrices(Builder *b)
 {
     const Architecture *a = b->a;
-    int rows = b->grid->rows, dim = a->head_dim, query = a->heads * dim, key = a->groups * dim, group = a->heads / a->groups * dim;
-    int hidden_block = ceil_div(a->hidden, rows), mlp_block = ceil_div(a->mlp, rows), vocab_block = ceil_div(a->vocab, rows);
+    int rows = b->grid->rows, dim = a->head_dim, query = a->heads * dim, key = a->groups * dim,
+        group = a->heads / a->groups * dim;
+    int hidden_block = ceil_div(a->hidden, rows), mlp_block = ceil_div(a->mlp, rows),
+        vocab_block = ceil_div(a->vocab, rows);
     Parameters *p = b->p;
 
     p->embedding = matrix(b, -1, "embed_tokens.weight", a->vocab, a->hidden, vocab_block);
     p->head = a->tied ? p->embedding : matrix(b, -1, "lm_head.weight", a->vocab, a->hidden, vocab_block);
     for (int l = 0; l < a->layers; l++) {
         LayerTensors *layer = &p->layer[l];
-        layer->qkv = append(b, false, a->hidden, 3, (TensorPart[]){ part_make(l, "self_attn.q_proj.weight", query, group),
-            part_make(l, "self_attn.k_proj.weight", key, dim), part_make(l, "self_attn.v_proj.weight", key, dim) });
+        layer->qkv = append(b, false, a->hidden, 3,
+                            (TensorPart[]){ part_make(l, "self_attn.q_proj.weight", query, group),
+                                            part_make(l, "self_attn.k_proj.weight", key, dim),
+                                            part_make(l, "self_attn.v_proj.weight", key, dim) });
         layer->attention_out = matrix(b, l, "self_attn.o_proj.weight", a->hidden, query, hidden_block);
-        layer->gate_up = append(b, false, a->hidden, 2, (TensorPart[]){ part_make(l, "mlp.gate_proj.weight", a->mlp, mlp_block),
-            part_make(l, "mlp.up_proj.weight", a->mlp, mlp_block) });
+        layer->gate_up = append(b, false, a->hidden, 2,
+                                (TensorPart[]){ part_make(l, "mlp.gate_proj.weight", a->mlp, mlp_block),
+                                                part_make(l, "mlp.up_proj.weight", a->mlp, mlp_block) });
         layer->mlp_down = matrix(b, l, "mlp.down_proj.weight", a->hidden, a->mlp, hidden_block);
     }
 }
@@ -88,8 +93,12 @@ static void append_vectors(Builder *b)
         LayerTensors *layer = &b->p->layer[l];
         layer->attention_norm = norm(b, l, "input_layernorm.weight");
         layer->mlp_norm = norm(b, l, "post_attention_layernorm.weight");
-        layer->qkv_bias = !a->attention_bias ? -1 : append(b, true, 1, 3, (TensorPart[]){ part_make(l, "self_attn.q_proj.bias", query, group),
-            part_make(l, "self_attn.k_proj.bias", key, dim), part_make(l, "self_attn.v_proj.bias", key, dim) });
+        layer->qkv_bias = !a->attention_bias
+                              ? -1
+                              : append(b, true, 1, 3,
+                                       (TensorPart[]){ part_make(l, "self_attn.q_proj.bias", query, group),
+                                                       part_make(l, "self_attn.k_proj.bias", key, dim),
+                                                       part_make(l, "self_attn.v_proj.bias", key, dim) });
         layer->q_norm = a->qk_norm ? head_norm(b, l, "self_attn.q_norm.weight") : -1;
         layer->k_norm = a->qk_norm ? head_norm(b, l, "self_attn.k_norm.weight") : -1;
     }
@@ -112,8 +121,7 @@ bool parameters_layout(Parameters *p, const Architecture *a, const Grid *grid, E
 
     int64_t offset = 0;
     for (int i = 0; i < p->count; i++) {
-        if (i == matrices)
-            p->matrix_floats = offset;
+        if (i == matrices) p->matrix_floats = offset;
         p->tensor[i].offset = offset;
         offset += (p->tensor[i].local + 15) / 16 * 16; /* 64 bytes */
     }
@@ -139,12 +147,10 @@ void parameters_share(const Parameters *p, int replicas, int64_t *bounds)
     int index = 0;
     for (int d = 1; d < replicas; d++) {
         int64_t wish = p->matrix_floats * d / replicas;
-        while (index + 1 < p->count && p->tensor[index + 1].offset <= wish)
-            index++;
+        while (index + 1 < p->count && p->tensor[index + 1].offset <= wish) index++;
         const Tensor *t = &p->tensor[index];
         int64_t stride = t->rows.local > 0 ? t->rows.local : 1, columns = (wish - t->offset) / stride;
-        if (columns > t->columns.local)
-            columns = t->columns.local;
+        if (columns > t->columns.local) columns = t->columns.local;
         bounds[d] = t->offset + columns * t->rows.local;
     }
     bounds[replicas] = p->local_floats;

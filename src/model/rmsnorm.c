@@ -12,11 +12,9 @@ static void sum_over_rows(const Grid *grid, double *sums, int n)
 
 void rmsnorm_statistics(const NormShape *s, const float *x, float *rstd, double *sums)
 {
-    for (int t = 0; t < s->n; t++)
-        sums[t] = simd_square_sum(x + (int64_t)t * s->h, s->h);
+    for (int t = 0; t < s->n; t++) sums[t] = simd_square_sum(x + (int64_t)t * s->h, s->h);
     sum_over_rows(s->grid, sums, s->n);
-    for (int t = 0; t < s->n; t++)
-        rstd[t] = (float)(1 / sqrt(sums[t] / s->hidden + s->epsilon));
+    for (int t = 0; t < s->n; t++) rstd[t] = (float)(1 / sqrt(sums[t] / s->hidden + s->epsilon));
 }
 
 SIMD_CLONES
@@ -25,8 +23,7 @@ void rmsnorm_apply(const NormShape *s, const float *x, const float *rstd, const 
     for (int t = 0; t < s->n; t++) {
         const float *in = x + (int64_t)t * s->h;
         float *out = y + (int64_t)t * s->h, r = rstd[t];
-        for (int i = 0; i < s->h; i++)
-            out[i] = w[i] * (in[i] * r);
+        for (int i = 0; i < s->h; i++) out[i] = w[i] * (in[i] * r);
     }
 }
 
@@ -48,12 +45,11 @@ static float backward_sums(int h, const float *x, float r, const float *w, const
 SIMD_CLONES
 static void backward_token(int h, const float *x, float r, float scale, const float *w, const float *dy, float *dx)
 {
-    for (int i = 0; i < h; i++)
-        dx[i] += r * w[i] * dy[i] - scale * x[i];
+    for (int i = 0; i < h; i++) dx[i] += r * w[i] * dy[i] - scale * x[i];
 }
 
-void rmsnorm_backward(const NormShape *s, const float *x, const float *rstd, const float *w, const float *dy, float *dx, float *dw,
-                      double *sums)
+void rmsnorm_backward(const NormShape *s, const float *x, const float *rstd, const float *w, const float *dy, float *dx,
+                      float *dw, double *sums)
 {
     for (int t = 0; t < s->n; t++) {
         int64_t at = (int64_t)t * s->h;

@@ -12,10 +12,8 @@ static double llama3_frequency(const Architecture *a, double frequency)
 {
     double wavelength = TWO_PI / frequency, context = a->rope.original_max_positions;
     double low = a->rope.low_frequency_factor, high = a->rope.high_frequency_factor;
-    if (wavelength < context / high)
-        return frequency;
-    if (wavelength > context / low)
-        return frequency / a->rope.factor;
+    if (wavelength < context / high) return frequency;
+    if (wavelength > context / low) return frequency / a->rope.factor;
     double smooth = (context / wavelength - low) / (high - low);
     return (1 - smooth) * frequency / a->rope.factor + smooth * frequency;
 }

@@ -9,8 +9,14 @@
 
 /* ---- views ------------------------------------------------------------------------------------------------------ */
 
-static Matrix weight(const Transformer *t, int index) { return tensor_matrix(&t->parameters.tensor[index], t->grid, t->weights); }
-static Matrix gradient(const Transformer *t, int index) { return tensor_matrix(&t->parameters.tensor[index], t->grid, t->gradients); }
+static Matrix weight(const Transformer *t, int index)
+{
+    return tensor_matrix(&t->parameters.tensor[index], t->grid, t->weights);
+}
+static Matrix gradient(const Transformer *t, int index)
+{
+    return tensor_matrix(&t->parameters.tensor[index], t->grid, t->gradients);
+}
 static float *vector(const Transformer *t, float *flat, int index)
 {
     return index < 0 || !flat ? NULL : flat + t->parameters.tensor[index].offset;
@@ -31,7 +37,8 @@ static NormShape norm_shape(const Transformer *t, const Batch *batch)
 /* ---- a product and its gradients -------------------------------------------------------------------------------- */
 
 /* y[out x w] = W x[in x w] + beta y */
-static void product_forward(Transformer *t, const Batch *batch, int index, const Axis *in, float *x, const Axis *out, float beta, float *y)
+static void product_forward(Transformer *t, const Batch *batch, int index, const Axis *in, float *x, const Axis *out,
+                            float beta, float *y)
 {
     timer_start(t->timer, PHASE_MATMUL);
     Matrix w = weight(t, index), xm = activation(t, in, batch->width, x), ym = activation(t, out, batch->width, y);
@@ -40,7 +47,8 @@ static void product_forward(Transformer *t, const Batch *batch, int index, const
 }
 
 /* dx[in x w] = W' dy[out x w] */
-static void product_backward_input(Transformer *t, const Batch *batch, int index, const Axis *in, float *dx, const Axis *out, float *dy)
+static void product_backward_input(Transformer *t, const Batch *batch, int index, const Axis *in, float *dx,
+                                   const Axis *out, float *dy)
 {
     timer_start(t->timer, PHASE_MATMUL);
     Matrix w = weight(t, index), dxm = activation(t, in, batch->width, dx), dym = activation(t, out, batch->width, dy);
@@ -49,8 +57,8 @@ static void product_backward_input(Transformer *t, const Batch *batch, int index
 }
 
 /* dW = dy[out x w] x[in x w]' (+ dW if accumulate) */
-static void product_backward_weight(Transformer *t, const Batch *batch, int index, const Axis *in, float *x, const Axis *out, float *dy,
-                                    bool accumulate)
+static void product_backward_weight(Transformer *t, const Batch *batch, int index, const Axis *in, float *x,
+                                    const Axis *out, float *dy, bool accumulate)
 {
     timer_start(t->timer, PHASE_MATMUL);
     Matrix dw = gradient(t, index), xm = activation(t, in, batch->width, x), dym = activation(t, out, batch->width, dy);
@@ -65,14 +73,14 @@ static void norm_forward(Transformer *t, const Batch *batch, int index, const fl
 {
     timer_start(t->timer, PHASE_NORM);
     NormShape shape = norm_shape(t, batch);
-    if (!known)
-        rmsnorm_statistics(&shape, x, rstd, t->sums);
+    if (!known) rmsnorm_statistics(&shape, x, rstd, t->sums);
     rmsnorm_apply(&shape, x, rstd, vector(t, t->weights, index), t->normed);
     timer_stop(t->timer);
 }
 
 /* dx += gradient through norm(x), given dy */
-static void norm_backward(Transformer *t, const Batch *batch, int index, const float *x, const float *rstd, const float *dy, float *dx)
+static void norm_backward(Transformer *t, const Batch *batch, int index, const float *x, const float *rstd,
+                          const float *dy, float *dx)
 {
     timer_start(t->timer, PHASE_NORM);
     NormShape shape = norm_shape(t, batch);
@@ -91,8 +99,8 @@ static void attention_block_forward(Transformer *t, const Batch *batch, int l)
     product_forward(t, batch, w->qkv, &t->hidden, t->normed, &t->qkv, 0, a->qkv);
 
     timer_start(t->timer, PHASE_ATTENTION);
-    attention_prepare(&t->attention, batch, &t->rotary, vector(t, t->weights, w->qkv_bias), vector(t, t->weights, w->q_norm),
-                      vector(t, t->weights, w->k_norm), a->qkv, a->raw);
+    attention_prepare(&t->attention, batch, &t->rotary, vector(t, t->weights, w->qkv_bias),
+                      vector(t, t->weights, w->q_norm), vector(t, t->weights, w->k_norm), a->qkv, a->raw);
     attention_forward(&t->attention, batch, a->qkv, a->attention, a->lse, t->scratch);
     timer_stop(t->timer);
 
@@ -110,9 +118,9 @@ static void attention_block_backward(Transformer *t, const Batch *batch, int l, 
 
     timer_start(t->timer, PHASE_ATTENTION);
     attention_backward(&t->attention, batch, a->qkv, a->attention, a->lse, t->dattention, t->dqkv, t->scratch);
-    attention_prepare_backward(&t->attention, batch, &t->rotary, vector(t, t->weights, w->q_norm), vector(t, t->weights, w->k_norm), a->raw,
-                               t->dqkv, vector(t, t->gradients, w->qkv_bias), vector(t, t->gradients, w->q_norm),
-                               vector(t, t->gradients, w->k_norm));
+    attention_prepare_backward(&t->attention, batch, &t->rotary, vector(t, t->weights, w->q_norm),
+                               vector(t, t->weights, w->k_norm), a->raw, t->dqkv, vector(t, t->gradients, w->qkv_bias),
+                               vector(t, t->gradients, w->q_norm), vector(t, t->gradients, w->k_norm));
     timer_stop(t->timer);
 
     norm_forward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, true);
@@ -216,13 +224,11 @@ void transformer_pass(Transformer *t, const Batch *batch, PairGradient *pair_gra
     const Parameters *p = &t->parameters;
     CHECK(batch->pair_count <= t->limits.max_pairs);
     transformer_arrange(t, batch->width, widest_chunk(batch));
-    if (pair_gradient && !accumulate)
-        clear_added_gradients(t);
+    if (pair_gradient && !accumulate) clear_added_gradients(t);
     forward(t, batch);
     timer_start(t->timer, PHASE_HEAD);
-    head_run(&t->head, batch, t->normed, t->weights + p->tensor[p->head].offset, t->result, pair_gradient, context, t->dnormed,
-             pair_gradient ? t->gradients + p->tensor[p->head].offset : NULL, accumulate);
+    head_run(&t->head, batch, t->normed, t->weights + p->tensor[p->head].offset, t->result, pair_gradient, context,
+             t->dnormed, pair_gradient ? t->gradients + p->tensor[p->head].offset : NULL, accumulate);
     timer_stop(t->timer);
-    if (pair_gradient)
-        backward(t, batch, accumulate);
+    if (pair_gradient) backward(t, batch, accumulate);
 }

@@ -25,14 +25,16 @@ static void carve_layers(Transformer *t, Arena *arena, int64_t w)
     bool keep_inputs = t->limits.backward, keep_all = t->limits.backward && !t->limits.recompute;
     for (int l = 0; l <= layers; l++) /* without a backward pass two buffers take turns */
         t->input[l] = keep_inputs || l < 2 ? arena_floats(arena, w * t->hidden.local) : t->input[l - 2];
-    for (int l = 0; l < layers; l++)
-        t->layer[l] = keep_all || l == 0 ? carve_layer(t, arena, w) : t->layer[0];
+    for (int l = 0; l < layers; l++) t->layer[l] = keep_all || l == 0 ? carve_layer(t, arena, w) : t->layer[0];
 }
 
 static void carve_head(Transformer *t, Arena *arena, int64_t width)
 {
     t->head = (Head){
-        .grid = t->grid, .vocab = t->embedding.vocab, .features = t->embedding.features, .hidden = t->hidden,
+        .grid = t->grid,
+        .vocab = t->embedding.vocab,
+        .features = t->embedding.features,
+        .hidden = t->hidden,
         .max_chunk = (int)width,
         .hidden_part = arena_floats(arena, width * t->hidden.local),
         .dhidden_part = arena_floats(arena, t->limits.backward ? width * t->hidden.local : 0),
@@ -71,7 +73,8 @@ void transformer_arrange(Transformer *t, int width, int chunk)
 }
 
 /* All sizes and small tables; no large memory. Not collective. */
-static bool lay_out(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits, Timer *timer, Error *err)
+static bool lay_out(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits, Timer *timer,
+                    Error *err)
 {
     int dim = a->head_dim, per_group = a->heads / a->groups, mlp_block = (a->mlp + grid->rows - 1) / grid->rows;
     *t = (Transformer){ .architecture = *a, .limits = *limits, .grid = grid, .timer = timer };
@@ -82,8 +85,7 @@ static bool lay_out(Transformer *t, const Architecture *a, Grid *grid, const Tra
     t->attention = (AttentionShape){ t->query.local / (per_group * dim), per_group, dim, a->norm_epsilon };
     t->input = calloc((size_t)a->layers + 1, sizeof *t->input);
     t->layer = calloc((size_t)a->layers, sizeof *t->layer);
-    if (!t->input || !t->layer)
-        return error_fault(err, "out of memory for the table of %d layers", a->layers);
+    if (!t->input || !t->layer) return error_fault(err, "out of memory for the table of %d layers", a->layers);
     return parameters_layout(&t->parameters, a, grid, err) &&
            embedding_create(&t->embedding, grid, a->vocab, a->hidden, limits->max_width, err);
 }
@@ -97,15 +99,18 @@ static bool allocate(Transformer *t, Error *err)
     t->gradient_bytes = t->limits.backward ? t->weight_bytes : 0;
     t->weights = memory_allocate(t->weight_bytes, "weights", err);
     t->gradients = t->weights && t->limits.backward ? memory_allocate(t->gradient_bytes, "gradients", err) : NULL;
-    if (!t->weights || (t->limits.backward && !t->gradients))
-        return false;
-    t->memory = memory_allocate(t->activation_bytes, "activations (lower batch.max_tokens or engine.logits_mb, or set engine.recompute)", err);
+    if (!t->weights || (t->limits.backward && !t->gradients)) return false;
+    t->memory =
+        memory_allocate(t->activation_bytes,
+                        "activations (lower batch.max_tokens or engine.logits_mb, or set engine.recompute)", err);
     return t->memory != NULL;
 }
 
-bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits, Timer *timer, Error *err)
+bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits,
+                        Timer *timer, Error *err)
 {
-    bool ok = lay_out(t, a, grid, limits, timer, err) && rotary_create(&t->rotary, a, limits->longest + 1, err) && allocate(t, err);
+    bool ok = lay_out(t, a, grid, limits, timer, err) && rotary_create(&t->rotary, a, limits->longest + 1, err) &&
+              allocate(t, err);
     if (!error_agree(grid->world, ok, err)) {
         transformer_free(t);
         return false;
@@ -126,10 +131,12 @@ void transformer_free(Transformer *t)
     *t = (Transformer){ 0 };
 }
 
-TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimits *limits, int replicas, int rows, int columns,
-                                   bool sharded_moments)
+TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimits *limits, int replicas, int rows,
+                                   int columns, bool sharded_moments)
 {
-    Grid grid = { .replicas = replicas, .rows = rows, .columns = columns }; /* the rank at (0, 0) has the largest share */
+    Grid grid = { .replicas = replicas,
+                  .rows = rows,
+                  .columns = columns }; /* the rank at (0, 0) has the largest share */
     Transformer t;
     Error ignored = { 0 };
     TransformerBytes bytes = { 0 };

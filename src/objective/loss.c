@@ -15,5 +15,5 @@ PairLoss pair_loss(double beta, double offset, const PairLogProbs *pair)
 {
     double h = (pair->chosen - pair->reference_chosen) - (pair->rejected - pair->reference_rejected);
     double u = offset - beta * h;
-    return (PairLoss){.loss = softplus(u), .coefficient = -beta * sigmoid(u), .h = h};
+    return (PairLoss){ .loss = softplus(u), .coefficient = -beta * sigmoid(u), .h = h };
 }

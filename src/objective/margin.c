@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HARD_UNITS = 2 };                          /* units of one violation */
+enum { HARD_UNITS = 2 }; /* units of one violation */
 static const int64_t SOFT_UNITS = INT64_C(1) << 32;
 
 bool margin_create(MarginState *state, const Config *config, int category_count, Error *err)
@@ -48,7 +48,7 @@ bool margin_create(MarginState *state, const Config *config, int category_count,
 void margin_free(MarginState *state)
 {
     free(state->margin);
-    *state = (MarginState){0};
+    *state = (MarginState){ 0 };
 }
 
 double margin_offset(const MarginState *state, const uint8_t *category_mask, bool applies)

@@ -4,18 +4,18 @@
 
 Interval wilson_interval(double hits, int64_t n)
 {
-    if (n <= 0) return (Interval){NAN, NAN};
+    if (n <= 0) return (Interval){ NAN, NAN };
     const double z = 1.959963984540054; /* 97.5 % point of the normal distribution */
     double count = (double)n, p = hits / count, scale = 1 + z * z / count;
     double centre = (p + z * z / (2 * count)) / scale;
     double half = z / scale * sqrt(p * (1 - p) / count + z * z / (4 * count * count));
     /* at 0 and n hits the bound is the rate itself, which rounding would miss */
-    return (Interval){hits <= 0 ? 0 : centre - half, hits >= count ? 1 : centre + half};
+    return (Interval){ hits <= 0 ? 0 : centre - half, hits >= count ? 1 : centre + half };
 }
 
 Fairness fairness(const double *hits, const int64_t *n, const unsigned char *use, int category_count, WorstRate worst)
 {
-    Fairness f = {NAN, NAN, NAN, NAN, NAN, -1, 0};
+    Fairness f = { NAN, NAN, NAN, NAN, NAN, -1, 0 };
     double all_hits = 0, all_n = 0, sum = 0, low = INFINITY, high = -INFINITY;
     for (int k = 0; k < category_count; k++) {
         if (n[k] <= 0 || (use && !use[k])) continue;

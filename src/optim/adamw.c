@@ -7,14 +7,14 @@
 #include <math.h>
 #include <stdlib.h>
 
-bool optimizer_create(Optimizer *o, const Parameters *p, const Grid *grid, const OptimizerSettings *settings, Error *err)
+bool optimizer_create(Optimizer *o, const Parameters *p, const Grid *grid, const OptimizerSettings *settings,
+                      Error *err)
 {
     *o = (Optimizer){ .settings = *settings, .parameters = p, .grid = grid };
     o->bounds = malloc(sizeof(int64_t) * ((size_t)grid->replicas + 1));
     o->scratch = malloc(sizeof(float) * REPLICA_PIECE);
     bool ok = o->bounds && o->scratch;
-    if (!ok)
-        error_fault(err, "out of memory for the exchange of gradients");
+    if (!ok) error_fault(err, "out of memory for the exchange of gradients");
     if (ok) {
         parameters_share(p, grid->replicas, o->bounds);
         o->first = settings->shard ? o->bounds[grid->replica] : 0;
@@ -45,15 +45,14 @@ void optimizer_reduce(Optimizer *o, float *gradients)
     const Grid *grid = o->grid;
     const Parameters *p = o->parameters;
     if (grid->columns > 1)
-        CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, gradients + p->matrix_floats, (int)(p->local_floats - p->matrix_floats), MPI_FLOAT, MPI_SUM,
-                                grid->row_comm));
+        CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, gradients + p->matrix_floats, (int)(p->local_floats - p->matrix_floats),
+                                MPI_FLOAT, MPI_SUM, grid->row_comm));
     for (int i = 0; i < p->count && grid->rows > 1; i++)
         if (p->tensor[i].everywhere)
-            CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, gradients + p->tensor[i].offset, (int)p->tensor[i].local, MPI_FLOAT, MPI_SUM,
-                                    grid->column_comm));
+            CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, gradients + p->tensor[i].offset, (int)p->tensor[i].local, MPI_FLOAT,
+                                    MPI_SUM, grid->column_comm));
     replica_reduce_scatter(grid, gradients, o->bounds, o->scratch);
-    if (!o->settings.shard)
-        replica_allgather(grid, gradients, o->bounds);
+    if (!o->settings.shard) replica_allgather(grid, gradients, o->bounds);
 }
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -73,24 +72,24 @@ double optimizer_norm(const Optimizer *o, const float *gradients)
     for (int i = 0; i < p->count; i++) {
         const Tensor *t = &p->tensor[i];
         int64_t from = larger(first, t->offset), to = smaller(end, t->offset + t->local);
-        if (from < to && counts(o->grid, t))
-            sum += simd_square_sum(gradients + from, to - from);
+        if (from < to && counts(o->grid, t)) sum += simd_square_sum(gradients + from, to - from);
     }
     CHECK_MPI(MPI_Allreduce(&sum, &total, 1, MPI_DOUBLE, MPI_SUM, o->grid->world));
     return sqrt(total);
 }
 
 typedef struct Factors {
-    float gradient;       /* clipping */
+    float gradient; /* clipping */
     float beta1, beta2;
-    float keep;           /* 1 - rate * weight_decay */
-    float rate;           /* rate / (1 - beta1^t) */
-    float root;           /* 1 / sqrt(1 - beta2^t) */
+    float keep; /* 1 - rate * weight_decay */
+    float rate; /* rate / (1 - beta1^t) */
+    float root; /* 1 / sqrt(1 - beta2^t) */
     float epsilon;
 } Factors;
 
 SIMD_CLONES
-static void adamw(int64_t n, Factors f, const float *restrict gradient, float *restrict w, float *restrict m, float *restrict v)
+static void adamw(int64_t n, Factors f, const float *restrict gradient, float *restrict w, float *restrict m,
+                  float *restrict v)
 {
     for (int64_t i = 0; i < n; i++) {
         float g = f.gradient * gradient[i];
@@ -107,18 +106,22 @@ bool optimizer_update(Optimizer *o, float *weights, const float *gradients, doub
     double t = (double)++o->updates;
     Factors f = {
         .gradient = clip ? (float)(s->max_grad_norm / (norm + 1e-6)) : 1,
-        .beta1 = (float)s->beta1, .beta2 = (float)s->beta2, .keep = (float)(1 - rate * s->weight_decay),
-        .rate = (float)(rate / (1 - pow(s->beta1, t))), .root = (float)(1 / sqrt(1 - pow(s->beta2, t))), .epsilon = (float)s->epsilon,
+        .beta1 = (float)s->beta1,
+        .beta2 = (float)s->beta2,
+        .keep = (float)(1 - rate * s->weight_decay),
+        .rate = (float)(rate / (1 - pow(s->beta1, t))),
+        .root = (float)(1 / sqrt(1 - pow(s->beta2, t))),
+        .epsilon = (float)s->epsilon,
     };
     int64_t matrices = smaller(larger(o->parameters->matrix_floats, o->first), o->end);
     adamw(matrices - o->first, f, gradients + o->first, weights + o->first, o->m, o->v);
     f.keep = 1;
-    adamw(o->end - matrices, f, gradients + matrices, weights + matrices, o->m + (matrices - o->first), o->v + (matrices - o->first));
+    adamw(o->end - matrices, f, gradients + matrices, weights + matrices, o->m + (matrices - o->first),
+          o->v + (matrices - o->first));
     return clip;
 }
 
 void optimizer_spread(const Optimizer *o, float *weights)
 {
-    if (o->settings.shard)
-        replica_allgather(o->grid, weights, o->bounds);
+    if (o->settings.shard) replica_allgather(o->grid, weights, o->bounds);
 }

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 /* BLACS has no header of its own */
-int  Csys2blacs_handle(MPI_Comm comm);
+int Csys2blacs_handle(MPI_Comm comm);
 void Cfree_blacs_system_handle(int handle);
 void Cblacs_gridmap(int *context, int *usermap, int ldumap, int nprow, int npcol);
 void Cblacs_gridexit(int context);
@@ -17,8 +17,11 @@ bool grid_create(Grid *grid, MPI_Comm world, int replicas, int rows, int columns
     CHECK_MPI(MPI_Comm_size(world, &ranks));
     CHECK_MPI(MPI_Comm_rank(world, &rank));
     if ((long)replicas * rows * columns != ranks)
-        return error_usage(err, "%d replicas of a %d x %d grid are %ld ranks, but %d were started: change parallel.replicas, "
-                           "parallel.grid or the number of ranks", replicas, rows, columns, (long)replicas * rows * columns, ranks);
+        return error_usage(
+            err,
+            "%d replicas of a %d x %d grid are %ld ranks, but %d were started: change parallel.replicas, "
+            "parallel.grid or the number of ranks",
+            replicas, rows, columns, (long)replicas * rows * columns, ranks);
     *grid = (Grid){ .replicas = replicas, .rows = rows, .columns = columns, .world = world };
     int per_grid = rows * columns;
     grid->replica = rank / per_grid;
@@ -34,8 +37,7 @@ bool grid_create(Grid *grid, MPI_Comm world, int replicas, int rows, int columns
     int *usermap = malloc(sizeof(int) * (size_t)per_grid); /* column-major R x C of ranks in grid->comm */
     CHECK(usermap);
     for (int r = 0; r < rows; r++)
-        for (int c = 0; c < columns; c++)
-            usermap[r + c * rows] = r * columns + c;
+        for (int c = 0; c < columns; c++) usermap[r + c * rows] = r * columns + c;
     Cblacs_gridmap(&grid->context, usermap, rows, rows, columns);
     free(usermap);
     int yes = 1;

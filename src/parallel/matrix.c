@@ -41,6 +41,8 @@ Matrix matrix_make(const Grid *grid, const Axis *rows, const Axis *columns, int 
     return (Matrix){
         .desc = { DTYPE_DENSE, grid->context, rows->length, columns->length, rows->block, columns->block, 0, 0,
                   stride > 0 ? stride : 1 },
-        .rows = rows->length, .columns = columns->length, .data = data,
+        .rows = rows->length,
+        .columns = columns->length,
+        .data = data,
     };
 }

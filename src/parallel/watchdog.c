@@ -15,35 +15,35 @@ enum { FOLDER = 1024, NAME = 64 };
 
 /* What a rank shows of itself to the others of its node. */
 typedef struct Sign {
-    _Atomic int64_t ticks;         /* of the thread: they go on as long as the process runs */
-    _Atomic int64_t step, events;  /* how far the work is */
-    _Atomic int     phase;
-    int             rank;          /* in comm */
-    char            host[NAME];
+    _Atomic int64_t ticks;        /* of the thread: they go on as long as the process runs */
+    _Atomic int64_t step, events; /* how far the work is */
+    _Atomic int phase;
+    int rank; /* in comm */
+    char host[NAME];
 } Sign;
 
 struct Watchdog {
     const Timer *timer;
     double seconds;
-    char   folder[FOLDER];         /* "": none */
+    char folder[FOLDER]; /* "": none */
     MPI_Comm node;
-    MPI_Win  window;
-    Sign    *sign;                 /* [ranks] of the node; shared */
-    int64_t *ticks;                /* [ranks] seen at the last look */
-    double  *seen;                 /* [ranks] when they last changed */
-    int      ranks, mine;          /* of the node */
+    MPI_Win window;
+    Sign *sign;      /* [ranks] of the node; shared */
+    int64_t *ticks;  /* [ranks] seen at the last look */
+    double *seen;    /* [ranks] when they last changed */
+    int ranks, mine; /* of the node */
     _Atomic int64_t step;
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
-    bool     ending;               /* under the mutex */
+    bool ending; /* under the mutex */
 };
 
 /* The rank that came least far, as somebody reports it. */
 typedef struct Laggard {
     int64_t step, events;
-    int     rank, phase, runs;
-    char    host[NAME];
+    int rank, phase, runs;
+    char host[NAME];
 } Laggard;
 
 static bool is_behind(const Laggard *a, const Laggard *b)
@@ -77,7 +77,10 @@ static void look(Watchdog *w, double now)
 static Laggard read_sign(const Watchdog *w, int i, double now)
 {
     Sign *s = &w->sign[i];
-    Laggard l = { .step = atomic_load(&s->step), .events = atomic_load(&s->events), .phase = atomic_load(&s->phase), .rank = s->rank,
+    Laggard l = { .step = atomic_load(&s->step),
+                  .events = atomic_load(&s->events),
+                  .phase = atomic_load(&s->phase),
+                  .rank = s->rank,
                   .runs = now - w->seen[i] < w->seconds / 2 };
     memcpy(l.host, s->host, sizeof l.host);
     return l;
@@ -107,7 +110,8 @@ static void read_reports(const Watchdog *w, int *speaker, Laggard *least)
         if (sscanf(entry->d_name, "stalled.%d", &rank) != 1) continue;
         snprintf(path, sizeof path, "%s/%s", w->folder, entry->d_name);
         FILE *file = fopen(path, "r");
-        bool whole = file && fscanf(file, "%d %d %d %" SCNd64 " %" SCNd64 " %63s", &l.rank, &l.runs, &l.phase, &l.step, &l.events, l.host) == 6;
+        bool whole = file && fscanf(file, "%d %d %d %" SCNd64 " %" SCNd64 " %63s", &l.rank, &l.runs, &l.phase, &l.step,
+                                    &l.events, l.host) == 6;
         if (file) fclose(file);
         if (whole && is_behind(&l, least)) *least = l;
         if (whole && rank < *speaker) *speaker = rank;
@@ -140,13 +144,18 @@ static void end_job(Watchdog *w, double silence)
             pause_seconds(grace);
             read_reports(w, &first, &least);
         }
-        const char *phase = least.phase >= 0 && least.phase < timer_count(w->timer) ? timer_names(w->timer)[least.phase] : "?";
+        const char *phase =
+            least.phase >= 0 && least.phase < timer_count(w->timer) ? timer_names(w->timer)[least.phase] : "?";
         if (first == me)
-            fprintf(stderr, "catdpo: rank %d on %s %s: for %.0f s nothing has moved since phase %s of step %" PRId64 "; the job ends. Look at that node "
-                    "(memory, disk, network); run.watchdog sets the patience\n", least.rank, least.host,
-                    least.runs ? "does not answer" : "does not run (stopped or lost)", silence, phase, least.step);
+            fprintf(stderr,
+                    "catdpo: rank %d on %s %s: for %.0f s nothing has moved since phase %s of step %" PRId64
+                    "; the job ends. Look at that node "
+                    "(memory, disk, network); run.watchdog sets the patience\n",
+                    least.rank, least.host, least.runs ? "does not answer" : "does not run (stopped or lost)", silence,
+                    phase, least.step);
         fflush(stderr);
-    } else pause_seconds(2 * grace);
+    } else
+        pause_seconds(2 * grace);
     pause_seconds(grace / 2); /* for the message to come through before a launcher ends everything */
     _exit(EXIT_FAULT);
 }
@@ -193,7 +202,8 @@ Watchdog *watchdog_start(const Timer *timer, double seconds, const char *folder,
     int unit, length;
     Sign *mine;
     char host[MPI_MAX_PROCESSOR_NAME + 1] = "";
-    CHECK_MPI(MPI_Win_allocate_shared(w->mine == 0 ? (MPI_Aint)sizeof(Sign) * w->ranks : 0, 1, MPI_INFO_NULL, w->node, &mine, &w->window));
+    CHECK_MPI(MPI_Win_allocate_shared(w->mine == 0 ? (MPI_Aint)sizeof(Sign) * w->ranks : 0, 1, MPI_INFO_NULL, w->node,
+                                      &mine, &w->window));
     CHECK_MPI(MPI_Win_shared_query(w->window, 0, &size, &unit, &w->sign));
     mine = &w->sign[w->mine];
     memset((void *)mine, 0, sizeof *mine);

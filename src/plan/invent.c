@@ -16,19 +16,25 @@ static const struct {
 bool shape_parse(Architecture *a, const char *text, Error *err)
 {
     for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
-        if (strcmp(text, presets[i].name) == 0)
-            return shape_parse(a, presets[i].shape, err);
-    *a = (Architecture){ .name = "llama", .max_positions = 131072, .norm_epsilon = 1e-5, .rope = { .theta = 500000, .factor = 1 } };
+        if (strcmp(text, presets[i].name) == 0) return shape_parse(a, presets[i].shape, err);
+    *a = (Architecture){
+        .name = "llama", .max_positions = 131072, .norm_epsilon = 1e-5, .rope = { .theta = 500000, .factor = 1 }
+    };
     int tied = 0;
-    struct { const char *name; int *value; } fields[] = { { "hidden", &a->hidden }, { "mlp", &a->mlp }, { "layers", &a->layers },
-        { "heads", &a->heads }, { "groups", &a->groups }, { "head", &a->head_dim }, { "vocab", &a->vocab }, { "tied", &tied } };
+    struct {
+        const char *name;
+        int *value;
+    } fields[] = { { "hidden", &a->hidden }, { "mlp", &a->mlp },       { "layers", &a->layers }, { "heads", &a->heads },
+                   { "groups", &a->groups }, { "head", &a->head_dim }, { "vocab", &a->vocab },   { "tied", &tied } };
     for (const char *at = text; *at;) {
         size_t length = strcspn(at, "="), i = 0;
         char *end = NULL;
-        while (i < sizeof fields / sizeof *fields && (strlen(fields[i].name) != length || strncmp(at, fields[i].name, length) != 0))
+        while (i < sizeof fields / sizeof *fields &&
+               (strlen(fields[i].name) != length || strncmp(at, fields[i].name, length) != 0))
             i++;
         long value = at[length] == '=' ? strtol(at + length + 1, &end, 10) : 0;
-        if (i == sizeof fields / sizeof *fields || !end || end == at + length + 1 || (*end && *end != ',') || value < 0 || value > 1 << 28)
+        if (i == sizeof fields / sizeof *fields || !end || end == at + length + 1 || (*end && *end != ',') ||
+            value < 0 || value > 1 << 28)
             return error_usage(err, "--model-size %s: not 1b, 8b, 70b or a list like %s", text, presets[0].shape);
         *fields[i].value = (int)value;
         at = *end ? end + 1 : end;
@@ -52,8 +58,7 @@ bool pairs_invent(Pairs *pairs, int64_t count, double tokens, double completion,
             int length = length_of(i, count, tokens / 2);
             both[side] += length < 2 ? 2 : length;
         }
-    if (!pairs_allocate(pairs, count, 1, both, MPI_COMM_NULL, err))
-        return false;
+    if (!pairs_allocate(pairs, count, 1, both, MPI_COMM_NULL, err)) return false;
     for (int side = 0; side < PAIR_SIDES; side++) {
         PairSide *s = &pairs->side[side];
         s->offsets[0] = 0;
@@ -63,14 +68,12 @@ bool pairs_invent(Pairs *pairs, int64_t count, double tokens, double completion,
             prompt = (int)(length * (1 - completion));
             s->prompt_length[i] = prompt < 1 ? 1 : prompt > length - 1 ? length - 1 : prompt;
             s->offsets[i + 1] = s->offsets[i] + length;
-            for (int t = 0; t < length; t++)
-                s->tokens[s->offsets[i] + t] = (int)((i * 31 + t * 7) % vocab);
+            for (int t = 0; t < length; t++) s->tokens[s->offsets[i] + t] = (int)((i * 31 + t * 7) % vocab);
             s->tokens[s->offsets[i] + s->prompt_length[i]] = side; /* the responses begin differently */
             pairs->longest = length > pairs->longest ? length : pairs->longest;
         }
     }
-    for (int64_t i = 0; i < count; i++)
-        pairs->category_mask[i] = 1;
+    for (int64_t i = 0; i < count; i++) pairs->category_mask[i] = 1;
     snprintf(pairs->category_name[0], CATEGORY_NAME, "all");
     pairs->vocab_size = vocab;
     return true;

@@ -12,27 +12,30 @@
 
 enum { ROUNDS = 4 };
 
-/* MPI_Init and the first messages; the process that plans has everything else loaded that a rank has. Measured with Open MPI 4. */
+/* MPI_Init and the first messages; the process that plans has everything else loaded that a rank has. Measured with
+ * Open MPI 4. */
 static const double MPI_BYTES = 17e6;
 
 static void fill(float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++)
-        x[i] = (float)(i % 17) / 17 - 0.5f;
+    for (int64_t i = 0; i < n; i++) x[i] = (float)(i % 17) / 17 - 0.5f;
 }
 
 /* Seconds of a score and head in attention, forward and backward, on one sequence. */
 static bool measure_attention(Machine *machine, const Architecture *a, Error *err)
 {
-    enum { TOKENS = 512, TILE_SCORES = 128 * (128 + 256 + 384 + 512) }; /* that attention.c computes for them, masked ones included */
+    enum {
+        TOKENS = 512,
+        TILE_SCORES = 128 * (128 + 256 + 384 + 512)
+    }; /* that attention.c computes for them, masked ones included */
     AttentionShape s = { 1, a->heads / a->groups, a->head_dim, a->norm_epsilon };
     Segment segment = { .length = TOKENS };
     Batch batch = { .width = TOKENS, .used = TOKENS, .segment_count = 1, .segment = &segment };
-    int64_t qkv = (int64_t)TOKENS * (s.per_group + 2) * s.head_dim, out = (int64_t)TOKENS * s.per_group * s.head_dim, lse = (int64_t)TOKENS *
-        s.per_group;
-    float *x = memory_allocate((2 * qkv + 2 * out + lse + attention_scratch(&s, TOKENS)) * (int64_t)sizeof(float), "a measurement", err);
-    if (!x)
-        return false;
+    int64_t qkv = (int64_t)TOKENS * (s.per_group + 2) * s.head_dim, out = (int64_t)TOKENS * s.per_group * s.head_dim,
+            lse = (int64_t)TOKENS * s.per_group;
+    float *x = memory_allocate((2 * qkv + 2 * out + lse + attention_scratch(&s, TOKENS)) * (int64_t)sizeof(float),
+                               "a measurement", err);
+    if (!x) return false;
     float *dx = x + qkv, *y = dx + qkv, *dy = y + out, *sums = dy + out, *scratch = sums + lse;
     fill(x, qkv);
     fill(dy, out);
@@ -54,9 +57,9 @@ static bool measure_mlp(Machine *machine, Error *err)
 {
     enum { FEATURES = 1024, TOKENS = 512 };
     Axis axis = axis_even(FEATURES, 1, 0);
-    float *x = memory_allocate(3LL * FEATURES * TOKENS * (int64_t)sizeof(float), "a measurement", err), *y = x + 2LL * FEATURES * TOKENS;
-    if (!x)
-        return false;
+    float *x = memory_allocate(3LL * FEATURES * TOKENS * (int64_t)sizeof(float), "a measurement", err),
+          *y = x + 2LL * FEATURES * TOKENS;
+    if (!x) return false;
     machine->mlp_forward = machine->mlp_backward = INFINITY;
     for (int round = 0; round < ROUNDS; round++) {
         fill(x, 2LL * FEATURES * TOKENS);
@@ -76,8 +79,7 @@ static bool measure_bandwidth(Machine *machine, Error *err)
 {
     enum { BYTES = 48 << 20 };
     char *x = memory_allocate(2LL * BYTES, "a measurement", err);
-    if (!x)
-        return false;
+    if (!x) return false;
     memset(x, 1, 2LL * BYTES);
     double least = INFINITY;
     for (int round = 0; round < ROUNDS; round++) {
@@ -102,7 +104,6 @@ bool machine_measure(Machine *machine, const Architecture *a, int threads, Error
     machine->attention_backward *= slower;
     machine->mlp_forward *= slower;
     machine->mlp_backward *= slower;
-    if (bandwidth > 0)
-        machine->memory_bandwidth = bandwidth;
+    if (bandwidth > 0) machine->memory_bandwidth = bandwidth;
     return true;
 }

@@ -9,7 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FLOAT_BYTES = 4, REPLICAS_LOOKED_AT = 8, SCALARS = 12, CATEGORY_NUMBERS = 6, IO_CALL = 16 << 20, IO_BUFFERS = 3 };
+enum {
+    FLOAT_BYTES = 4,
+    REPLICAS_LOOKED_AT = 8,
+    SCALARS = 12,
+    CATEGORY_NUMBERS = 6,
+    IO_CALL = 16 << 20,
+    IO_BUFFERS = 3
+};
 
 /* Part of sgemm's best rate that it has on panels of a logical block. */
 static const double PANEL_RATE = 0.88;
@@ -24,19 +31,19 @@ typedef struct Scene {
     Grid grid;
     Parameters parameters;
     Extent hidden, query, qkv, mlp, gate_up, vocab;
-    double local_heads;         /* of the process row that has most */
-    double workspace, kept;     /* most of any product */
+    double local_heads;     /* of the process row that has most */
+    double workspace, kept; /* most of any product */
     int width_most, chunk_most, reference_width, reference_chunk;
 } Scene;
 
 /* Sums over the passes of a replica. */
 typedef struct Work {
-    double flops, product_flops; /* all ranks of the grid: products and attention, products */
-    double bytes;               /* sent by all ranks of the grid */
-    double messages, exchange;  /* of a rank; seconds */
+    double flops, product_flops;                 /* all ranks of the grid: products and attention, products */
+    double bytes;                                /* sent by all ranks of the grid */
+    double messages, exchange;                   /* of a rank; seconds */
     double matmul, head, attention, elementwise; /* seconds */
     double width;
-    int    passes;
+    int passes;
 } Work;
 
 double plan_memory_total(const PlanMemory *m)
@@ -52,8 +59,7 @@ static double larger(double a, double b) { return a > b ? a : b; }
 static double exchange_seconds(const Scene *s, double bytes, double messages, int span)
 {
     const Machine *m = s->machine;
-    if (span <= m->ranks_per_node)
-        return bytes * NODE_COPIES / m->memory_bandwidth + messages * NODE_LATENCY;
+    if (span <= m->ranks_per_node) return bytes * NODE_COPIES / m->memory_bandwidth + messages * NODE_LATENCY;
     return bytes * m->ranks_per_node / m->node_bandwidth + messages * m->latency;
 }
 
@@ -63,8 +69,7 @@ static int grid_span(const Scene *s) { return s->shape.rows * s->shape.columns; 
 /* An Allreduce of `bytes` over `ranks`, by each of the `all` ranks of the grid. */
 static void add_allreduce(const Scene *s, Work *w, double bytes, int ranks, int span)
 {
-    if (ranks == 1)
-        return;
+    if (ranks == 1) return;
     double sent = 2 * bytes * (ranks - 1) / ranks, messages = 2 * ceil(log2(ranks));
     w->bytes += sent * grid_span(s);
     w->messages += messages;
@@ -73,7 +78,8 @@ static void add_allreduce(const Scene *s, Work *w, double bytes, int ranks, int 
 
 /* ---- products ---- */
 
-static void add_product(Scene *s, Work *w, double *seconds, double times, Transpose op_a, Transpose op_b, Extent m, Extent n, Extent k)
+static void add_product(Scene *s, Work *w, double *seconds, double times, Transpose op_a, Transpose op_b, Extent m,
+                        Extent n, Extent k)
 {
     ProductCost c = product_cost(op_a, op_b, m, n, k, s->shape.rows, s->shape.columns, (int)s->config->parallel.block);
     int ranks = grid_span(s);
@@ -93,8 +99,7 @@ static void add_layer_product(Scene *s, Work *w, Extent out, Extent in, Extent t
 {
     double layers = s->a->layers;
     add_product(s, w, &w->matmul, layers * (1 + again), PLAIN, PLAIN, out, tokens, in);
-    if (!backward)
-        return;
+    if (!backward) return;
     add_product(s, w, &w->matmul, layers, TRANSPOSED, PLAIN, in, tokens, out);
     add_product(s, w, &w->matmul, layers, PLAIN, TRANSPOSED, out, in, tokens);
 }
@@ -103,7 +108,8 @@ static void add_layer_product(Scene *s, Work *w, Extent out, Extent in, Extent t
 
 static Extent tokens_extent(const Scene *s, int width)
 {
-    return extent_make((int64_t)width * s->shape.columns, width > 0 ? width : 1, s->shape.rows, width > 0 ? width : 1, s->shape.columns);
+    return extent_make((int64_t)width * s->shape.columns, width > 0 ? width : 1, s->shape.rows, width > 0 ? width : 1,
+                       s->shape.columns);
 }
 
 static void add_head(Scene *s, Work *w, const Batch *batch, bool backward)
@@ -138,8 +144,7 @@ static void add_pass(Scene *s, Work *w, const Batch *batch, bool backward)
     const Machine *m = s->machine;
     bool again = backward && s->config->engine.recompute;
     double width = batch->width, layers = a->layers, used = 0;
-    for (int i = 0; i < batch->width * s->shape.columns; i++)
-        used += batch->token[i] >= 0;
+    for (int i = 0; i < batch->width * s->shape.columns; i++) used += batch->token[i] >= 0;
 
     Extent tokens = tokens_extent(s, batch->width);
     add_layer_product(s, w, s->qkv, s->hidden, tokens, again, backward);
@@ -152,11 +157,12 @@ static void add_pass(Scene *s, Work *w, const Batch *batch, bool backward)
     w->attention += scores * s->local_heads * (forward * m->attention_forward + gradient * m->attention_backward);
     w->flops += scores * a->heads * s->shape.columns * 2 * a->head_dim * (2 * forward + 5 * gradient);
     w->elementwise += width * s->mlp.over_rows * (layers * m->mlp_forward + gradient * m->mlp_backward) +
-                      width * FLOAT_BYTES * (layers * layer_traffic(s, backward) + 20 * s->hidden.over_rows * (1 + backward)) / m->memory_bandwidth;
+                      width * FLOAT_BYTES *
+                          (layers * layer_traffic(s, backward) + 20 * s->hidden.over_rows * (1 + backward)) /
+                          m->memory_bandwidth;
 
     double norms = 2 * forward + 1 + (backward ? 2 * layers + 1 : 0);
-    for (int i = 0; i < (int)norms; i++)
-        add_allreduce(s, w, width * 8, s->shape.rows, grid_span(s));
+    for (int i = 0; i < (int)norms; i++) add_allreduce(s, w, width * 8, s->shape.rows, grid_span(s));
     int ranks = grid_span(s);
     double embedded = used * a->hidden * FLOAT_BYTES * (1 - 1.0 / ranks) * (1 + backward);
     w->bytes += embedded;
@@ -172,17 +178,21 @@ static void add_pass(Scene *s, Work *w, const Batch *batch, bool backward)
 static void add_update(const Scene *s, StepCost *c, int categories)
 {
     int replicas = s->shape.replicas, ranks = replicas * grid_span(s);
-    double local = (double)s->parameters.local_floats * FLOAT_BYTES, vectors = (double)(s->parameters.local_floats - s->parameters.matrix_floats);
-    double shared = 2 * local * (replicas - 1) / replicas, pieces = 2 * (replicas - 1) * ceil(local / replicas / (REPLICA_PIECE * FLOAT_BYTES));
+    double local = (double)s->parameters.local_floats * FLOAT_BYTES,
+           vectors = (double)(s->parameters.local_floats - s->parameters.matrix_floats);
+    double shared = 2 * local * (replicas - 1) / replicas,
+           pieces = 2 * (replicas - 1) * ceil(local / replicas / (REPLICA_PIECE * FLOAT_BYTES));
     Work w = { 0 };
     add_allreduce(s, &w, vectors * FLOAT_BYTES, s->shape.columns, row_span(s));
     for (int i = 0; i < s->parameters.count; i++)
         if (s->parameters.tensor[i].everywhere)
             add_allreduce(s, &w, (double)s->parameters.tensor[i].local * FLOAT_BYTES, s->shape.rows, grid_span(s));
-    double control = (CATEGORY_NUMBERS * categories + SCALARS + 3) * 8.0 * 2 * (ranks - 1) / ranks, control_messages = 4 * ceil(log2(ranks));
+    double control = (CATEGORY_NUMBERS * categories + SCALARS + 3) * 8.0 * 2 * (ranks - 1) / ranks,
+           control_messages = 4 * ceil(log2(ranks));
     c->bytes += w.bytes / grid_span(s) + shared + control;
     c->messages += w.messages + pieces + control_messages;
-    c->exchange += w.exchange + exchange_seconds(s, shared, pieces, ranks) + exchange_seconds(s, control, control_messages, ranks);
+    c->exchange +=
+        w.exchange + exchange_seconds(s, shared, pieces, ranks) + exchange_seconds(s, control, control_messages, ranks);
     double owned = s->config->optimizer.shard ? local / replicas : local;
     double added = replicas > 1 ? 1.5 * local * (replicas - 1) / replicas : 0; /* the sums of gradients */
     c->optimizer = (7 * owned + local / replicas + added) / s->machine->memory_bandwidth;
@@ -229,8 +239,7 @@ static void add_step(Scene *s, StepCost *c, Batcher *b, const int64_t *pair, int
         products += w.product_flops * scale;
         width += w.width;
         passes += w.passes;
-        if (seconds > longest)
-            longest = seconds, slowest = w;
+        if (seconds > longest) longest = seconds, slowest = w;
     }
     for (int i = 0; i < count; i++)
         c->tokens += pairs_length(b->pairs, PAIR_CHOSEN, pair[i]) + pairs_length(b->pairs, PAIR_REJECTED, pair[i]);
@@ -251,13 +260,13 @@ static void add_step(Scene *s, StepCost *c, Batcher *b, const int64_t *pair, int
 static void look_at_reference(Scene *s, Batcher *b, int64_t *pair, int looked_at, double effort)
 {
     int per_group = b->limits.pairs;
-    int64_t count = b->pairs->count, groups = (count + per_group - 1) / per_group, seen = (int64_t)(effort / per_group / looked_at) + 1;
+    int64_t count = b->pairs->count, groups = (count + per_group - 1) / per_group,
+            seen = (int64_t)(effort / per_group / looked_at) + 1;
     seen = seen < groups ? seen : groups;
     for (int64_t k = 0; k < seen; k++) {
         int64_t first = k * groups / seen * per_group;
         int n = count - first < per_group ? (int)(count - first) : per_group;
-        for (int i = 0; i < n; i++)
-            pair[i] = first + i;
+        for (int i = 0; i < n; i++) pair[i] = first + i;
         for (int i = 0; i < looked_at; i++) {
             s->grid.replica = (int)((int64_t)i * s->shape.replicas / looked_at);
             batcher_plan(b, pair, n);
@@ -282,34 +291,53 @@ static PlanMemory memory_of(const Scene *s, const Pairs *pairs, const BatchLimit
 {
     const Architecture *a = s->a;
     double columns = s->shape.columns, ranks = grid_span(s);
-    TransformerLimits now = { s->width_most, s->chunk_most, limits->pairs, (int)pairs->longest, true, s->config->engine.recompute };
-    TransformerBytes step = transformer_bytes(a, &now, s->shape.replicas, s->shape.rows, s->shape.columns, s->config->optimizer.shard);
+    TransformerLimits now = { s->width_most,       s->chunk_most, limits->pairs,
+                              (int)pairs->longest, true,          s->config->engine.recompute };
+    TransformerBytes step =
+        transformer_bytes(a, &now, s->shape.replicas, s->shape.rows, s->shape.columns, s->config->optimizer.shard);
     now.max_width = s->reference_width;
     now.max_chunk = s->reference_chunk;
-    TransformerBytes reference = transformer_bytes(a, &now, s->shape.replicas, s->shape.rows, s->shape.columns, s->config->optimizer.shard);
-    double unused = FLOAT_BYTES * (s->reference_width * (s->qkv.over_rows + s->query.over_rows + 2 * s->hidden.over_rows) + /* backward only */
-                                   s->reference_chunk * s->hidden.over_rows);
+    TransformerBytes reference =
+        transformer_bytes(a, &now, s->shape.replicas, s->shape.rows, s->shape.columns, s->config->optimizer.shard);
+    double unused =
+        FLOAT_BYTES *
+        (s->reference_width * (s->qkv.over_rows + s->query.over_rows + 2 * s->hidden.over_rows) + /* backward only */
+         s->reference_chunk * s->hidden.over_rows);
     if ((double)(reference.activations + reference.logits) - unused > (double)(step.activations + step.logits))
         step.activations = reference.activations - (int64_t)unused, step.logits = reference.logits;
 
     double width = most(s->width_most, s->reference_width);
     double indices = FLOAT_BYTES * (2 * columns * width + 4 * width);
     double tables = FLOAT_BYTES * (double)(pairs->longest + 1) * a->head_dim + 16.0 * (double)pairs->count;
-    double pieces = s->shape.replicas > 1 ? FLOAT_BYTES * fmin(REPLICA_PIECE, (double)s->parameters.local_floats / s->shape.replicas) : 0;
-    double table = FLOAT_BYTES * (double)a->vocab * a->hidden; /* the largest tensor of a file, moved in calls of limited size */
-    double files = s->config->checkpoint.final || s->config->checkpoint.steps > 0 ? IO_BUFFERS * fmin(IO_CALL, table / ranks / s->shape.replicas) : 0;
-    return (PlanMemory){ (double)step.weights, (double)step.gradients, (double)step.moments, (double)step.activations, (double)step.logits,
-                         indices + tables + pieces + pairs_bytes(pairs), s->machine->library_bytes + larger(s->workspace, files) + s->kept };
+    double pieces = s->shape.replicas > 1
+                        ? FLOAT_BYTES * fmin(REPLICA_PIECE, (double)s->parameters.local_floats / s->shape.replicas)
+                        : 0;
+    double table =
+        FLOAT_BYTES * (double)a->vocab * a->hidden; /* the largest tensor of a file, moved in calls of limited size */
+    double files = s->config->checkpoint.final || s->config->checkpoint.steps > 0
+                       ? IO_BUFFERS * fmin(IO_CALL, table / ranks / s->shape.replicas)
+                       : 0;
+    return (PlanMemory){ (double)step.weights,
+                         (double)step.gradients,
+                         (double)step.moments,
+                         (double)step.activations,
+                         (double)step.logits,
+                         indices + tables + pieces + pairs_bytes(pairs),
+                         s->machine->library_bytes + larger(s->workspace, files) + s->kept };
 }
 
 /* ---- all together ---- */
 
-static bool scene_make(Scene *s, const Config *config, const Architecture *a, PlanShape shape, const Machine *machine, Error *err)
+static bool scene_make(Scene *s, const Config *config, const Architecture *a, PlanShape shape, const Machine *machine,
+                       Error *err)
 {
     int rows = shape.rows, columns = shape.columns, dim = a->head_dim, group = a->heads / a->groups;
-    *s = (Scene){ .config = config, .a = a, .machine = machine, .shape = shape,
+    *s = (Scene){ .config = config,
+                  .a = a,
+                  .machine = machine,
+                  .shape = shape,
                   .grid = { .replicas = shape.replicas, .rows = rows, .columns = columns } };
-#define EVEN(length, parts) (((length) + (parts) - 1) / (parts))
+#define EVEN(length, parts) (((length) + (parts)-1) / (parts))
     s->hidden = extent_make(a->hidden, EVEN(a->hidden, rows), rows, EVEN(a->hidden, columns), columns);
     s->query = extent_make((int64_t)a->heads * dim, group * dim, rows, EVEN(a->heads * dim, columns), columns);
     int qkv = (a->heads + 2 * a->groups) * dim;
@@ -324,17 +352,16 @@ static bool scene_make(Scene *s, const Config *config, const Architecture *a, Pl
 
 static void divide(StepCost *c, double steps)
 {
-    double *sums[] = { &c->tokens, &c->passes, &c->width, &c->flops, &c->product_flops, &c->bytes, &c->messages, &c->matmul, &c->head, &c->attention,
-                       &c->elementwise, &c->exchange };
-    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
-        *sums[i] /= steps;
+    double *sums[] = { &c->tokens,   &c->passes, &c->width, &c->flops,     &c->product_flops, &c->bytes,
+                       &c->messages, &c->matmul, &c->head,  &c->attention, &c->elementwise,   &c->exchange };
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) *sums[i] /= steps;
 }
 
-static bool look_at_run(Scene *s, StepCost *c, Sampler *sampler, Batcher *b, int64_t total_steps, double effort, Error *err)
+static bool look_at_run(Scene *s, StepCost *c, Sampler *sampler, Batcher *b, int64_t total_steps, double effort,
+                        Error *err)
 {
     int64_t *pair = malloc(sizeof *pair * (size_t)b->limits.pairs);
-    if (!pair)
-        return error_fault(err, "out of memory for a list of %d pairs", b->limits.pairs);
+    if (!pair) return error_fault(err, "out of memory for a list of %d pairs", b->limits.pairs);
     int replicas = s->shape.replicas;
     double whole = (double)total_steps * b->limits.pairs * replicas;
     int looked_at = whole <= effort || replicas < REPLICAS_LOOKED_AT ? replicas : REPLICAS_LOOKED_AT;
@@ -351,20 +378,24 @@ static bool look_at_run(Scene *s, StepCost *c, Sampler *sampler, Batcher *b, int
     return true;
 }
 
-bool step_cost(StepCost *cost, const Config *config, const Architecture *a, const Pairs *pairs, const BatchLimits *limits, PlanShape shape,
-               const Machine *machine, int64_t total_steps, double effort, Error *err)
+bool step_cost(StepCost *cost, const Config *config, const Architecture *a, const Pairs *pairs,
+               const BatchLimits *limits, PlanShape shape, const Machine *machine, int64_t total_steps, double effort,
+               Error *err)
 {
     Scene s;
     Sampler sampler = { 0 };
     Batcher batcher = { 0 };
     *cost = (StepCost){ 0 };
     bool ok = scene_make(&s, config, a, shape, machine, err) &&
-              sampler_create(&sampler, pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed, (int)config->batch.pairs, err) &&
-              batcher_create(&batcher, pairs, &s.grid, limits, err) && look_at_run(&s, cost, &sampler, &batcher, total_steps, effort, err);
+              sampler_create(&sampler, pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed,
+                             (int)config->batch.pairs, err) &&
+              batcher_create(&batcher, pairs, &s.grid, limits, err) &&
+              look_at_run(&s, cost, &sampler, &batcher, total_steps, effort, err);
     if (ok) {
         add_update(&s, cost, pairs->category_count);
         cost->width_most = s.width_most;
-        cost->seconds = cost->matmul + cost->head + cost->attention + cost->elementwise + cost->exchange + cost->optimizer;
+        cost->seconds =
+            cost->matmul + cost->head + cost->attention + cost->elementwise + cost->exchange + cost->optimizer;
         cost->memory = memory_of(&s, pairs, limits);
     }
     batcher_free(&batcher);

@@ -69,10 +69,10 @@ static bool write_architecture(H5File *f, const Architecture *a, Error *err)
         { "rope_low_freq_factor", a->rope.low_frequency_factor },
         { "rope_high_freq_factor", a->rope.high_frequency_factor },
     };
-    bool ok = h5_write_string(f, "/model", "architecture", a->name, err)
-              && h5_write_string(f, "/model", "rope_type", "llama3", err)
-              && h5_write_string(f, "/model", "tokenizer_digest", "t", err)
-              && h5_write_string(f, "/model", "weights_digest", "w", err);
+    bool ok = h5_write_string(f, "/model", "architecture", a->name, err) &&
+              h5_write_string(f, "/model", "rope_type", "llama3", err) &&
+              h5_write_string(f, "/model", "tokenizer_digest", "t", err) &&
+              h5_write_string(f, "/model", "weights_digest", "w", err);
     for (size_t i = 0; ok && i < sizeof integers / sizeof *integers; i++)
         ok = h5_write_int64(f, "/model", integers[i].name, integers[i].value, err);
     for (size_t i = 0; ok && i < sizeof reals / sizeof *reals; i++)
@@ -98,11 +98,11 @@ static void make_model(const char *path)
     fill(t.weights, t.parameters.local_floats);
     ShardedArray all = { t.weights, 0, t.parameters.local_floats };
     tensors_checksums(&t, &all, checksums);
-    fuzz_must(h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, MODEL_FORMAT, 1, &err)
-                  && h5_create_group(&f, "/model", &err) && write_architecture(&f, &tiny, &err)
-                  && tensors_create(&f, &t, "/model", checksums, &err)
-                  && h5_write_blobs(&f, "/tokenizer", &tokenizer, &err) && tensors_write(&f, &t, "/model", &all, &err)
-                  && h5_commit(&f, &err),
+    fuzz_must(h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, MODEL_FORMAT, 1, &err) &&
+                  h5_create_group(&f, "/model", &err) && write_architecture(&f, &tiny, &err) &&
+                  tensors_create(&f, &t, "/model", checksums, &err) &&
+                  h5_write_blobs(&f, "/tokenizer", &tokenizer, &err) && tensors_write(&f, &t, "/model", &all, &err) &&
+                  h5_commit(&f, &err),
               &err);
     transformer_free(&t);
 }
@@ -114,11 +114,11 @@ static void copy_model(const char *path)
     H5File from, to;
     char copy[FILE_PATH];
     if (h5_open(&from, path, MPI_COMM_SELF, &err)) {
-        fuzz_must(h5_create(&to, fuzz_path(copy, "copy.h5"), NULL, MPI_COMM_SELF, &err)
-                      && h5_create_group(&to, "/model", &err),
+        fuzz_must(h5_create(&to, fuzz_path(copy, "copy.h5"), NULL, MPI_COMM_SELF, &err) &&
+                      h5_create_group(&to, "/model", &err),
                   &err);
-        bool ok = h5_copy_attributes(&from, &to, "/model", &err) && h5_copy_group(&from, &to, "/tokenizer", &err)
-                  && h5_commit(&to, &err);
+        bool ok = h5_copy_attributes(&from, &to, "/model", &err) && h5_copy_group(&from, &to, "/tokenizer", &err) &&
+                  h5_commit(&to, &err);
         h5_close(&to);
         h5_close(&from);
         fuzz_verdict(ok, &err);
@@ -155,9 +155,9 @@ static void state_make(State *s)
     Error err = { 0 };
     Config config;
     const OptimizerSettings settings = { .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .shard = true };
-    fuzz_must(fuzz_transformer(&s->t, &tiny, &err)
-                  && optimizer_create(&s->optimizer, &s->t.parameters, fuzz_grid(), &settings, &err)
-                  && config_load(&config, NULL, 0, NULL, &err) && margin_create(&s->margins, &config, K, &err),
+    fuzz_must(fuzz_transformer(&s->t, &tiny, &err) &&
+                  optimizer_create(&s->optimizer, &s->t.parameters, fuzz_grid(), &settings, &err) &&
+                  config_load(&config, NULL, 0, NULL, &err) && margin_create(&s->margins, &config, K, &err),
               &err);
 }
 
@@ -202,8 +202,8 @@ static void go_on(State *s, const CheckpointHead *head)
     CHECK(head->step >= 0 && head->step < INT64_MAX && head->config);
     margin_update(&s->margins, counts, head->step + 1);
     for (int k = 0; k < K; k++)
-        CHECK(isfinite(s->margins.margin[k]) && s->margins.violation_rate[k] >= 0 && s->margins.violation_rate[k] <= 1
-              && s->margins.n[k] >= 0 && s->margins.violations[k] >= 0);
+        CHECK(isfinite(s->margins.margin[k]) && s->margins.violation_rate[k] >= 0 &&
+              s->margins.violation_rate[k] <= 1 && s->margins.n[k] >= 0 && s->margins.violations[k] >= 0);
     float *gradient = calloc((size_t)s->t.parameters.local_floats, sizeof *gradient);
     CHECK(gradient);
     optimizer_update(&s->optimizer, s->t.weights, gradient, 1e-6, 0);
@@ -241,19 +241,19 @@ static void make_pairs(const char *path)
                                      mask[2] = { N, K };
     static const int32_t token[9] = { 1, 2, 3, 1, 2, 7, 6, 5, 4 }, prompts[N] = { 1, 1, 2 };
     static const uint8_t member[N * K] = { 1, 0, 0, 1, 1, 1 }, ones[N] = { 1, 1, 1 };
-    bool ok = h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, "catdpo-pairs", 1, &err)
-              && h5_write_int64(&f, "/", "vocab_size", 8, &err) && h5_write_int64(&f, "/", "max_length", 0, &err)
-              && h5_write_string(&f, "/", "settings", "{}", &err)
-              && h5_write_strings(&f, "/categories/name", K, CATEGORY_NAME, categories[0], &err)
-              && h5_write_array(&f, "/categories/harm", DATA_UINT8, 1, &k, harm, &err);
+    bool ok = h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, "catdpo-pairs", 1, &err) &&
+              h5_write_int64(&f, "/", "vocab_size", 8, &err) && h5_write_int64(&f, "/", "max_length", 0, &err) &&
+              h5_write_string(&f, "/", "settings", "{}", &err) &&
+              h5_write_strings(&f, "/categories/name", K, CATEGORY_NAME, categories[0], &err) &&
+              h5_write_array(&f, "/categories/harm", DATA_UINT8, 1, &k, harm, &err);
     for (int i = 0; ok && i < 3; i++) ok = h5_write_string(&f, "/", digests[i], "sha", &err);
     for (int i = 0; ok && i < 2; i++) {
         char name[3][64];
         snprintf(name[0], 64, "%s/offsets", sides[i]), snprintf(name[1], 64, "%s/tokens", sides[i]),
             snprintf(name[2], 64, "%s/prompt_length", sides[i]);
-        ok = h5_write_array(&f, name[0], DATA_INT64, 1, &bounds, offsets, &err)
-             && h5_write_array(&f, name[1], DATA_INT32, 1, &tokens, token, &err)
-             && h5_write_array(&f, name[2], DATA_INT32, 1, &rows, prompts, &err);
+        ok = h5_write_array(&f, name[0], DATA_INT64, 1, &bounds, offsets, &err) &&
+             h5_write_array(&f, name[1], DATA_INT32, 1, &tokens, token, &err) &&
+             h5_write_array(&f, name[2], DATA_INT32, 1, &rows, prompts, &err);
     }
     ok = ok && h5_write_array(&f, "/train/category_mask", DATA_UINT8, 2, mask, member, &err);
     for (int i = 0; ok && i < 3; i++) {
@@ -273,8 +273,8 @@ static void use_pairs(const Pairs *pairs)
         for (int k = 0; k < pairs->category_count; k++) members += pairs_categories(pairs, i)[k];
         CHECK(members >= 1 && members <= pairs->category_count && pairs->margin_applies[i] <= 1);
         for (int side = 0; side < PAIR_SIDES; side++) {
-            CHECK(pairs_prompt(pairs, side, i) >= 1 && pairs_completion(pairs, side, i) >= 1
-                  && pairs_length(pairs, side, i) <= pairs->longest);
+            CHECK(pairs_prompt(pairs, side, i) >= 1 && pairs_completion(pairs, side, i) >= 1 &&
+                  pairs_length(pairs, side, i) <= pairs->longest);
             for (int t = 0; t < pairs_length(pairs, side, i); t++)
                 CHECK(pairs_tokens(pairs, side, i)[t] >= 0 && pairs_tokens(pairs, side, i)[t] < pairs->vocab_size);
         }

@@ -86,8 +86,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 static bool is_ours(const void *address, const Dl_info *info)
 {
     Dl_info self;
-    return dladdr((const void *)LLVMFuzzerInitialize, &self) && self.dli_fbase == info->dli_fbase
-           && address >= (const void *)LLVMFuzzerInitialize;
+    return dladdr((const void *)LLVMFuzzerInitialize, &self) && self.dli_fbase == info->dli_fbase &&
+           address >= (const void *)LLVMFuzzerInitialize;
 }
 
 /* Was libhdf5 at work, with nothing but the C library and the sanitizers above it? */
@@ -139,9 +139,12 @@ static void edit(Recipe *r, const Valid *v, uint8_t *bytes)
     uint64_t number = recipe_number(r);
     size_t width = (size_t)1 << kind % 4;
     if (at + width > v->size) at = v->size - width;
-    if (kind & 64) bytes[at] ^= (uint8_t)(1 << kind / 4 % 8);
-    else if (kind & 128) bytes[at] = (uint8_t)(bytes[at] + number);
-    else memcpy(bytes + at, &number, width);
+    if (kind & 64)
+        bytes[at] ^= (uint8_t)(1 << kind / 4 % 8);
+    else if (kind & 128)
+        bytes[at] = (uint8_t)(bytes[at] + number);
+    else
+        memcpy(bytes + at, &number, width);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -163,8 +166,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (choice >= 250) length = v->sealed * (size_t)(choice - 249) / 8;
     fuzz_write(fuzz_path(path, "spoilt.h5"), bytes, length);
     int status = fuzz_child(read_file, &(Reading){ format, path });
-    if (status == IN_HDF5) hdf5_died++;
-    else if (status == 0) read_files++;
+    if (status == IN_HDF5)
+        hdf5_died++;
+    else if (status == 0)
+        read_files++;
     else {
         fuzz_write(path, bytes, length); /* the child may have written to it */
         format_read(format, path);       /* which should die of it, with a report */

@@ -271,10 +271,12 @@ static void *recipe_values(Recipe *r, hid_t type, hid_t space)
     uint8_t *values = malloc((size_t)points * size);
     CHECK(values);
     H5T_class_t class = H5Tget_class(type);
-    bool plain = class == H5T_INTEGER || class == H5T_FLOAT || class == H5T_BITFIELD || class == H5T_OPAQUE
-                 || class == H5T_TIME || (class == H5T_STRING && H5Tis_variable_str(type) == 0);
-    if (plain) recipe_fill(r, values, (size_t)points * size);
-    else memset(values, 0, (size_t)points * size); /* no pointers from the recipe */
+    bool plain = class == H5T_INTEGER || class == H5T_FLOAT || class == H5T_BITFIELD || class == H5T_OPAQUE ||
+                 class == H5T_TIME || (class == H5T_STRING && H5Tis_variable_str(type) == 0);
+    if (plain)
+        recipe_fill(r, values, (size_t)points * size);
+    else
+        memset(values, 0, (size_t)points * size); /* no pointers from the recipe */
     for (hssize_t i = 0; !plain && class == H5T_STRING && i < points; i++) ((const char **)values)[i] = "variable";
     return values;
 }
@@ -332,8 +334,8 @@ static void poke_dataset(Recipe *r, hid_t file, const char *name)
     hid_t type = H5Dget_type(set), space = H5Dget_space(set);
     hssize_t points = H5Sget_simple_extent_npoints(space);
     size_t size = H5Tget_size(type);
-    bool plain = H5Tget_class(type) == H5T_INTEGER || H5Tget_class(type) == H5T_FLOAT
-                 || (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0);
+    bool plain = H5Tget_class(type) == H5T_INTEGER || H5Tget_class(type) == H5T_FLOAT ||
+                 (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0);
     if (plain && points > 0 && is_small(type, space, VALUE_MOST)) {
         uint8_t *values = calloc((size_t)points, size);
         CHECK(values);
@@ -360,8 +362,8 @@ static void resize_dataset(Recipe *r, hid_t file, const char *name)
     H5Pget_alloc_time(list, &when);
     /* HDF5 goes over all chunks that shrinking cuts off, whether they are there or not, and makes all that growing adds
      * early */
-    bool quick = is_small(type, space, ATTRIBUTE_MOST)
-                 && (when != H5D_ALLOC_TIME_EARLY || is_small(type, wanted, ATTRIBUTE_MOST));
+    bool quick = is_small(type, space, ATTRIBUTE_MOST) &&
+                 (when != H5D_ALLOC_TIME_EARLY || is_small(type, wanted, ATTRIBUTE_MOST));
     if (wanted >= 0 && quick) H5Dset_extent(set, dims);
     if (wanted >= 0) H5Sclose(wanted);
     H5Pclose(list), H5Tclose(type), H5Sclose(space), H5Dclose(set);
@@ -402,8 +404,10 @@ static void add_members(Recipe *r, hid_t file, const char *name)
         hid_t group = H5Iget_type(object) == H5I_GROUP && length % 2
                           ? H5Gcreate2(object, path, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT)
                           : -1;
-        if (group >= 0) H5Gclose(group);
-        else put_attribute(r, object, path);
+        if (group >= 0)
+            H5Gclose(group);
+        else
+            put_attribute(r, object, path);
     }
     H5Oclose(object);
 }
@@ -418,8 +422,10 @@ static void step(Recipe *r, const Places *p)
     if (*attribute && kind % 8 < 6) {
         hid_t id = H5Oopen(p->file, object, H5P_DEFAULT);
         if (id < 0) return;
-        if (kind % 8 == 0) H5Adelete(id, attribute);
-        else put_attribute(r, id, attribute);
+        if (kind % 8 == 0)
+            H5Adelete(id, attribute);
+        else
+            put_attribute(r, id, attribute);
         H5Oclose(id);
         return;
     }

@@ -1,8 +1,10 @@
-/* Counts what a program sends through MPI, at MPI's profiling layer: linked into a test, or loaded before a program's own libraries
- * (LD_PRELOAD). With CATDPO_COUNT set, MPI_Finalize writes one line a rank into the file "$CATDPO_COUNT.<rank>": bytes and messages.
+/* Counts what a program sends through MPI, at MPI's profiling layer: linked into a test, or loaded before a program's
+ * own libraries (LD_PRELOAD). With CATDPO_COUNT set, MPI_Finalize writes one line a rank into the file
+ * "$CATDPO_COUNT.<rank>": bytes and messages.
  *
- * Bytes are those that leave a rank for another one. What a collective really sends is the MPI library's choice; it is counted as the least
- * that any algorithm needs: a broadcast or reduction over P ranks P - 1 times its size in all, an Allreduce twice that.
+ * Bytes are those that leave a rank for another one. What a collective really sends is the MPI library's choice; it is
+ * counted as the least that any algorithm needs: a broadcast or reduction over P ranks P - 1 times its size in all, an
+ * Allreduce twice that.
  */
 #include "count_messages.h"
 
@@ -37,8 +39,7 @@ static int rank_of(MPI_Comm comm)
 
 static void count_to(int destination, double bytes, MPI_Comm comm)
 {
-    if (destination == MPI_PROC_NULL || destination == rank_of(comm))
-        return;
+    if (destination == MPI_PROC_NULL || destination == rank_of(comm)) return;
     sent += bytes;
     calls++;
 }
@@ -69,8 +70,8 @@ int MPI_Isend(const void *data, int count, MPI_Datatype type, int to, int tag, M
     return PMPI_Isend(data, count, type, to, tag, comm, request);
 }
 
-int MPI_Sendrecv(const void *out, int out_count, MPI_Datatype out_type, int to, int out_tag, void *in, int in_count, MPI_Datatype in_type,
-                 int from, int in_tag, MPI_Comm comm, MPI_Status *status)
+int MPI_Sendrecv(const void *out, int out_count, MPI_Datatype out_type, int to, int out_tag, void *in, int in_count,
+                 MPI_Datatype in_type, int from, int in_tag, MPI_Comm comm, MPI_Status *status)
 {
     count_to(to, size_of(out_count, out_type), comm);
     return PMPI_Sendrecv(out, out_count, out_type, to, out_tag, in, in_count, in_type, from, in_tag, comm, status);
@@ -97,18 +98,18 @@ int MPI_Allreduce(const void *out, void *in, int count, MPI_Datatype type, MPI_O
     return PMPI_Allreduce(out, in, count, type, op, comm);
 }
 
-int MPI_Allgather(const void *out, int out_count, MPI_Datatype out_type, void *in, int in_count, MPI_Datatype in_type, MPI_Comm comm)
+int MPI_Allgather(const void *out, int out_count, MPI_Datatype out_type, void *in, int in_count, MPI_Datatype in_type,
+                  MPI_Comm comm)
 {
     count_all(size_of(in_count, in_type) * (ranks_of(comm) - 1));
     return PMPI_Allgather(out, out_count, out_type, in, in_count, in_type, comm);
 }
 
-int MPI_Alltoallv(const void *out, const int *out_counts, const int *out_at, MPI_Datatype out_type, void *in, const int *in_counts,
-                  const int *in_at, MPI_Datatype in_type, MPI_Comm comm)
+int MPI_Alltoallv(const void *out, const int *out_counts, const int *out_at, MPI_Datatype out_type, void *in,
+                  const int *in_counts, const int *in_at, MPI_Datatype in_type, MPI_Comm comm)
 {
     for (int rank = 0; rank < ranks_of(comm); rank++)
-        if (out_counts[rank] > 0)
-            count_to(rank, size_of(out_counts[rank], out_type), comm);
+        if (out_counts[rank] > 0) count_to(rank, size_of(out_counts[rank], out_type), comm);
     return PMPI_Alltoallv(out, out_counts, out_at, out_type, in, in_counts, in_at, in_type, comm);
 }
 

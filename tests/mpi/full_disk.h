@@ -1,5 +1,6 @@
-/* A disk that is full from a chosen call on, or fails once: the system's calls are replaced here by ones that fail on request, for files that
- * are being written (".tmp"). Included by one test program each, which exports its symbols so that the libraries find these first. */
+/* A disk that is full from a chosen call on, or fails once: the system's calls are replaced here by ones that fail on
+ * request, for files that are being written (".tmp"). Included by one test program each, which exports its symbols so
+ * that the libraries find these first. */
 #ifndef CATDPO_TEST_FULL_DISK_H
 #define CATDPO_TEST_FULL_DISK_H
 
@@ -18,10 +19,10 @@
 
 static struct {
     bool armed;
-    long left, seen;   /* calls until it is full; calls on the file so far */
-    bool sticky;       /* stays full, or fails once */
-    bool unsynced;     /* something was written that is not on the disk yet */
-    bool unlisted;     /* renamed, and the folder not synced */
+    long left, seen; /* calls until it is full; calls on the file so far */
+    bool sticky;     /* stays full, or fails once */
+    bool unsynced;   /* something was written that is not on the disk yet */
+    bool unlisted;   /* renamed, and the folder not synced */
 } disk;
 
 /* Is the descriptor the .tmp file that is being written? */

@@ -12,7 +12,7 @@
 
 typedef struct Scratch {
     char folder[256];
-    char path[512];     /* the last answer of scratch_file */
+    char path[512]; /* the last answer of scratch_file */
 } Scratch;
 
 static inline int world_rank(void)

@@ -1,5 +1,6 @@
-/* Promises: a checkpoint brings back weights, moments and margins exactly, with moments shared out or not; a disk that is full at any of its
- * writes, on any rank, is one agreed error, and the checkpoints that were there before are as they were. */
+/* Promises: a checkpoint brings back weights, moments and margins exactly, with moments shared out or not; a disk that
+ * is full at any of its writes, on any rank, is one agreed error, and the checkpoints that were there before are as
+ * they were. */
 #define _GNU_SOURCE
 #include "catdpo/checkpoint.h"
 #include "catdpo/phase.h"
@@ -13,12 +14,12 @@ static const char names[CATEGORIES][CATEGORY_NAME] = { "violence", "fraud" };
 
 /* A tiny model in training. */
 typedef struct State {
-    Grid        grid;
-    Timer       *timer;
+    Grid grid;
+    Timer *timer;
     Transformer model;
-    Optimizer   optimizer;
+    Optimizer optimizer;
     MarginState margins;
-    char        source[512];
+    char source[512];
 } State;
 
 static void open_state(State *s, int replicas, int rows, int columns, bool shard)
@@ -62,9 +63,12 @@ static void check_state(const State *s)
 {
     const Optimizer *o = &s->optimizer;
     for (int64_t i = o->first; i < o->end; i++)
-        CHECK(o->m[i - o->first] == 0.5f * s->model.weights[i] && o->v[i - o->first] == s->model.weights[i] * s->model.weights[i]);
-    CHECK(o->updates == 7 && s->margins.margin[0] == 0 && s->margins.margin[1] == 2.5 && s->margins.violation_rate[0] == 0.125);
-    CHECK(s->margins.n[1] == 9 && s->margins.violations[1] == 5 && s->margins.pending[CATEGORIES] == 1 && s->margins.last_update == 6);
+        CHECK(o->m[i - o->first] == 0.5f * s->model.weights[i] &&
+              o->v[i - o->first] == s->model.weights[i] * s->model.weights[i]);
+    CHECK(o->updates == 7 && s->margins.margin[0] == 0 && s->margins.margin[1] == 2.5 &&
+          s->margins.violation_rate[0] == 0.125);
+    CHECK(s->margins.n[1] == 9 && s->margins.violations[1] == 5 && s->margins.pending[CATEGORIES] == 1 &&
+          s->margins.last_update == 6);
 }
 
 static void close_state(State *s)
@@ -78,9 +82,21 @@ static void close_state(State *s)
 
 static bool write_step(const State *s, const char *path, int64_t step, Error *err)
 {
-    const CheckpointInfo info = { .step = step, .total_steps = 10, .num_tokens = 100, .seed = 42, .heldout_worst = NAN, .sampling = "uniform",
-                                  .config = "run: { seed = 42; };\n", .version = "test", .layout = "1x1x1", .data_digest = "d", .tokenizer_digest = "t",
-                                  .template_digest = "m", .start_digest = "s", .reference_digest = "r", .category_name = names };
+    const CheckpointInfo info = { .step = step,
+                                  .total_steps = 10,
+                                  .num_tokens = 100,
+                                  .seed = 42,
+                                  .heldout_worst = NAN,
+                                  .sampling = "uniform",
+                                  .config = "run: { seed = 42; };\n",
+                                  .version = "test",
+                                  .layout = "1x1x1",
+                                  .data_digest = "d",
+                                  .tokenizer_digest = "t",
+                                  .template_digest = "m",
+                                  .start_digest = "s",
+                                  .reference_digest = "r",
+                                  .category_name = names };
     return checkpoint_write(path, s->source, &s->model, &s->optimizer, &s->margins, &info, err);
 }
 
@@ -121,7 +137,8 @@ static void test_layouts(Scratch *scratch)
 
 /* ---- a full disk at each write ---------------------------------------------------------------------------------- */
 
-/* Calls 0, 1, 2, ... fail on the ranks [first, last] until none is left to fail; the one before it and another file stay. */
+/* Calls 0, 1, 2, ... fail on the ranks [first, last] until none is left to fail; the one before it and another file
+ * stay. */
 static void test_full(Scratch *scratch, int first, int last)
 {
     char before[512], path[512];
@@ -146,7 +163,8 @@ static void test_full(Scratch *scratch, int first, int last)
         CHECK(ok == !full && scratch_count(scratch) == files && H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) == 0);
         if (!ok) CHECK(full_disk.exit_status == EXIT_FAULT && strstr(full_disk.message, "step-2.h5"));
         CHECK(step_of(before) == 1 && step_of(path) == (ok ? 3 : 2));
-        if (!ok && at % 16 == 0) CHECK(checkpoint_load(path, &s.model, &s.optimizer, &s.margins, names, &err)); /* whole */
+        if (!ok && at % 16 == 0)
+            CHECK(checkpoint_load(path, &s.model, &s.optimizer, &s.margins, names, &err)); /* whole */
         through = ok;
     }
     if (rank == 0) printf("ranks %d-%d: a checkpoint refused at each of its %ld writes\n", first, last, at - 1);

@@ -9,16 +9,17 @@ int main(int argc, char **argv)
     int rank;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
 
-    char *good[] = {"margin.eta=0.25", "run.dir=somewhere"}, *other[] = {"margin.eta=0.75"}, *bad[] = {"margin.etta=1"};
+    char *good[] = { "margin.eta=0.25", "run.dir=somewhere" }, *other[] = { "margin.eta=0.75" },
+         *bad[] = { "margin.etta=1" };
     Config config;
-    Error err = {0};
+    Error err = { 0 };
     CHECK(config_load_all(&config, NULL, rank == 0 ? 2 : 1, rank == 0 ? good : other, MPI_COMM_WORLD, &err));
     CHECK(config.margin.eta == 0.25 && strcmp(config.run.dir, "somewhere") == 0);
 
     CHECK(!config_load_all(&config, NULL, 1, rank == 0 ? bad : good, MPI_COMM_WORLD, &err));
     CHECK(err.exit_status == EXIT_USAGE && strstr(err.message, "margin.etta"));
 
-    Error absent = {0};
+    Error absent = { 0 };
     CHECK(!config_load_all(&config, "no such file.cfg", 0, NULL, MPI_COMM_WORLD, &absent));
     CHECK(absent.exit_status == EXIT_USAGE && strstr(absent.message, "no such file.cfg"));
     MPI_Finalize();

@@ -1,5 +1,5 @@
-/* Promises: what is written is read back, on any distribution, in one call or in many; the bytes in a file do not depend on the
- * distribution; a commit is all or nothing and leaves no .tmp; no HDF5 object stays open. */
+/* Promises: what is written is read back, on any distribution, in one call or in many; the bytes in a file do not
+ * depend on the distribution; a commit is all or nothing and leaves no .tmp; no HDF5 object stays open. */
 #include "catdpo/checksum.h"
 #include "catdpo/h5.h"
 #include "scratch.h"
@@ -7,10 +7,7 @@
 #include <math.h>
 #include <sys/stat.h>
 
-static void check_nothing_open(void)
-{
-    CHECK(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) == 0);
-}
+static void check_nothing_open(void) { CHECK(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) == 0); }
 
 static bool exists(const char *path)
 {
@@ -33,12 +30,14 @@ static void test_values(Scratch *scratch, MPI_Comm comm)
     CHECK(h5_create(&file, path, NULL, comm, &err) && h5_write_format(&file, "catdpo-test", 1, &err));
     CHECK(h5_write_int64(&file, "/", "count", INT64_MIN, &err) && h5_write_uint64(&file, "/", "sum", UINT64_MAX, &err));
     CHECK(h5_write_double(&file, "/", "beta", 0.1, &err) && h5_write_string(&file, "/", "name", "first", &err));
-    CHECK(h5_write_string(&file, "/", "name", "second, longer", &err) && h5_write_string(&file, "/", "empty", "", &err));
+    CHECK(h5_write_string(&file, "/", "name", "second, longer", &err) &&
+          h5_write_string(&file, "/", "empty", "", &err));
     CHECK(h5_write_string(&file, "/", "long", text, &err));
     CHECK(h5_write_array(&file, "/deep/er/numbers", DATA_INT64, 3, dims, numbers, &err));
     CHECK(h5_write_array(&file, "/nothing", DATA_INT32, 1, none, NULL, &err));
     CHECK(h5_write_strings(&file, "/names", 3, 8, names[0], &err) && h5_write_text(&file, "/config", "a = 1;\n", &err));
-    CHECK(h5_describe(&file, "/deep/er/numbers", "nat", "what it is", &err) && h5_make_scale(&file, "/names", "category", &err));
+    CHECK(h5_describe(&file, "/deep/er/numbers", "nat", "what it is", &err) &&
+          h5_make_scale(&file, "/names", "category", &err));
     CHECK(h5_label_axis(&file, "/deep/er/numbers", 1, "category", "/names", &err));
     CHECK(!exists(path));
     CHECK(h5_commit(&file, &err) && exists(path));
@@ -57,7 +56,8 @@ static void test_values(Scratch *scratch, MPI_Comm comm)
     CHECK(h5_read_string(&file, "/", "empty", name, sizeof name, &err) && strcmp(name, "") == 0);
     CHECK(h5_read_text(&file, "/", "long", 1 << 20, &long_text, &err) && strcmp(long_text, text) == 0);
     CHECK(h5_expect(&file, "/deep/er/numbers", DATA_INT64, 3, wanted, &err) && memcmp(wanted, dims, sizeof dims) == 0);
-    CHECK(h5_read_array(&file, "/deep/er/numbers", DATA_INT64, 3, dims, found, &err) && memcmp(found, numbers, sizeof found) == 0);
+    CHECK(h5_read_array(&file, "/deep/er/numbers", DATA_INT64, 3, dims, found, &err) &&
+          memcmp(found, numbers, sizeof found) == 0);
     CHECK(h5_read_array(&file, "/nothing", DATA_INT32, 1, none, found, &err));
     CHECK(h5_count_strings(&file, "/names", 1, 3, &count, &err) && count == 3);
     CHECK(h5_read_strings(&file, "/names", 3, 8, read_names[0], &err) && memcmp(read_names, names, sizeof names) == 0);
@@ -73,14 +73,11 @@ static void test_values(Scratch *scratch, MPI_Comm comm)
 }
 
 /* Element (i, j) of a matrix whose memory is this rank's column-major part. */
-static float element(int64_t i, int64_t j)
-{
-    return (float)(i * 1000 + j);
-}
+static float element(int64_t i, int64_t j) { return (float)(i * 1000 + j); }
 
 /* One matrix on every grid of the world, calls of every size: the same dataset and checksum. */
-static void test_matrix(Scratch *scratch, int grid_rows, int grid_columns, int rows, int columns, int block, int64_t call_bytes,
-                        bool collective)
+static void test_matrix(Scratch *scratch, int grid_rows, int grid_columns, int rows, int columns, int block,
+                        int64_t call_bytes, bool collective)
 {
     const char *path = scratch_file(scratch, "matrix.h5");
     Error err = { 0 };
@@ -91,19 +88,22 @@ static void test_matrix(Scratch *scratch, int grid_rows, int grid_columns, int r
     int stride = row.local + 3;
     float *local = calloc(stride * (size_t)(column.local + 1), sizeof *local);
     for (int j = 0; j < column.local; j++)
-        for (int i = 0; i < row.local; i++) local[i + j * stride] = element(axis_global(&row, i), axis_global(&column, j));
+        for (int i = 0; i < row.local; i++)
+            local[i + j * stride] = element(axis_global(&row, i), axis_global(&column, j));
     Slab slab = active ? slab_matrix(&row, &column, stride) : slab_none();
     CHECK(slab_count(&slab) == (active ? (int64_t)row.local * column.local : 0));
 
     const int64_t dims[2] = { rows, columns };
-    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/model/w", DATA_FLOAT32, 2, dims, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) &&
+          h5_create_dataset(&file, "/model/w", DATA_FLOAT32, 2, dims, &err));
     uint64_t sum = checksum_slab(&slab, DATA_FLOAT32, local);
     checksum_sum(1, &sum, MPI_COMM_WORLD);
     CHECK(h5_write_uint64(&file, "/model/w", "checksum", sum, &err));
     file.call_bytes = call_bytes, file.collective = collective;
     CHECK(h5_write_slab(&file, "/model/w", DATA_FLOAT32, &slab, local, &err) && h5_commit(&file, &err));
 
-    float *whole = calloc((size_t)rows * columns, sizeof *whole), *again = calloc(stride * (size_t)(column.local + 1), sizeof *again);
+    float *whole = calloc((size_t)rows * columns, sizeof *whole),
+          *again = calloc(stride * (size_t)(column.local + 1), sizeof *again);
     uint64_t stored;
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err));
     CHECK(h5_read_array(&file, "/model/w", DATA_FLOAT32, 2, dims, whole, &err));
@@ -138,21 +138,24 @@ static void test_fused(Scratch *scratch)
     int stride = (row.local / BLOCK + 1) * FUSED;
     float *local = calloc(stride * COLUMNS, sizeof *local), *again = calloc(stride * COLUMNS, sizeof *again);
     for (int j = 0; j < COLUMNS; j++)
-        for (int i = 0; i < row.local; i++) local[i / BLOCK * FUSED + AT + i % BLOCK + j * stride] = element(axis_global(&row, i), j);
+        for (int i = 0; i < row.local; i++)
+            local[i / BLOCK * FUSED + AT + i % BLOCK + j * stride] = element(axis_global(&row, i), j);
     Slab slab = slab_matrix(&row, &column, stride);
     slab.axis[0].block_step = FUSED;
     const int64_t dims[2] = { ROWS, COLUMNS };
     float whole[ROWS * COLUMNS];
     uint64_t sum = checksum_slab(&slab, DATA_FLOAT32, local + AT);
     checksum_sum(1, &sum, MPI_COMM_WORLD);
-    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/w", DATA_FLOAT32, 2, dims, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) &&
+          h5_create_dataset(&file, "/w", DATA_FLOAT32, 2, dims, &err));
     file.call_bytes = 50;
     CHECK(h5_write_slab(&file, "/w", DATA_FLOAT32, &slab, local + AT, &err) && h5_commit(&file, &err));
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) && h5_read_array(&file, "/w", DATA_FLOAT32, 2, dims, whole, &err));
     for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < COLUMNS; j++) CHECK(whole[i * COLUMNS + j] == element(i, j));
     CHECK(sum == checksum_words(whole, ROWS * COLUMNS, 0, 1));
-    CHECK(h5_read_slab(&file, "/w", DATA_FLOAT32, &slab, again + AT, &err) && memcmp(local, again, stride * COLUMNS * sizeof *local) == 0);
+    CHECK(h5_read_slab(&file, "/w", DATA_FLOAT32, &slab, again + AT, &err) &&
+          memcmp(local, again, stride * COLUMNS * sizeof *local) == 0);
     h5_close(&file);
     free(local);
     free(again);
@@ -178,7 +181,8 @@ static void test_rows(Scratch *scratch, DataType type, int axes, int64_t call_by
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) && h5_read_array(&file, "/x", type, axes, dims, found, &err));
     CHECK(memcmp(all, found, dims[0] * row) == 0);
     memset(found, 0, dims[0] * row);
-    CHECK(h5_read_slab(&file, "/x", type, &slab, found, &err) && memcmp(all + first * row, found, (last - first) * row) == 0);
+    CHECK(h5_read_slab(&file, "/x", type, &slab, found, &err) &&
+          memcmp(all + first * row, found, (last - first) * row) == 0);
     h5_close(&file);
     free(all);
     free(found);
@@ -206,7 +210,8 @@ static void test_permuted(Scratch *scratch)
     if (world_rank() != 0) slab = slab_none();
     uint64_t sum = checksum_slab(&slab, DATA_FLOAT64, memory);
     checksum_sum(1, &sum, MPI_COMM_WORLD);
-    CHECK(h5_create(&file, scratch_file(scratch, "p.h5"), NULL, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/x", DATA_FLOAT64, 4, dims, &err));
+    CHECK(h5_create(&file, scratch_file(scratch, "p.h5"), NULL, MPI_COMM_WORLD, &err) &&
+          h5_create_dataset(&file, "/x", DATA_FLOAT64, 4, dims, &err));
     file.call_bytes = 8 * B * C * D;
     CHECK(h5_write_slab(&file, "/x", DATA_FLOAT64, &slab, memory, &err) && h5_commit(&file, &err));
     CHECK(h5_open(&file, scratch_file(scratch, "p.h5"), MPI_COMM_WORLD, &err));
@@ -228,7 +233,8 @@ static void test_patch(Scratch *scratch)
     Slab whole = world_rank() == 0 ? slab_rows(2, dims, 0, 6) : slab_none(), column = slab_rows(2, dims, 1, 3);
     column.axis[1].first = 2, column.axis[1].block = 1, column.axis[0].step = 1;
     if (world_rank() != world_size() - 1) column = slab_none();
-    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_create_dataset(&file, "/x", DATA_INT32, 2, dims, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) &&
+          h5_create_dataset(&file, "/x", DATA_INT32, 2, dims, &err));
     CHECK(h5_write_slab(&file, "/x", DATA_INT32, &whole, values, &err));
     CHECK(h5_write_slab(&file, "/x", DATA_INT32, &column, ones, &err) && h5_commit(&file, &err));
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) && h5_read_array(&file, "/x", DATA_INT32, 2, dims, found, &err));
@@ -243,12 +249,14 @@ static void test_extendible(Scratch *scratch)
     H5File file;
     int size = world_size(), rank = world_rank();
     int64_t dims[2] = { 0, size }, chunk[2] = { 4, 1 };
-    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_create_extendible(&file, "/x", DATA_FLOAT64, 2, 2, dims, chunk, 0, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) &&
+          h5_create_extendible(&file, "/x", DATA_FLOAT64, 2, 2, dims, chunk, 0, &err));
     CHECK(h5_create_extendible(&file, "/n", DATA_INT64, 2, 1, dims, chunk, -1, &err) && h5_commit(&file, &err));
-    for (int64_t rows = 0; rows < 9; rows += 3) {  /* three rows at a time, each rank its column; /n is not filled in */
+    for (int64_t rows = 0; rows < 9; rows += 3) { /* three rows at a time, each rank its column; /n is not filled in */
         double mine[3] = { rows + rank, rows + 1 + rank, rows + 2 + rank };
         dims[0] = rows + 3;
-        CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_resize(&file, "/x", 2, dims, &err) && h5_resize(&file, "/n", 2, dims, &err));
+        CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_resize(&file, "/x", 2, dims, &err) &&
+              h5_resize(&file, "/n", 2, dims, &err));
         Slab slab = slab_rows(2, dims, rows, 3);
         slab.axis[1].first = rank, slab.axis[1].block = 1;
         slab.axis[0].step = 1;
@@ -263,7 +271,7 @@ static void test_extendible(Scratch *scratch)
         for (int r = 0; r < size; r++) CHECK(found[i * size + r] == i + r && unfilled[i * size + r] == -1);
     dims[0] = 5;
     CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_resize(&file, "/x", 2, dims, &err));
-    dims[0] = 7;  /* what was cut off does not come back */
+    dims[0] = 7; /* what was cut off does not come back */
     CHECK(h5_resize(&file, "/x", 2, dims, &err) && h5_delete(&file, "/n", &err) && h5_commit(&file, &err));
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) && h5_read_array(&file, "/x", DATA_FLOAT64, 2, dims, found, &err));
     for (int i = 0; i < 7 * size; i++) CHECK(i < 5 * size ? found[i] == i / size + i % size : isnan(found[i]));
@@ -279,7 +287,8 @@ static void test_atomic(Scratch *scratch)
     Error err = { 0 };
     H5File file;
     int64_t value;
-    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_int64(&file, "/", "value", 1, &err) && h5_commit(&file, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_int64(&file, "/", "value", 1, &err) &&
+          h5_commit(&file, &err));
     int before = scratch_count(scratch);
 
     CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_int64(&file, "/", "value", 2, &err));
@@ -302,7 +311,10 @@ static void test_blobs(Scratch *scratch)
 {
     Error err = { 0 };
     H5File from, to;
-    Blobs blobs = { .count = 3, .member = { { "chat_template.jinja", 0, NULL }, { "tokenizer.json", 300, NULL }, { "\xc3\xa9.txt", 1, NULL } } };
+    Blobs blobs = {
+        .count = 3,
+        .member = { { "chat_template.jinja", 0, NULL }, { "tokenizer.json", 300, NULL }, { "\xc3\xa9.txt", 1, NULL } }
+    };
     uint8_t bytes[300];
     for (int i = 0; i < 300; i++) bytes[i] = (uint8_t)i;
     blobs.member[1].bytes = blobs.member[2].bytes = bytes;
@@ -313,8 +325,10 @@ static void test_blobs(Scratch *scratch)
     CHECK(h5_copy_group(&from, &to, "/tokenizer", &err) && h5_commit(&to, &err));
     h5_close(&from);
     Blobs found;
-    CHECK(h5_open(&to, scratch_file(scratch, "to.h5"), MPI_COMM_WORLD, &err) && h5_read_blobs(&to, "/tokenizer", &found, &err));
-    CHECK(found.count == 3 && found.member[0].size == 0 && found.member[1].size == 300 && strcmp(found.member[2].name, "\xc3\xa9.txt") == 0);
+    CHECK(h5_open(&to, scratch_file(scratch, "to.h5"), MPI_COMM_WORLD, &err) &&
+          h5_read_blobs(&to, "/tokenizer", &found, &err));
+    CHECK(found.count == 3 && found.member[0].size == 0 && found.member[1].size == 300 &&
+          strcmp(found.member[2].name, "\xc3\xa9.txt") == 0);
     CHECK(world_rank() == 0 ? memcmp(found.member[1].bytes, bytes, 300) == 0 : !found.member[1].bytes);
     blobs_free(&found);
     h5_close(&to);
@@ -334,7 +348,7 @@ int main(int argc, char **argv)
             test_matrix(&scratch, rows, columns, 37, 23, 4, 64 << 20, collective);
             test_matrix(&scratch, rows, columns, 37, 23, 4, 300, collective);
             test_matrix(&scratch, rows, columns, 64, 48, 16, 1, collective);
-            test_matrix(&scratch, rows, columns, 2, 90, 1, 64, collective);  /* process rows without data */
+            test_matrix(&scratch, rows, columns, 2, 90, 1, 64, collective); /* process rows without data */
         }
     }
     test_fused(&scratch);

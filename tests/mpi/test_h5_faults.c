@@ -1,12 +1,13 @@
-/* Promise: a full disk at any write of a file is one agreed error; the earlier file is as it was, no .tmp is left, nothing hangs and
- * no HDF5 object stays open. */
+/* Promise: a full disk at any write of a file is one agreed error; the earlier file is as it was, no .tmp is left,
+ * nothing hangs and no HDF5 object stays open. */
 #define _GNU_SOURCE
 #include "catdpo/checksum.h"
 #include "catdpo/h5.h"
 #include "full_disk.h"
 #include "scratch.h"
 
-/* ---- the writing -------------------------------------------------------------------------------------------------- */
+/* ---- the writing --------------------------------------------------------------------------------------------------
+ */
 
 static bool write_new(const char *path, Error *err)
 {
@@ -16,11 +17,13 @@ static bool write_new(const char *path, Error *err)
     for (int i = 0; i < dims[0] * row; i++) values[i] = (float)(i + 1);
     H5File file;
     Slab slab = slab_rows(2, dims, rank * dims[0] / size, (rank + 1) * dims[0] / size - rank * dims[0] / size);
-    bool ok = h5_create(&file, path, NULL, MPI_COMM_WORLD, err) && h5_write_format(&file, "catdpo-test", 1, err)
-           && h5_write_array(&file, "/small", DATA_FLOAT32, 1, &row, values, err)
-           && h5_create_dataset(&file, "/large", DATA_FLOAT32, 2, dims, err) && h5_write_int64(&file, "/", "value", 2, err);
+    bool ok = h5_create(&file, path, NULL, MPI_COMM_WORLD, err) && h5_write_format(&file, "catdpo-test", 1, err) &&
+              h5_write_array(&file, "/small", DATA_FLOAT32, 1, &row, values, err) &&
+              h5_create_dataset(&file, "/large", DATA_FLOAT32, 2, dims, err) &&
+              h5_write_int64(&file, "/", "value", 2, err);
     file.call_bytes = 20000;
-    ok = ok && h5_write_slab(&file, "/large", DATA_FLOAT32, &slab, values + rank * dims[0] / size * row, err) && h5_commit(&file, err);
+    ok = ok && h5_write_slab(&file, "/large", DATA_FLOAT32, &slab, values + rank * dims[0] / size * row, err) &&
+         h5_commit(&file, err);
     h5_close(&file);
     free(values);
     return ok;
@@ -32,8 +35,8 @@ static bool write_small(const char *path, Error *err)
     const int64_t dims[1] = { 1000 };
     double values[1000] = { 0 };
     H5File file;
-    bool ok = h5_create(&file, path, NULL, MPI_COMM_WORLD, err) && h5_write_int64(&file, "/", "value", 2, err)
-           && h5_write_array(&file, "/small", DATA_FLOAT64, 1, dims, values, err) && h5_commit(&file, err);
+    bool ok = h5_create(&file, path, NULL, MPI_COMM_WORLD, err) && h5_write_int64(&file, "/", "value", 2, err) &&
+              h5_write_array(&file, "/small", DATA_FLOAT64, 1, dims, values, err) && h5_commit(&file, err);
     h5_close(&file);
     return ok;
 }
@@ -45,9 +48,9 @@ static bool append(const char *path, Error *err)
     for (int i = 0; i < dims[0]; i++) values[i] = i + 1;
     H5File file;
     Slab slab = world_rank() == 0 ? slab_rows(1, dims, 0, dims[0]) : slab_none();
-    bool ok = h5_modify(&file, path, NULL, MPI_COMM_WORLD, err) && h5_resize(&file, "/grows", 1, dims, err)
-           && h5_write_int64(&file, "/", "value", 2, err) && h5_write_slab(&file, "/grows", DATA_FLOAT64, &slab, values, err)
-           && h5_commit(&file, err);
+    bool ok = h5_modify(&file, path, NULL, MPI_COMM_WORLD, err) && h5_resize(&file, "/grows", 1, dims, err) &&
+              h5_write_int64(&file, "/", "value", 2, err) &&
+              h5_write_slab(&file, "/grows", DATA_FLOAT64, &slab, values, err) && h5_commit(&file, err);
     h5_close(&file);
     free(values);
     return ok;
@@ -100,14 +103,17 @@ static void test_full(Scratch *scratch, bool (*writing)(const char *, Error *), 
         CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &full, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD));
         CHECK(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) == 0);
         CHECK(scratch_count(scratch) == 1);
-        CHECK(ok == !full || (ok && !sticky));  /* a single failure may have been made good by trying again */
+        CHECK(ok == !full || (ok && !sticky)); /* a single failure may have been made good by trying again */
         if (!ok) CHECK(err.exit_status == EXIT_FAULT && strstr(err.message, "file.h5"));
-        if (!ok && rank == 0 && getenv("VERBOSE")) printf("call %ld on ranks %d-%d: %s\n", at, first, last, err.message);
+        if (!ok && rank == 0 && getenv("VERBOSE"))
+            printf("call %ld on ranks %d-%d: %s\n", at, first, last, err.message);
         CHECK(value_of(path) == (ok ? 2 : 1));
         failures += !ok;
         through = !full;
     }
-    if (world_rank() == 0) printf("ranks %d-%d, %s: %ld calls, %ld failures\n", first, last, sticky ? "stays full" : "fails once", at - 1, failures);
+    if (world_rank() == 0)
+        printf("ranks %d-%d, %s: %ld calls, %ld failures\n", first, last, sticky ? "stays full" : "fails once", at - 1,
+               failures);
     CHECK(failures > 0);
 }
 

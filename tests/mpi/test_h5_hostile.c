@@ -1,12 +1,14 @@
-/* Promise: a file that is missing, truncated, foreign or made to mislead is refused with one message, the same on all ranks; nothing is
- * allocated from a size it claims, no link, filter or other file is followed, and no HDF5 object stays open. */
+/* Promise: a file that is missing, truncated, foreign or made to mislead is refused with one message, the same on all
+ * ranks; nothing is allocated from a size it claims, no link, filter or other file is followed, and no HDF5 object
+ * stays open. */
 #include "catdpo/h5.h"
 #include "scratch.h"
 
 #include <math.h>
 #include <sys/stat.h>
 
-/* ---- tools -------------------------------------------------------------------------------------------------------- */
+/* ---- tools --------------------------------------------------------------------------------------------------------
+ */
 
 static void check_refused(bool ok, const Error *err, const char *words)
 {
@@ -19,10 +21,7 @@ static void check_refused(bool ok, const Error *err, const char *words)
     CHECK(!strchr(err->message, '\n'));
 }
 
-static void check_nothing_open(void)
-{
-    CHECK(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) == 0);
-}
+static void check_nothing_open(void) { CHECK(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) == 0); }
 
 static void write_bytes(const char *path, const void *bytes, size_t size)
 {
@@ -56,7 +55,8 @@ static void add_attribute(hid_t where, const char *name, hid_t type, hid_t space
     H5Aclose(attribute);
 }
 
-static void add_dataset(hid_t file, const char *name, hid_t type, int axes, const hsize_t dims[], hid_t creation, const void *values)
+static void add_dataset(hid_t file, const char *name, hid_t type, int axes, const hsize_t dims[], hid_t creation,
+                        const void *values)
 {
     if (file < 0) return;
     hid_t space = axes > 0 ? H5Screate_simple(axes, dims, NULL) : H5Screate(H5S_SCALAR);
@@ -73,7 +73,8 @@ static hid_t text_of(size_t size)
     return type;
 }
 
-/* ---- files that are not what they should be ------------------------------------------------------------------------ */
+/* ---- files that are not what they should be ------------------------------------------------------------------------
+ */
 
 static void refuse_open(const char *path, const char *words)
 {
@@ -118,7 +119,7 @@ static void test_truncated(Scratch *scratch)
     FILE *in = fopen(path, "rb");
     CHECK(in && fread(bytes, 1, status.st_size, in) == (size_t)status.st_size);
     fclose(in);
-    for (long size = 0; size < status.st_size; size += size < 200 ? 7 : 501) {  /* every cut is noticed when opening */
+    for (long size = 0; size < status.st_size; size += size < 200 ? 7 : 501) { /* every cut is noticed when opening */
         write_bytes(cut, bytes, size);
         err = (Error){ 0 };
         check_refused(h5_open(&file, cut, MPI_COMM_WORLD, &err), &err, "cut.h5");
@@ -135,20 +136,25 @@ static void test_foreign(Scratch *scratch)
     H5File file;
     end(begin(path));
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err));
-    check_refused(h5_check_format(&file, "catdpo-pairs", 1, &err), &err, "not a catdpo-pairs file: an HDF5 file of another program");
+    check_refused(h5_check_format(&file, "catdpo-pairs", 1, &err), &err,
+                  "not a catdpo-pairs file: an HDF5 file of another program");
     h5_close(&file);
 
     err = (Error){ 0 };
-    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-model", 2, &err) && h5_commit(&file, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-model", 2, &err) &&
+          h5_commit(&file, &err));
     CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err));
-    check_refused(h5_check_format(&file, "catdpo-pairs", 1, &err), &err, "is a catdpo-model file; a catdpo-pairs file is needed");
+    check_refused(h5_check_format(&file, "catdpo-pairs", 1, &err), &err,
+                  "is a catdpo-model file; a catdpo-pairs file is needed");
     err = (Error){ 0 };
-    check_refused(h5_check_format(&file, "catdpo-model", 1, &err), &err, "format version 2; this program reads up to 1");
+    check_refused(h5_check_format(&file, "catdpo-model", 1, &err), &err,
+                  "format version 2; this program reads up to 1");
     h5_close(&file);
     check_nothing_open();
 }
 
-/* ---- attributes ----------------------------------------------------------------------------------------------------- */
+/* ---- attributes -----------------------------------------------------------------------------------------------------
+ */
 
 static void test_attributes(Scratch *scratch)
 {
@@ -158,7 +164,8 @@ static void test_attributes(Scratch *scratch)
     double bad = NAN;
     const char *variable = "variable";
     hsize_t two = 2;
-    hid_t file = begin(path), scalar = H5Screate(H5S_SCALAR), null = H5Screate(H5S_NULL), simple = H5Screate_simple(1, &two, NULL);
+    hid_t file = begin(path), scalar = H5Screate(H5S_SCALAR), null = H5Screate(H5S_NULL),
+          simple = H5Screate_simple(1, &two, NULL);
     hid_t eight = text_of(8), vlen = text_of(H5T_VARIABLE);
     add_attribute(file, "one", H5T_STD_I64LE, scalar, &one);
     add_attribute(file, "pair", H5T_STD_I64LE, simple, pair);
@@ -172,14 +179,24 @@ static void test_attributes(Scratch *scratch)
     add_attribute(file, "variable", vlen, scalar, &variable);
     end(file);
 
-    static const struct { const char *name, *words; } integers[] = {
-        { "missing", "has no attribute \"missing\"" }, { "pair", "not a scalar" }, { "narrow", "not of type int64" },
-        { "unsigned", "not of type int64" }, { "nothing", "not a scalar" }, { "nan", "not of type int64" }, { "text", "not of type int64" },
+    static const struct {
+        const char *name, *words;
+    } integers[] = {
+        { "missing", "has no attribute \"missing\"" },
+        { "pair", "not a scalar" },
+        { "narrow", "not of type int64" },
+        { "unsigned", "not of type int64" },
+        { "nothing", "not a scalar" },
+        { "nan", "not of type int64" },
+        { "text", "not of type int64" },
         { "one", "must be in [2, 3]" },
     };
-    static const struct { const char *name, *words; } texts[] = {
-        { "text", "longer than 7 bytes" }, { "latin", "not UTF-8" }, { "escape", "not UTF-8" }, { "variable", "variable-length" },
-        { "one", "is not text" }, { "nothing", "not a scalar" }, { "missing", "has no attribute" },
+    static const struct {
+        const char *name, *words;
+    } texts[] = {
+        { "text", "longer than 7 bytes" }, { "latin", "not UTF-8" }, { "escape", "not UTF-8" },
+        { "variable", "variable-length" }, { "one", "is not text" }, { "nothing", "not a scalar" },
+        { "missing", "has no attribute" },
     };
     Error err = { 0 };
     H5File in;
@@ -209,16 +226,19 @@ static void test_attributes(Scratch *scratch)
     check_nothing_open();
 }
 
-/* ---- datasets ------------------------------------------------------------------------------------------------------- */
+/* ---- datasets -------------------------------------------------------------------------------------------------------
+ */
 
 static void make_datasets(const char *path)
 {
-    const hsize_t four = 4, huge = (hsize_t)1 << 40, grid[2] = { 2, 2 }, five[5] = { 1, 1, 1, 1, 1 }, over[3] = { (hsize_t)1 << 31, (hsize_t)1 << 31, 4 };
+    const hsize_t four = 4, huge = (hsize_t)1 << 40, grid[2] = { 2, 2 }, five[5] = { 1, 1, 1, 1, 1 },
+                  over[3] = { (hsize_t)1 << 31, (hsize_t)1 << 31, 4 };
     const int32_t numbers[4] = { 1, 2, 3, 4 };
     const char *words[4] = { "a", "b", "c", "d" };
     hid_t file = begin(path), vlen = text_of(H5T_VARIABLE), plain = H5P_DEFAULT;
     if (file >= 0) {
-        hid_t chunked = H5Pcreate(H5P_DATASET_CREATE), filtered, external = H5Pcreate(H5P_DATASET_CREATE), late = H5Pcreate(H5P_DATASET_CREATE);
+        hid_t chunked = H5Pcreate(H5P_DATASET_CREATE), filtered, external = H5Pcreate(H5P_DATASET_CREATE),
+              late = H5Pcreate(H5P_DATASET_CREATE);
         hid_t boolean = H5Tenum_create(H5T_STD_I8LE);
         hid_t links = H5Pcreate(H5P_LINK_CREATE);
         int8_t no = 0, yes = 1, flags[4] = { 0, 1, 1, 0 };
@@ -231,7 +251,8 @@ static void make_datasets(const char *path)
         H5Pset_external(external, "/etc/hostname", 0, 16);
         H5Pset_chunk(late, 3, (hsize_t[]){ 1, 1, 1 });
         add_dataset(file, "plain", H5T_STD_I32LE, 1, &four, plain, numbers);
-        add_dataset(file, "big_endian", H5T_STD_I32BE, 1, &four, plain, (int32_t[]){ 1 << 24, 2 << 24, 3 << 24, 4 << 24 });
+        add_dataset(file, "big_endian", H5T_STD_I32BE, 1, &four, plain,
+                    (int32_t[]){ 1 << 24, 2 << 24, 3 << 24, 4 << 24 });
         add_dataset(file, "chunked", H5T_STD_I32LE, 1, &four, chunked, numbers);
         add_dataset(file, "unsigned", H5T_STD_U32LE, 1, &four, plain, numbers);
         add_dataset(file, "short", H5T_STD_I16LE, 1, &four, plain, numbers);
@@ -264,14 +285,28 @@ static void test_datasets(Scratch *scratch)
     char path[512];
     strcpy(path, scratch_file(scratch, "datasets.h5"));
     make_datasets(path);
-    static const struct { const char *name, *words; } cases[] = {
-        { "/missing", "has no /missing" }, { "/unsigned", "not of type int32" }, { "/short", "not of type int32" },
-        { "/float", "not of type int32" }, { "/boolean", "not of type int32" }, { "/variable", "not of type int32" },
-        { "/grid", "has 2 axes; the shape [any] is needed" }, { "/five", "has 5 axes" }, { "/scalar", "has 0 axes" },
-        { "/unwritten", "not written completely" }, { "/huge", "more than the whole file" },
-        { "/filtered", "compressed, virtual or stored in another file" }, { "/external", "compressed, virtual or stored in another file" },
-        { "/group", "is not a dataset" }, { "/soft", "soft or external link" }, { "/loop", "soft or external link" },
-        { "/elsewhere", "soft or external link" }, { "/elsewhere/x", "soft or external link" }, { "/plain/x", "/plain/x" },
+    static const struct {
+        const char *name, *words;
+    } cases[] = {
+        { "/missing", "has no /missing" },
+        { "/unsigned", "not of type int32" },
+        { "/short", "not of type int32" },
+        { "/float", "not of type int32" },
+        { "/boolean", "not of type int32" },
+        { "/variable", "not of type int32" },
+        { "/grid", "has 2 axes; the shape [any] is needed" },
+        { "/five", "has 5 axes" },
+        { "/scalar", "has 0 axes" },
+        { "/unwritten", "not written completely" },
+        { "/huge", "more than the whole file" },
+        { "/filtered", "compressed, virtual or stored in another file" },
+        { "/external", "compressed, virtual or stored in another file" },
+        { "/group", "is not a dataset" },
+        { "/soft", "soft or external link" },
+        { "/loop", "soft or external link" },
+        { "/elsewhere", "soft or external link" },
+        { "/elsewhere/x", "soft or external link" },
+        { "/plain/x", "/plain/x" },
     };
     Error err = { 0 };
     H5File file;
@@ -296,7 +331,8 @@ static void test_datasets(Scratch *scratch)
     err = (Error){ 0 };
     check_refused(h5_expect(&file, "/over", DATA_INT32, 3, over, &err), &err, "more than the whole file");
     err = (Error){ 0 };
-    check_refused(h5_read_array(&file, "/plain", DATA_INT32, 1, &five, values, &err), &err, "has the shape [4]; [5] is needed");
+    check_refused(h5_read_array(&file, "/plain", DATA_INT32, 1, &five, values, &err), &err,
+                  "has the shape [4]; [5] is needed");
     err = (Error){ 0 };
     check_refused(h5_count_strings(&file, "/variable", 1, 4, &count, &err), &err, "not of type fixed-length text");
     err = (Error){ 0 };
@@ -305,7 +341,8 @@ static void test_datasets(Scratch *scratch)
     check_nothing_open();
 }
 
-/* ---- groups of byte datasets ------------------------------------------------------------------------------------------ */
+/* ---- groups of byte datasets
+ * ------------------------------------------------------------------------------------------ */
 
 static void test_blobs(Scratch *scratch)
 {
@@ -334,9 +371,12 @@ static void test_blobs(Scratch *scratch)
         for (int i = 0; i < 5; i++) H5Gclose(group[i]);
     }
     end(file);
-    static const struct { const char *name, *words; } cases[] = {
+    static const struct {
+        const char *name, *words;
+    } cases[] = {
         { "/g0", "more than 32 members" }, { "/g1", "not of type uint8" }, { "/g2", "soft or external link" },
-        { "/g3", "impossible name" }, { "/g4", "is not a dataset" }, { "/g0/m0", "not a group" }, { "/g9", "has no /g9" },
+        { "/g3", "impossible name" },      { "/g4", "is not a dataset" },  { "/g0/m0", "not a group" },
+        { "/g9", "has no /g9" },
     };
     Error err = { 0 };
     H5File in;
@@ -350,7 +390,8 @@ static void test_blobs(Scratch *scratch)
     check_nothing_open();
 }
 
-/* ---- any byte of a file -------------------------------------------------------------------------------------------------- */
+/* ---- any byte of a file
+ * -------------------------------------------------------------------------------------------------- */
 
 /* Read all that a small file holds. */
 static bool read_all(const char *path, Error *err)
@@ -359,16 +400,18 @@ static bool read_all(const char *path, Error *err)
     int64_t integer, dims[2] = { 3, 5 };
     int32_t numbers[15];
     char text[64], names[3][8];
-    bool ok = h5_open(&file, path, MPI_COMM_WORLD, err) && h5_check_format(&file, "catdpo-test", 1, err)
-           && h5_read_int64(&file, "/", "value", 5, 5, &integer, err) && h5_read_string(&file, "/", "name", text, sizeof text, err)
-           && h5_read_strings(&file, "/names", 3, 8, names[0], err) && h5_read_array(&file, "/group/x", DATA_INT32, 2, dims, numbers, err);
+    bool ok = h5_open(&file, path, MPI_COMM_WORLD, err) && h5_check_format(&file, "catdpo-test", 1, err) &&
+              h5_read_int64(&file, "/", "value", 5, 5, &integer, err) &&
+              h5_read_string(&file, "/", "name", text, sizeof text, err) &&
+              h5_read_strings(&file, "/names", 3, 8, names[0], err) &&
+              h5_read_array(&file, "/group/x", DATA_INT32, 2, dims, numbers, err);
     h5_close(&file);
     if (ok) CHECK(integer == 5 && strcmp(text, "five") == 0);
     return ok;
 }
 
-/* One flipped bit at a time, in every byte of a file whose datasets are all part of its layout: refused, never a crash, a hang or an
- * open object. */
+/* One flipped bit at a time, in every byte of a file whose datasets are all part of its layout: refused, never a crash,
+ * a hang or an open object. */
 static void test_flips(Scratch *scratch)
 {
     char path[512], bad[512];
@@ -381,7 +424,8 @@ static void test_flips(Scratch *scratch)
     const char names[3][8] = { "a", "b", "c" };
     CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-test", 1, &err));
     CHECK(h5_write_int64(&file, "/", "value", 5, &err) && h5_write_string(&file, "/", "name", "five", &err));
-    CHECK(h5_write_strings(&file, "/names", 3, 8, names[0], &err) && h5_write_array(&file, "/group/x", DATA_INT32, 2, dims, numbers, &err));
+    CHECK(h5_write_strings(&file, "/names", 3, 8, names[0], &err) &&
+          h5_write_array(&file, "/group/x", DATA_INT32, 2, dims, numbers, &err));
     CHECK(h5_commit(&file, &err) && read_all(path, &err));
     struct stat status;
     CHECK(stat(path, &status) == 0);
@@ -402,7 +446,8 @@ static void test_flips(Scratch *scratch)
         accepted += ok;
     }
     free(bytes);
-    if (world_rank() == 0) printf("%ld bytes: %ld flips refused, %ld not seen\n", (long)status.st_size, refused, accepted);
+    if (world_rank() == 0)
+        printf("%ld bytes: %ld flips refused, %ld not seen\n", (long)status.st_size, refused, accepted);
     CHECK(accepted == 0);
 }
 

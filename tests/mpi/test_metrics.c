@@ -1,6 +1,6 @@
-/* Promises: every row arrives, each rank's partial counts at its place, the largest time of any rank; the file under its final
- * name is complete after every flush and as before after a failed one; a run continues after any step, with other ranks and pairs a
- * step too; each column has the checksum of its values; labels, scales and units are there. */
+/* Promises: every row arrives, each rank's partial counts at its place, the largest time of any rank; the file under
+ * its final name is complete after every flush and as before after a failed one; a run continues after any step, with
+ * other ranks and pairs a step too; each column has the checksum of its values; labels, scales and units are there. */
 #include "catdpo/checksum.h"
 #include "catdpo/h5.h"
 #include "catdpo/metrics.h"
@@ -18,10 +18,26 @@ static const char *const phases[P] = { "forward", "backward" };
 
 static MetricsInfo make_info(int64_t pairs, int64_t capacity)
 {
-    return (MetricsInfo){ .run = "test", .grid = "1x2x1", .version = "v", .mpi = "mpi", .blas = "blas", .hosts = "a b", .started = "2026-01-01T00:00:00Z",
-                          .data_digest = "d", .weights_digest = "w", .tokenizer_digest = "t", .settings = "s", .config = "a = 1;\n",
-                          .category_count = K, .category_name = categories, .category_harm = harm, .pairs_per_step = pairs,
-                          .phase_count = P, .phase_name = phases, .partial_unit = 0.5, .capacity = capacity };
+    return (MetricsInfo){ .run = "test",
+                          .grid = "1x2x1",
+                          .version = "v",
+                          .mpi = "mpi",
+                          .blas = "blas",
+                          .hosts = "a b",
+                          .started = "2026-01-01T00:00:00Z",
+                          .data_digest = "d",
+                          .weights_digest = "w",
+                          .tokenizer_digest = "t",
+                          .settings = "s",
+                          .config = "a = 1;\n",
+                          .category_count = K,
+                          .category_name = categories,
+                          .category_harm = harm,
+                          .pairs_per_step = pairs,
+                          .phase_count = P,
+                          .phase_name = phases,
+                          .partial_unit = 0.5,
+                          .capacity = capacity };
 }
 
 /* What a step holds, as a function of the step, so that the reader can tell. */
@@ -30,17 +46,43 @@ static void append(Metrics *m, int64_t step, int64_t pairs, int rank)
     double margin[K], rate[K], violations[K], rewards[K], accuracy[K], loss[K], seconds[P];
     int64_t n[K], all[K], partial_n[K], partial_violations[K], index[MOST_PAIRS];
     for (int k = 0; k < K; k++) {
-        margin[k] = step + k / 10.0, rate[k] = 1.0 / (step + k), violations[k] = step * 0.5, rewards[k] = -step, accuracy[k] = NAN, loss[k] = k;
-        n[k] = step * 10 + k, all[k] = step * 20 + k, partial_n[k] = step * 100 + rank * 10 + k, partial_violations[k] = -step * 100 - rank * 10 - k - 2;
+        margin[k] = step + k / 10.0, rate[k] = 1.0 / (step + k), violations[k] = step * 0.5, rewards[k] = -step,
+        accuracy[k] = NAN, loss[k] = k;
+        n[k] = step * 10 + k, all[k] = step * 20 + k, partial_n[k] = step * 100 + rank * 10 + k,
+        partial_violations[k] = -step * 100 - rank * 10 - k - 2;
     }
     for (int i = 0; i < pairs; i++) index[i] = step * 1000 + i;
     for (int p = 0; p < P; p++) seconds[p] = step + (p == 0 ? rank : -rank);
-    metrics_append(m, &(StepMetrics){ .step = step, .epoch = step / 10.0, .loss = 1.0 / step, .learning_rate = 1e-6, .grad_norm = step * 2,
-        .clipped = step % 2, .num_tokens = step * 7, .entropy = NAN, .mean_token_accuracy = 0.5, .rewards_chosen = 1, .rewards_rejected = 2,
-        .rewards_margins = 3, .rewards_accuracies = 4, .logps_chosen = 5, .logps_rejected = 6, .logits_chosen = 7, .logits_rejected = 8,
-        .margin = margin, .violation_rate = rate, .n = n, .violations = violations, .pairs = all, .category_rewards_margins = rewards,
-        .category_accuracy = accuracy, .category_loss = loss, .partial_n = partial_n, .partial_violations = partial_violations,
-        .pair_index = index, .phase_seconds = seconds, .step_seconds = step + 0.25 * rank });
+    metrics_append(m, &(StepMetrics){ .step = step,
+                                      .epoch = step / 10.0,
+                                      .loss = 1.0 / step,
+                                      .learning_rate = 1e-6,
+                                      .grad_norm = step * 2,
+                                      .clipped = step % 2,
+                                      .num_tokens = step * 7,
+                                      .entropy = NAN,
+                                      .mean_token_accuracy = 0.5,
+                                      .rewards_chosen = 1,
+                                      .rewards_rejected = 2,
+                                      .rewards_margins = 3,
+                                      .rewards_accuracies = 4,
+                                      .logps_chosen = 5,
+                                      .logps_rejected = 6,
+                                      .logits_chosen = 7,
+                                      .logits_rejected = 8,
+                                      .margin = margin,
+                                      .violation_rate = rate,
+                                      .n = n,
+                                      .violations = violations,
+                                      .pairs = all,
+                                      .category_rewards_margins = rewards,
+                                      .category_accuracy = accuracy,
+                                      .category_loss = loss,
+                                      .partial_n = partial_n,
+                                      .partial_violations = partial_violations,
+                                      .pair_index = index,
+                                      .phase_seconds = seconds,
+                                      .step_seconds = step + 0.25 * rank });
 }
 
 /* However the rows were written, a column has the checksum of its values as they are read. */
@@ -51,29 +93,33 @@ static void check_checksum(H5File *file, const char *name, const void *words, in
     CHECK(h5_read_uint64(file, name, "checksum", &stored, &err) && stored == checksum_words(words, count, 0, 1));
 }
 
-/* On one rank, with plain HDF5: what a reader from elsewhere sees. Step s was written by ranks_of[s] ranks with pairs_of[s] pairs. */
-static void check_file(const char *path, int64_t steps, const int ranks_of[], const int pairs_of[], int ranks, int pairs)
+/* On one rank, with plain HDF5: what a reader from elsewhere sees. Step s was written by ranks_of[s] ranks with
+ * pairs_of[s] pairs. */
+static void check_file(const char *path, int64_t steps, const int ranks_of[], const int pairs_of[], int ranks,
+                       int pairs)
 {
     Error err = { 0 };
     H5File file;
     double loss[64], margin[64 * K], seconds[64 * P], step_seconds[64], entropy[64], accuracy[64 * K];
     int64_t step[64], n[64 * K], partial[64 * 8 * K], violations[64 * 8 * K], index[64 * MOST_PAIRS], restarts;
     uint8_t clipped[64];
-    const int64_t s = steps, sk[2] = { steps, K }, sp[2] = { steps, P }, swk[3] = { steps, ranks, K }, sb[2] = { steps, pairs };
+    const int64_t s = steps, sk[2] = { steps, K }, sp[2] = { steps, P }, swk[3] = { steps, ranks, K },
+                  sb[2] = { steps, pairs };
     CHECK(steps <= 64 && ranks <= 8);
-    bool ok = h5_open(&file, path, MPI_COMM_NULL, &err) && h5_check_format(&file, "catdpo-metrics", 1, &err)
-        && h5_read_array(&file, "/train/step", DATA_INT64, 1, &s, step, &err) && h5_read_array(&file, "/train/loss", DATA_FLOAT64, 1, &s, loss, &err)
-        && h5_read_array(&file, "/train/entropy", DATA_FLOAT64, 1, &s, entropy, &err)
-        && h5_read_array(&file, "/train/clipped", DATA_UINT8, 1, &s, clipped, &err)
-        && h5_read_array(&file, "/train/category/margin", DATA_FLOAT64, 2, sk, margin, &err)
-        && h5_read_array(&file, "/train/category/accuracy", DATA_FLOAT64, 2, sk, accuracy, &err)
-        && h5_read_array(&file, "/train/category/n", DATA_INT64, 2, sk, n, &err)
-        && h5_read_array(&file, "/train/partial/n", DATA_INT64, 3, swk, partial, &err)
-        && h5_read_array(&file, "/train/partial/violations", DATA_INT64, 3, swk, violations, &err)
-        && h5_read_array(&file, "/train/pairs", DATA_INT64, 2, sb, index, &err)
-        && h5_read_array(&file, "/timing/seconds", DATA_FLOAT64, 2, sp, seconds, &err)
-        && h5_read_array(&file, "/timing/step_seconds", DATA_FLOAT64, 1, &s, step_seconds, &err)
-        && h5_read_int64(&file, "/", "restarts", 0, 100, &restarts, &err);
+    bool ok = h5_open(&file, path, MPI_COMM_NULL, &err) && h5_check_format(&file, "catdpo-metrics", 1, &err) &&
+              h5_read_array(&file, "/train/step", DATA_INT64, 1, &s, step, &err) &&
+              h5_read_array(&file, "/train/loss", DATA_FLOAT64, 1, &s, loss, &err) &&
+              h5_read_array(&file, "/train/entropy", DATA_FLOAT64, 1, &s, entropy, &err) &&
+              h5_read_array(&file, "/train/clipped", DATA_UINT8, 1, &s, clipped, &err) &&
+              h5_read_array(&file, "/train/category/margin", DATA_FLOAT64, 2, sk, margin, &err) &&
+              h5_read_array(&file, "/train/category/accuracy", DATA_FLOAT64, 2, sk, accuracy, &err) &&
+              h5_read_array(&file, "/train/category/n", DATA_INT64, 2, sk, n, &err) &&
+              h5_read_array(&file, "/train/partial/n", DATA_INT64, 3, swk, partial, &err) &&
+              h5_read_array(&file, "/train/partial/violations", DATA_INT64, 3, swk, violations, &err) &&
+              h5_read_array(&file, "/train/pairs", DATA_INT64, 2, sb, index, &err) &&
+              h5_read_array(&file, "/timing/seconds", DATA_FLOAT64, 2, sp, seconds, &err) &&
+              h5_read_array(&file, "/timing/step_seconds", DATA_FLOAT64, 1, &s, step_seconds, &err) &&
+              h5_read_int64(&file, "/", "restarts", 0, 100, &restarts, &err);
     if (!ok) fatal(__FILE__, __LINE__, "%s", err.message);
     check_checksum(&file, "/train/step", step, 2 * steps);
     check_checksum(&file, "/train/category/margin", margin, 2 * steps * K);
@@ -130,10 +176,7 @@ static void check_labels(const char *path)
     H5Fclose(file);
 }
 
-static bool is_open_anywhere(void)
-{
-    return H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) != 0;
-}
+static bool is_open_anywhere(void) { return H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) != 0; }
 
 static void test_flushes(Scratch *scratch)
 {
@@ -211,15 +254,20 @@ static void test_resume(Scratch *scratch)
 {
     const char *path = scratch_file(scratch, "metrics.h5");
     int size = world_size(), fewer = size > 1 ? size - 1 : 1, ranks_of[64], pairs_of[64], restarts = 0;
-    const struct { int64_t from, steps; int ranks, pairs; } runs[] = {
-        { -1, 7, fewer, 4 }, { 7, 4, size, 4 }, { 5, 6, 1, 4 }, { 9, 1, size, 6 }, { 10, 5, fewer, 2 }, { 0, 2, size, 4 }, { 2, 0, 1, 4 },
+    const struct {
+        int64_t from, steps;
+        int ranks, pairs;
+    } runs[] = {
+        { -1, 7, fewer, 4 }, { 7, 4, size, 4 }, { 5, 6, 1, 4 }, { 9, 1, size, 6 },
+        { 10, 5, fewer, 2 }, { 0, 2, size, 4 }, { 2, 0, 1, 4 },
     };
     int most_ranks = 0, most_pairs = 0;
     for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++) {
         int64_t from = runs[i].from < 0 ? 0 : runs[i].from;
         continue_run(path, runs[i].from, runs[i].steps, runs[i].ranks, runs[i].pairs);
         restarts += i > 0;
-        for (int64_t t = from + 1; t <= from + runs[i].steps; t++) ranks_of[t] = runs[i].ranks, pairs_of[t] = runs[i].pairs;
+        for (int64_t t = from + 1; t <= from + runs[i].steps; t++)
+            ranks_of[t] = runs[i].ranks, pairs_of[t] = runs[i].pairs;
         if (runs[i].ranks > most_ranks) most_ranks = runs[i].ranks;
         if (runs[i].pairs > most_pairs) most_pairs = runs[i].pairs;
         CHECK_MPI(MPI_Barrier(MPI_COMM_WORLD));
@@ -229,7 +277,8 @@ static void test_resume(Scratch *scratch)
     Error err = { 0 };
     H5File file;
     int64_t found;
-    CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) && h5_read_int64(&file, "/", "restarts", restarts, restarts, &found, &err));
+    CHECK(h5_open(&file, path, MPI_COMM_WORLD, &err) &&
+          h5_read_int64(&file, "/", "restarts", restarts, restarts, &found, &err));
     h5_close(&file);
     if (world_rank() == 0) check_labels(path);
 }
@@ -269,14 +318,16 @@ static void test_refused(Scratch *scratch)
     int64_t bad = 9;
     CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err));
     if (world_rank() == 0) {
-        hid_t set = H5Dopen2(file.meta, "/train/step", H5P_DEFAULT), memory = H5Screate(H5S_SCALAR), space = H5Dget_space(set);
+        hid_t set = H5Dopen2(file.meta, "/train/step", H5P_DEFAULT), memory = H5Screate(H5S_SCALAR),
+              space = H5Dget_space(set);
         CHECK(H5Sselect_elements(space, H5S_SELECT_SET, 1, &(hsize_t){ 2 }) >= 0);
         CHECK(H5Dwrite(set, H5T_NATIVE_INT64, memory, space, H5P_DEFAULT, &bad) >= 0);
         H5Sclose(space), H5Sclose(memory), H5Dclose(set);
     }
     CHECK(h5_commit(&file, &err));
     check_refused(path, &info, 4, "row 2 is step 9: damaged");
-    CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_delete(&file, "/train/logps/chosen", &err) && h5_commit(&file, &err));
+    CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_delete(&file, "/train/logps/chosen", &err) &&
+          h5_commit(&file, &err));
     check_refused(path, &info, 2, "has no /train/logps/chosen");
     check_refused(scratch_file(scratch, "nothing.h5"), &info, 2, "No such file");
 }

@@ -1,6 +1,6 @@
-/* Promise: on every grid the model computes what transformers computes: logits, log-probs and the gradient of every tensor within 1e-4
- * relative, from the fixtures of tests/reference (made by transformers and autograd). Likewise with recomputation of
- * activations, without shared prompts, with accumulation and with logits a pair at a time. */
+/* Promise: on every grid the model computes what transformers computes: logits, log-probs and the gradient of every
+ * tensor within 1e-4 relative, from the fixtures of tests/reference (made by transformers and autograd). Likewise with
+ * recomputation of activations, without shared prompts, with accumulation and with logits a pair at a time. */
 #include "catdpo/memory.h"
 #include "catdpo/model_file.h"
 #include "catdpo/optimizer.h"
@@ -17,24 +17,24 @@
 
 #include <cmocka.h>
 
-static const char *const fixtures[] = { "tiny_llama", "tiny_llama_linear", "tiny_llama3_tied", "tiny_qwen2", "tiny_qwen2_tied", "tiny_qwen3" };
+static const char *const fixtures[] = { "tiny_llama", "tiny_llama_linear", "tiny_llama3_tied",
+                                        "tiny_qwen2", "tiny_qwen2_tied",   "tiny_qwen3" };
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
 static const double TOLERANCE = 1e-4;
 
 typedef struct Oracle {
-    Pairs   pairs;
-    double  *logps[PAIR_SIDES], *reference[PAIR_SIDES], *offset;
-    double  beta, loss;
+    Pairs pairs;
+    double *logps[PAIR_SIDES], *reference[PAIR_SIDES], *offset;
+    double beta, loss;
     int64_t logit_pair;
     int64_t logit_tokens;
-    float   *logits;          /* [logit_tokens, V] of the chosen response of logit_pair */
-    double  loss_here;        /* what the pair gradient below computed */
+    float *logits;    /* [logit_tokens, V] of the chosen response of logit_pair */
+    double loss_here; /* what the pair gradient below computed */
 } Oracle;
 
 static void must(bool ok, const Error *err)
 {
-    if (!ok)
-        print_error("%s\n", err->message);
+    if (!ok) print_error("%s\n", err->message);
     assert_true(ok);
 }
 
@@ -44,7 +44,8 @@ static void read_side(H5File *file, Pairs *pairs, int side, const char *name, co
     snprintf(path, sizeof path, "/oracle/pairs/%s/tokens", name);
     must(h5_read_array(file, path, DATA_INT32, 1, &tokens[side], pairs->side[side].tokens, err), err);
     snprintf(path, sizeof path, "/oracle/pairs/%s/offsets", name);
-    must(h5_read_array(file, path, DATA_INT64, 1, (int64_t[]){ pairs->count + 1 }, pairs->side[side].offsets, err), err);
+    must(h5_read_array(file, path, DATA_INT64, 1, (int64_t[]){ pairs->count + 1 }, pairs->side[side].offsets, err),
+         err);
     snprintf(path, sizeof path, "/oracle/pairs/%s/prompt_length", name);
     must(h5_read_array(file, path, DATA_INT32, 1, &pairs->count, pairs->side[side].prompt_length, err), err);
 }
@@ -101,7 +102,8 @@ static void free_oracle(Oracle *o)
 }
 
 /* loss = mean softplus(offset - beta h), written here independently of src/objective */
-static void pair_gradient(void *context, const Batch *batch, int first, int count, const SequenceResult *result, float *coefficient)
+static void pair_gradient(void *context, const Batch *batch, int first, int count, const SequenceResult *result,
+                          float *coefficient)
 {
     Oracle *o = context;
     for (int i = first; i < first + count; i++) {
@@ -140,13 +142,11 @@ static void check_logits(Transformer *t, const Batcher *b, const Batch *batch, c
 static int part_of_row(const Tensor *t, int row)
 {
     int total = 0, block = row / t->rows.block * t->rows.block, length = t->rows.local - block;
-    for (int i = 0; i < t->part_count; i++)
-        total += t->part[i].block;
+    for (int i = 0; i < t->part_count; i++) total += t->part[i].block;
     length = length < t->rows.block ? length : t->rows.block;
     int within = (int)((int64_t)(row - block) * total / length);
     for (int i = 0; i < t->part_count; i++)
-        if ((within -= t->part[i].block) < 0)
-            return i;
+        if ((within -= t->part[i].block) < 0) return i;
     return t->part_count - 1;
 }
 
@@ -165,7 +165,8 @@ static void check_gradients(const Transformer *t, const float *expected, const c
         MPI_Allreduce(MPI_IN_PLACE, largest, TENSOR_PARTS, MPI_DOUBLE, MPI_MAX, t->grid->world);
         for (int part = 0; part < tensor->part_count; part++) {
             if (!(difference[part] <= TOLERANCE * largest[part]) && t->grid->row == 0 && t->grid->column == 0)
-                print_error("%s: gradient of %s is off by %g of %g\n", where, tensor->part[part].name, difference[part], largest[part]);
+                print_error("%s: gradient of %s is off by %g of %g\n", where, tensor->part[part].name, difference[part],
+                            largest[part]);
             assert_true(largest[part] > 0 && difference[part] <= TOLERANCE * largest[part]);
         }
     }
@@ -174,7 +175,7 @@ static void check_gradients(const Transformer *t, const float *expected, const c
 typedef struct Variant {
     const char *name;
     bool share_prompt, recompute;
-    int  accumulation, logit_columns;
+    int accumulation, logit_columns;
 } Variant;
 
 static const Variant variants[] = {
@@ -197,7 +198,9 @@ static void check_variant(const char *fixture, const Variant *variant, int repli
     Oracle o = read_oracle(&file, info.architecture.vocab, &err);
 
     Batcher b;
-    BatchLimits limits = { columns, (int)o.pairs.count, 1 << 20, variant->accumulation, variant->logit_columns, variant->share_prompt };
+    BatchLimits limits = {
+        columns, (int)o.pairs.count, 1 << 20, variant->accumulation, variant->logit_columns, variant->share_prompt
+    };
     must(batcher_create(&b, &o.pairs, &grid, &limits, &err), &err);
     Timer *timer = timer_new(PHASES, phase_name);
     Transformer t;
@@ -210,11 +213,12 @@ static void check_variant(const char *fixture, const Variant *variant, int repli
     OptimizerSettings settings = { .beta1 = .9, .beta2 = .999, .epsilon = 1e-8, .shard = true };
     must(optimizer_create(&optimizer, &t.parameters, &grid, &settings, &err), &err);
     float *expected = calloc((size_t)t.parameters.local_floats, sizeof(float));
-    must(tensors_read(&file, &t, "/oracle/gradient", &(LoadedArray){ expected, 0, t.parameters.local_floats, 0, 0 }, NULL, &err), &err);
+    must(tensors_read(&file, &t, "/oracle/gradient", &(LoadedArray){ expected, 0, t.parameters.local_floats, 0, 0 },
+                      NULL, &err),
+         &err);
 
     int64_t all[64];
-    for (int64_t i = 0; i < o.pairs.count; i++)
-        all[i] = i;
+    for (int64_t i = 0; i < o.pairs.count; i++) all[i] = i;
     batcher_plan(&b, all, (int)o.pairs.count);
     memset(t.gradients, 0, sizeof(float) * (size_t)t.parameters.local_floats);
     for (int pass = 0; pass < b.passes; pass++)

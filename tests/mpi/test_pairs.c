@@ -1,5 +1,5 @@
-/* Promises: pairs.h5 arrives complete on every rank, once a node; a file that breaks any rule of the format is refused with one
- * message that names file, dataset, index and remedy, the same on all ranks. */
+/* Promises: pairs.h5 arrives complete on every rank, once a node; a file that breaks any rule of the format is refused
+ * with one message that names file, dataset, index and remedy, the same on all ranks. */
 #include "catdpo/h5.h"
 #include "catdpo/pairs_file.h"
 #include "scratch.h"
@@ -16,17 +16,24 @@ typedef struct Content {
 } Content;
 
 static const Content good = {
-    .pairs = N, .vocab_size = VOCABULARY,
-    .chosen_offsets = { 0, 3, 7, 9, 14 }, .rejected_offsets = { 0, 2, 4, 9, 12 },
-    .chosen_tokens = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 99 }, .rejected_tokens = { 99, 98, 97, 96, 5, 4, 3, 2, 1, 0, 7, 7 },
-    .chosen_prompt = { 1, 3, 1, 2 }, .rejected_prompt = { 1, 1, 3, 2 },
+    .pairs = N,
+    .vocab_size = VOCABULARY,
+    .chosen_offsets = { 0, 3, 7, 9, 14 },
+    .rejected_offsets = { 0, 2, 4, 9, 12 },
+    .chosen_tokens = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 99 },
+    .rejected_tokens = { 99, 98, 97, 96, 5, 4, 3, 2, 1, 0, 7, 7 },
+    .chosen_prompt = { 1, 3, 1, 2 },
+    .rejected_prompt = { 1, 1, 3, 2 },
     .mask = { 1, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 1 },
-    .chosen_safe = { 1, 1, 0, 255 }, .rejected_safe = { 0, 1, 0, 0 }, .harm = { 1, 0, 0 }, .better = { 1, 0, -1, 1 },
+    .chosen_safe = { 1, 1, 0, 255 },
+    .rejected_safe = { 0, 1, 0, 0 },
+    .harm = { 1, 0, 0 },
+    .better = { 1, 0, -1, 1 },
     .names = { "violence", "privacy", "benign" },
 };
 
-static bool write_side(H5File *file, const char *side, int64_t pairs, const int64_t *offsets, const int32_t *tokens, int64_t count,
-                       const int32_t *prompt, Error *err)
+static bool write_side(H5File *file, const char *side, int64_t pairs, const int64_t *offsets, const int32_t *tokens,
+                       int64_t count, const int32_t *prompt, Error *err)
 {
     char name[64];
     int64_t ends = pairs + 1;
@@ -45,9 +52,12 @@ static void write_pairs(const char *path, const Content *c)
     const int64_t n = N, k = K, mask[2] = { N, K }, none = 0, no_mask[2] = { 0, K };
     const int64_t zero = 0;
     CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-pairs", 1, &err));
-    CHECK(h5_write_string(&file, "/", "data_digest", "d1", &err) && h5_write_string(&file, "/", "tokenizer_digest", "d2", &err));
-    CHECK(h5_write_string(&file, "/", "template_digest", "d3", &err) && h5_write_string(&file, "/", "settings", "{\"a\": 1}", &err));
-    CHECK(h5_write_int64(&file, "/", "vocab_size", c->vocab_size, &err) && h5_write_int64(&file, "/", "max_length", 512, &err));
+    CHECK(h5_write_string(&file, "/", "data_digest", "d1", &err) &&
+          h5_write_string(&file, "/", "tokenizer_digest", "d2", &err));
+    CHECK(h5_write_string(&file, "/", "template_digest", "d3", &err) &&
+          h5_write_string(&file, "/", "settings", "{\"a\": 1}", &err));
+    CHECK(h5_write_int64(&file, "/", "vocab_size", c->vocab_size, &err) &&
+          h5_write_int64(&file, "/", "max_length", 512, &err));
     CHECK(h5_write_strings(&file, "/categories/name", K, CATEGORY_NAME, c->names[0], &err));
     CHECK(h5_write_array(&file, "/categories/harm", DATA_UINT8, 1, &k, c->harm, &err));
     CHECK(write_side(&file, "chosen", N, c->chosen_offsets, c->chosen_tokens, 14, c->chosen_prompt, &err));
@@ -83,15 +93,18 @@ static void test_load(Scratch *scratch)
     write_pairs(path, &good);
     CHECK(pairs_load(&p, path, "train", MPI_COMM_WORLD, &err));
     CHECK(p.count == N && p.category_count == K && p.vocab_size == VOCABULARY && p.max_length == 512 && p.longest == 5);
-    CHECK(strcmp(p.data_digest, "d1") == 0 && strcmp(p.tokenizer_digest, "d2") == 0 && strcmp(p.template_digest, "d3") == 0);
-    CHECK(strcmp(p.settings, "{\"a\": 1}") == 0 && strcmp(p.category_name[2], "benign") == 0 && p.category_harm[0] == 1);
-    CHECK(pairs_length(&p, PAIR_CHOSEN, 1) == 4 && pairs_prompt(&p, PAIR_CHOSEN, 1) == 3 && pairs_completion(&p, PAIR_CHOSEN, 1) == 1);
+    CHECK(strcmp(p.data_digest, "d1") == 0 && strcmp(p.tokenizer_digest, "d2") == 0 &&
+          strcmp(p.template_digest, "d3") == 0);
+    CHECK(strcmp(p.settings, "{\"a\": 1}") == 0 && strcmp(p.category_name[2], "benign") == 0 &&
+          p.category_harm[0] == 1);
+    CHECK(pairs_length(&p, PAIR_CHOSEN, 1) == 4 && pairs_prompt(&p, PAIR_CHOSEN, 1) == 3 &&
+          pairs_completion(&p, PAIR_CHOSEN, 1) == 1);
     CHECK(pairs_tokens(&p, PAIR_CHOSEN, 3)[4] == 99 && pairs_tokens(&p, PAIR_REJECTED, 2)[0] == 5);
     CHECK(memcmp(p.category_mask, good.mask, sizeof good.mask) == 0 && pairs_categories(&p, 2)[2] == 1);
     CHECK(memcmp(p.margin_applies, (uint8_t[]){ 1, 0, 0, 0 }, N) == 0 && memcmp(p.chosen_better, good.better, N) == 0);
     CHECK(memcmp(p.chosen_safe, good.chosen_safe, N) == 0 && memcmp(p.rejected_safe, good.rejected_safe, N) == 0);
 
-    int node_size, ours = 0;  /* one copy: what the writer puts there is seen by the others */
+    int node_size, ours = 0; /* one copy: what the writer puts there is seen by the others */
     CHECK_MPI(MPI_Comm_size(p.node, &node_size));
     if (pairs_is_writer(&p)) p.side[0].tokens[0] = 42, ours = 1;
     pairs_publish(&p);
@@ -123,8 +136,13 @@ static void check_refused(const char *path, const char *group, const char *words
     pairs_free(&p);
 }
 
-#define REFUSED(change, words) \
-    do { Content c = good; change; write_pairs(path, &c); check_refused(path, "train", words, REMEDY); } while (0)
+#define REFUSED(change, words)                                                                                         \
+    do {                                                                                                               \
+        Content c = good;                                                                                              \
+        change;                                                                                                        \
+        write_pairs(path, &c);                                                                                         \
+        check_refused(path, "train", words, REMEDY);                                                                   \
+    } while (0)
 
 static void test_refused(Scratch *scratch)
 {
@@ -134,7 +152,8 @@ static void test_refused(Scratch *scratch)
     REFUSED(c.pairs = INT64_MAX, "must be in [0,");
     REFUSED(c.pairs = INT64_MAX / 16, "is needed");
     REFUSED(c.vocab_size = 0, "attribute \"vocab_size\" of / is 0");
-    REFUSED(c.vocab_size = 99, "/train/chosen/tokens: entry 13 is 99, outside the vocabulary of 99 tokens; prepare it again");
+    REFUSED(c.vocab_size = 99,
+            "/train/chosen/tokens: entry 13 is 99, outside the vocabulary of 99 tokens; prepare it again");
     REFUSED(c.rejected_tokens[4] = -1, "/train/rejected/tokens: entry 4 is -1");
     REFUSED(c.chosen_offsets[0] = 1, "/train/chosen/offsets: goes from 1 to 14");
     REFUSED(c.chosen_offsets[4] = 13, "goes from 0 to 13, but there are 14 tokens");
@@ -163,16 +182,25 @@ static void test_refused(Scratch *scratch)
 /* Every dataset and attribute missing in turn. */
 static void test_missing(Scratch *scratch)
 {
-    static const char *const objects[] = { "/train", "/train/chosen/offsets", "/train/rejected/tokens", "/train/rejected/prompt_length",
-        "/train/category_mask", "/train/chosen_safe", "/train/rejected_safe", "/train/chosen_better", "/categories/name", "/categories/harm" };
-    static const char *const attributes[] = { "format", "format_version", "data_digest", "tokenizer_digest", "template_digest", "vocab_size",
-        "max_length", "settings" };
+    static const char *const objects[] = { "/train",
+                                           "/train/chosen/offsets",
+                                           "/train/rejected/tokens",
+                                           "/train/rejected/prompt_length",
+                                           "/train/category_mask",
+                                           "/train/chosen_safe",
+                                           "/train/rejected_safe",
+                                           "/train/chosen_better",
+                                           "/categories/name",
+                                           "/categories/harm" };
+    static const char *const attributes[] = { "format",          "format_version", "data_digest", "tokenizer_digest",
+                                              "template_digest", "vocab_size",     "max_length",  "settings" };
     const char *path = scratch_file(scratch, "missing.h5");
     for (size_t i = 0; i < sizeof objects / sizeof objects[0]; i++) {
         Error err = { 0 };
         H5File file;
         write_pairs(path, &good);
-        CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_delete(&file, objects[i], &err) && h5_commit(&file, &err));
+        CHECK(h5_modify(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_delete(&file, objects[i], &err) &&
+              h5_commit(&file, &err));
         bool all = strcmp(objects[i], "/train") == 0;
         check_refused(path, "train", all ? "has no pairs called" : objects[i], all ? NULL : REMEDY);
     }
@@ -191,14 +219,15 @@ int main(int argc, char **argv)
 {
     MPI_Init(&argc, &argv);
     Scratch scratch = scratch_make();
-    if (argc > 2) {  /* a file from elsewhere: test_pairs FILE GROUP */
+    if (argc > 2) { /* a file from elsewhere: test_pairs FILE GROUP */
         Error err = { 0 };
         Pairs p;
         if (!pairs_load(&p, argv[1], argv[2], MPI_COMM_WORLD, &err)) fatal(__FILE__, __LINE__, "%s", err.message);
-        if (world_rank() == 0) printf("%lld pairs, %d categories, longest %lld\n", (long long)p.count, p.category_count, (long long)p.longest);
+        if (world_rank() == 0)
+            printf("%lld pairs, %d categories, longest %lld\n", (long long)p.count, p.category_count,
+                   (long long)p.longest);
         pairs_free(&p);
-    }
-    else {
+    } else {
         test_load(&scratch);
         test_refused(&scratch);
         test_missing(&scratch);

@@ -1,5 +1,5 @@
-/* Promises: checksum and digest are those of the file format (values from an independent implementation), and the sum over any
- * partition of a tensor is that of the whole; SHA-256 is the standard's. */
+/* Promises: checksum and digest are those of the file format (values from an independent implementation), and the sum
+ * over any partition of a tensor is that of the whole; SHA-256 is the standard's. */
 #include "catdpo/checksum.h"
 #include "catdpo/sha256.h"
 
@@ -20,7 +20,8 @@ static void test_known_values(void)
 
 static void test_digest(void)
 {
-    const char *const names[4] = { "model.norm.weight", "lm_head.weight", "model.layers.10.mlp.up_proj.weight", "model.layers.2.mlp.up_proj.weight" };
+    const char *const names[4] = { "model.norm.weight", "lm_head.weight", "model.layers.10.mlp.up_proj.weight",
+                                   "model.layers.2.mlp.up_proj.weight" };
     const uint64_t sums[4] = { 0x1234, UINT64_MAX, 0, 7 };
     char digest[WEIGHTS_DIGEST];
     weights_digest(0, NULL, NULL, digest);

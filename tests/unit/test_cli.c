@@ -17,16 +17,16 @@ static int nothing(const CommandLine *line, MPI_Comm comm)
     return 0;
 }
 
-static const char *const splits[] = {"heldout", "train", NULL};
-static const CommandOption options[] = {{"--model", "FILE", NULL, "the model", false},
-                                        {"--split", "NAME", splits, "the pairs", false},
-                                        {"--quick", NULL, NULL, "a flag", false},
-                                        {0}};
+static const char *const splits[] = { "heldout", "train", NULL };
+static const CommandOption options[] = { { "--model", "FILE", NULL, "the model", false },
+                                         { "--split", "NAME", splits, "the pairs", false },
+                                         { "--quick", NULL, NULL, "a flag", false },
+                                         { 0 } };
 static const Command commands[] = {
-    {"train", "trains", "Trains a model.\n", "  catdpo train run.cfg\n", NULL, nothing, false, false},
-    {"eval", "evaluates", "Evaluates a model.\n", "  catdpo eval run.cfg\n", options, nothing, false, false},
-    {"look", "looks", "Looks at files.\n", "  catdpo look a.h5\n", NULL, nothing, true, false},
-    {0},
+    { "train", "trains", "Trains a model.\n", "  catdpo train run.cfg\n", NULL, nothing, false, false },
+    { "eval", "evaluates", "Evaluates a model.\n", "  catdpo eval run.cfg\n", options, nothing, false, false },
+    { "look", "looks", "Looks at files.\n", "  catdpo look a.h5\n", NULL, nothing, true, false },
+    { 0 },
 };
 
 /* argv of a line with words between single blanks. */
@@ -44,7 +44,7 @@ static bool parse(Cli *cli, const char *text, Error *err)
     static char *argv[32];
     strcpy(line, text);
     int argc = split(line, argv);
-    *err = (Error){0};
+    *err = (Error){ 0 };
     return cli_parse(cli, argc, argv, commands, err);
 }
 
@@ -92,16 +92,19 @@ static void lines_are_understood(void **state)
 static void questions_are_answered_anywhere(void **state)
 {
     (void)state;
-    static const struct { const char *line; CliAction action; ConfigHelpForm form;
+    static const struct {
+        const char *line;
+        CliAction action;
+        ConfigHelpForm form;
     } cases[] = {
-        {"catdpo --help", CLI_HELP, 0},
-        {"catdpo -h", CLI_HELP, 0},
-        {"catdpo --version", CLI_VERSION, 0},
-        {"catdpo train --help", CLI_COMMAND_HELP, 0},
-        {"catdpo train run.cfg --set a.b=1 -h", CLI_COMMAND_HELP, 0},
-        {"catdpo --help-config", CLI_CONFIG_HELP, CONFIG_HELP_TEXT},
-        {"catdpo --help-config=cfg", CLI_CONFIG_HELP, CONFIG_HELP_CFG},
-        {"catdpo eval --help-config=markdown", CLI_CONFIG_HELP, CONFIG_HELP_MARKDOWN},
+        { "catdpo --help", CLI_HELP, 0 },
+        { "catdpo -h", CLI_HELP, 0 },
+        { "catdpo --version", CLI_VERSION, 0 },
+        { "catdpo train --help", CLI_COMMAND_HELP, 0 },
+        { "catdpo train run.cfg --set a.b=1 -h", CLI_COMMAND_HELP, 0 },
+        { "catdpo --help-config", CLI_CONFIG_HELP, CONFIG_HELP_TEXT },
+        { "catdpo --help-config=cfg", CLI_CONFIG_HELP, CONFIG_HELP_CFG },
+        { "catdpo eval --help-config=markdown", CLI_CONFIG_HELP, CONFIG_HELP_MARKDOWN },
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         Cli cli = accept(cases[k].line);
@@ -114,28 +117,30 @@ static void questions_are_answered_anywhere(void **state)
 static void wrong_lines_are_refused_in_one_line(void **state)
 {
     (void)state;
-    static const struct { const char *line, *words; } cases[] = {
-        {"catdpo", "catdpo --help"},
-        {"catdpo tarin run.cfg", "unknown command 'tarin'; did you mean 'train'?"},
-        {"catdpo something run.cfg", "the commands are train, eval"},
-        {"catdpo " SOURCE_ROOT "/configs/default.cfg", "did you mean 'catdpo train "},
-        {"catdpo --hepl", "unknown option '--hepl'; did you mean '--help'?"},
-        {"catdpo --set a.b=1", "unknown option '--set'"},
-        {"catdpo --help-config=html", "--help-config must be text, markdown or cfg, not 'html'"},
-        {"catdpo train", "needs a config file: catdpo train CONFIG"},
-        {"catdpo train --set a.b=1", "needs a config file"},
-        {"catdpo train a.cfg b.cfg", "'b.cfg' is one too many"},
-        {"catdpo train a.cfg --set", "--set needs a value: --set GROUP.KEY=VALUE"},
-        {"catdpo train a.cfg --model x", "unknown option '--model'; see catdpo train --help"},
-        {"catdpo eval a.cfg --modle=x", "unknown option '--modle'; did you mean '--model'?"},
-        {"catdpo eval a.cfg --st a.b=1", "did you mean '--set'?"},
-        {"catdpo eval a.cfg -m x", "unknown option '-m'"},
-        {"catdpo eval a.cfg --model", "--model needs a value: --model FILE"},
-        {"catdpo eval a.cfg --model x --model y", "--model is given twice"},
-        {"catdpo eval a.cfg --split test", "--split must be heldout or train, not 'test'"},
-        {"catdpo look", "needs a file: catdpo look FILE..."},
-        {"catdpo look a.h5 --set a.b=1", "unknown option '--set'"},
-        {"catdpo eval a.cfg --quick=1", "--quick takes no value"},
+    static const struct {
+        const char *line, *words;
+    } cases[] = {
+        { "catdpo", "catdpo --help" },
+        { "catdpo tarin run.cfg", "unknown command 'tarin'; did you mean 'train'?" },
+        { "catdpo something run.cfg", "the commands are train, eval" },
+        { "catdpo " SOURCE_ROOT "/configs/default.cfg", "did you mean 'catdpo train " },
+        { "catdpo --hepl", "unknown option '--hepl'; did you mean '--help'?" },
+        { "catdpo --set a.b=1", "unknown option '--set'" },
+        { "catdpo --help-config=html", "--help-config must be text, markdown or cfg, not 'html'" },
+        { "catdpo train", "needs a config file: catdpo train CONFIG" },
+        { "catdpo train --set a.b=1", "needs a config file" },
+        { "catdpo train a.cfg b.cfg", "'b.cfg' is one too many" },
+        { "catdpo train a.cfg --set", "--set needs a value: --set GROUP.KEY=VALUE" },
+        { "catdpo train a.cfg --model x", "unknown option '--model'; see catdpo train --help" },
+        { "catdpo eval a.cfg --modle=x", "unknown option '--modle'; did you mean '--model'?" },
+        { "catdpo eval a.cfg --st a.b=1", "did you mean '--set'?" },
+        { "catdpo eval a.cfg -m x", "unknown option '-m'" },
+        { "catdpo eval a.cfg --model", "--model needs a value: --model FILE" },
+        { "catdpo eval a.cfg --model x --model y", "--model is given twice" },
+        { "catdpo eval a.cfg --split test", "--split must be heldout or train, not 'test'" },
+        { "catdpo look", "needs a file: catdpo look FILE..." },
+        { "catdpo look a.h5 --set a.b=1", "unknown option '--set'" },
+        { "catdpo eval a.cfg --quick=1", "--quick takes no value" },
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         Cli cli;
@@ -150,23 +155,25 @@ static void wrong_lines_are_refused_in_one_line(void **state)
 static void help_names_everything(void **state)
 {
     (void)state;
-    static const struct { const char *line; const char *words[8];
+    static const struct {
+        const char *line;
+        const char *words[8];
     } cases[] = {
-        {"catdpo --help",
-         {"train    trains", "eval     evaluates", "catdpo train run.cfg", "catdpo eval run.cfg", "--set",
-          "exit status"}},
-        {"catdpo eval --help",
-         {"usage: catdpo eval CONFIG", "Evaluates a model.", "--model FILE", "the pairs: heldout or train", "--quick",
-          "--set", "exit status"}},
-        {"catdpo look --help", {"usage: catdpo look FILE...\n", "Looks at files.", "--help", "exit status"}},
-        {"catdpo --help-config", {"margin.eta"}},
-        {"catdpo --version", {"catdpo "}},
+        { "catdpo --help",
+          { "train    trains", "eval     evaluates", "catdpo train run.cfg", "catdpo eval run.cfg", "--set",
+            "exit status" } },
+        { "catdpo eval --help",
+          { "usage: catdpo eval CONFIG", "Evaluates a model.", "--model FILE", "the pairs: heldout or train", "--quick",
+            "--set", "exit status" } },
+        { "catdpo look --help", { "usage: catdpo look FILE...\n", "Looks at files.", "--help", "exit status" } },
+        { "catdpo --help-config", { "margin.eta" } },
+        { "catdpo --version", { "catdpo " } },
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         Cli cli = accept(cases[k].line);
         char *text;
         size_t size;
-        Error err = {0};
+        Error err = { 0 };
         FILE *out = open_memstream(&text, &size);
         assert_true(cli_answer(&cli, commands, out, &err));
         fclose(out);
@@ -183,7 +190,7 @@ static void answer_that_cannot_be_written_is_an_error(void **state)
     FILE *full = fopen("/dev/full", "w");
     if (!full) skip();
     Cli cli = accept("catdpo --help");
-    Error err = {0};
+    Error err = { 0 };
     assert_false(cli_answer(&cli, commands, full, &err));
     assert_int_equal(err.exit_status, EXIT_FAULT);
     cli_free(&cli);
@@ -193,8 +200,8 @@ static void answer_that_cannot_be_written_is_an_error(void **state)
 static void launcher_tells_the_rank(void **state)
 {
     (void)state;
-    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK",   "PMI_RANK",
-                                        "MV2_COMM_WORLD_RANK",  "PALS_RANKID", "SLURM_PROCID"};
+    static const char *const names[] = { "OMPI_COMM_WORLD_RANK", "PMIX_RANK",   "PMI_RANK",
+                                         "MV2_COMM_WORLD_RANK",  "PALS_RANKID", "SLURM_PROCID" };
     for (int k = 0; k < 6; k++) unsetenv(names[k]);
     assert_int_equal(cli_launch_rank(), 0);
     setenv("SLURM_PROCID", "0", 1); /* mpirun in a batch script: its own variable counts */
@@ -205,8 +212,8 @@ static void launcher_tells_the_rank(void **state)
 static void launcher_tells_the_size(void **state)
 {
     (void)state;
-    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE",
-                                        "SLURM_STEP_NUM_TASKS"};
+    static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE",
+                                         "SLURM_STEP_NUM_TASKS" };
     for (int k = 0; k < 4; k++) unsetenv(names[k]);
     assert_int_equal(cli_launch_size(), 1);
     setenv("SLURM_STEP_NUM_TASKS", "2", 1); /* of the step of Open MPI's daemons, one a node: its own variable counts */

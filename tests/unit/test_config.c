@@ -37,7 +37,7 @@ static const char *write_file(const char *name, const char *text)
 static Config load(const char *text, int set_count, char *const sets[])
 {
     Config config;
-    Error err = {0};
+    Error err = { 0 };
     bool ok = config_load(&config, text ? write_file("run.cfg", text) : NULL, set_count, sets, &err);
     if (!ok) fail_msg("refused: %s", err.message);
     assert_int_equal(err.exit_status, EXIT_DONE);
@@ -48,9 +48,9 @@ static Config load(const char *text, int set_count, char *const sets[])
 static const char *refusal(const char *text, const char *set)
 {
     static Error err;
-    err = (Error){0};
+    err = (Error){ 0 };
     Config config;
-    char *sets[] = {(char *)set};
+    char *sets[] = { (char *)set };
     bool ok = config_load(&config, text ? write_file("run.cfg", text) : NULL, set ? 1 : 0, sets, &err);
     if (ok) fail_msg("accepted: %s %s", text ? text : "", set ? set : "");
     assert_int_equal(err.exit_status, EXIT_USAGE);
@@ -102,24 +102,28 @@ static void every_field_has_exactly_one_option(void **state)
 static void choices_follow_the_enums(void **state)
 {
     (void)state;
-    static const struct { const char *set; size_t offset; int value; } cases[] = {
-        {"objective.type=dpo", offsetof(Config, objective.type), OBJECTIVE_DPO},
-        {"margin.scope=global", offsetof(Config, margin.scope), SCOPE_GLOBAL},
-        {"margin.scope=fixed", offsetof(Config, margin.scope), SCOPE_FIXED},
-        {"margin.aggregation=mean", offsetof(Config, margin.aggregation), AGGREGATE_MEAN},
-        {"margin.aggregation=sum", offsetof(Config, margin.aggregation), AGGREGATE_SUM},
-        {"margin.signal=reward", offsetof(Config, margin.signal), SIGNAL_REWARD},
-        {"margin.signal=margin", offsetof(Config, margin.signal), SIGNAL_MARGIN},
-        {"batch.sampling=balanced", offsetof(Config, batch.sampling), SAMPLING_BALANCED},
-        {"batch.sampling=sequential", offsetof(Config, batch.sampling), SAMPLING_SEQUENTIAL},
-        {"schedule.type=constant", offsetof(Config, schedule.type), SCHEDULE_CONSTANT},
-        {"schedule.type=cosine", offsetof(Config, schedule.type), SCHEDULE_COSINE},
-        {"run.progress=bar", offsetof(Config, run.progress), PROGRESS_BAR},
-        {"run.progress=plain", offsetof(Config, run.progress), PROGRESS_PLAIN},
-        {"run.progress=off", offsetof(Config, run.progress), PROGRESS_OFF},
+    static const struct {
+        const char *set;
+        size_t offset;
+        int value;
+    } cases[] = {
+        { "objective.type=dpo", offsetof(Config, objective.type), OBJECTIVE_DPO },
+        { "margin.scope=global", offsetof(Config, margin.scope), SCOPE_GLOBAL },
+        { "margin.scope=fixed", offsetof(Config, margin.scope), SCOPE_FIXED },
+        { "margin.aggregation=mean", offsetof(Config, margin.aggregation), AGGREGATE_MEAN },
+        { "margin.aggregation=sum", offsetof(Config, margin.aggregation), AGGREGATE_SUM },
+        { "margin.signal=reward", offsetof(Config, margin.signal), SIGNAL_REWARD },
+        { "margin.signal=margin", offsetof(Config, margin.signal), SIGNAL_MARGIN },
+        { "batch.sampling=balanced", offsetof(Config, batch.sampling), SAMPLING_BALANCED },
+        { "batch.sampling=sequential", offsetof(Config, batch.sampling), SAMPLING_SEQUENTIAL },
+        { "schedule.type=constant", offsetof(Config, schedule.type), SCHEDULE_CONSTANT },
+        { "schedule.type=cosine", offsetof(Config, schedule.type), SCHEDULE_COSINE },
+        { "run.progress=bar", offsetof(Config, run.progress), PROGRESS_BAR },
+        { "run.progress=plain", offsetof(Config, run.progress), PROGRESS_PLAIN },
+        { "run.progress=off", offsetof(Config, run.progress), PROGRESS_OFF },
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        char *sets[] = {(char *)cases[k].set};
+        char *sets[] = { (char *)cases[k].set };
         Config c = load(NULL, 1, sets);
         assert_int_equal(*(int *)((char *)&c + cases[k].offset), cases[k].value);
     }
@@ -128,7 +132,7 @@ static void choices_follow_the_enums(void **state)
 static void set_goes_before_file_and_file_before_default(void **state)
 {
     (void)state;
-    char *sets[] = {"margin.eta=0.5", " batch.pairs = 16", "margin.eta=0.25"};
+    char *sets[] = { "margin.eta=0.5", " batch.pairs = 16", "margin.eta=0.25" };
     Config c = load("margin: { eta = 1; target = 0.3; };\nbatch: { pairs = 4; };\n", 3, sets);
     assert_true(c.margin.eta == 0.25 && c.margin.target == 0.3 && c.margin.max == 10);
     assert_int_equal(c.batch.pairs, 16);
@@ -137,17 +141,17 @@ static void set_goes_before_file_and_file_before_default(void **state)
 static void values_of_every_type_are_read(void **state)
 {
     (void)state;
-    char *sets[] = {"run.dir=runs/a b",
-                    "run.seed=9007199254740993",
-                    "parallel.grid=[2,3]",
-                    "parallel.replicas=4",
-                    "engine.recompute=true",
-                    "model.path=2024",
-                    "data.path=\"quoted # \\\"name\\\"\"",
-                    "optimizer.learning_rate=5e-7",
-                    "margin.max=20",
-                    "reference.model=true",
-                    "data.heldout="};
+    char *sets[] = { "run.dir=runs/a b",
+                     "run.seed=9007199254740993",
+                     "parallel.grid=[2,3]",
+                     "parallel.replicas=4",
+                     "engine.recompute=true",
+                     "model.path=2024",
+                     "data.path=\"quoted # \\\"name\\\"\"",
+                     "optimizer.learning_rate=5e-7",
+                     "margin.max=20",
+                     "reference.model=true",
+                     "data.heldout=" };
     Config c = load(NULL, (int)(sizeof sets / sizeof *sets), sets);
     assert_string_equal(c.run.dir, "runs/a b");
     assert_true(c.run.seed == INT64_C(9007199254740993)); /* beyond both int and double */
@@ -192,19 +196,19 @@ static void included_file_is_overridden_below_its_line(void **state)
 static void written_config_reads_back_to_the_same_bytes(void **state)
 {
     (void)state;
-    char *sets[] = {"run.dir=a \"quote\" \\ and \ttab",
-                    "run.seed=9223372036854775807",
-                    "objective.beta=0.30000000000000004",
-                    "optimizer.learning_rate=1e-300",
-                    "margin.max=100",
-                    "parallel.grid=[65536, 1]",
-                    "schedule.type=cosine",
-                    "margin.scope=global",
-                    "margin.soft=TRUE",
-                    "engine.logits_mb=3",
-                    "run.progress=off",
-                    "parallel.replicas=2",
-                    "model.path=mod\303\250le.h5"};
+    char *sets[] = { "run.dir=a \"quote\" \\ and \ttab",
+                     "run.seed=9223372036854775807",
+                     "objective.beta=0.30000000000000004",
+                     "optimizer.learning_rate=1e-300",
+                     "margin.max=100",
+                     "parallel.grid=[65536, 1]",
+                     "schedule.type=cosine",
+                     "margin.scope=global",
+                     "margin.soft=TRUE",
+                     "engine.logits_mb=3",
+                     "run.progress=off",
+                     "parallel.replicas=2",
+                     "model.path=mod\303\250le.h5" };
     Config first = load(NULL, (int)(sizeof sets / sizeof *sets), sets);
     char path[128];
     snprintf(path, sizeof path, "%s/resolved.cfg", folder);
@@ -212,7 +216,7 @@ static void written_config_reads_back_to_the_same_bytes(void **state)
     config_print(&first, file);
     fclose(file);
     Config second;
-    Error err = {0};
+    Error err = { 0 };
     if (!config_load(&second, path, 0, NULL, &err)) fail_msg("%s", err.message);
     assert_memory_equal(&first, &second, sizeof first);
 }
@@ -243,7 +247,7 @@ static void default_cfg_is_up_to_date(void **state)
     free(expected);
 
     Config from_file, defaults = load(NULL, 0, NULL);
-    Error err = {0};
+    Error err = { 0 };
     if (!config_load(&from_file, SOURCE_ROOT "/configs/default.cfg", 0, NULL, &err)) fail_msg("%s", err.message);
     assert_memory_equal(&from_file, &defaults, sizeof defaults);
 }
@@ -262,75 +266,77 @@ static void help_names_every_key(void **state)
 }
 
 /* Each is refused with one message that begins with file and line. */
-static const struct { int line; const char *text, *words;
+static const struct {
+    int line;
+    const char *text, *words;
 } malformed[] = {
-    {2, "margin:\n{ etaa = 1; };", "unknown key 'margin.etaa'; the nearest known one is 'margin.eta'"},
-    {1, "optimizer: { warmup = 0.1; };", "nearest known one is 'schedule.warmup'"},
-    {1, "optimiser: { beta1 = 0.9; };", "unknown group 'optimiser'; the nearest known one is 'optimizer'"},
-    {3, "\n\nbeta = 0.1;", "unknown key 'beta'; the nearest known one is 'objective.beta'"},
-    {1, "margin = 3;", "margin must be a group"},
-    {1, "margin: { eta = { a = 1; }; };", "margin.eta must be a number, not a group"},
-    {1, "margin: { eta = [0.1]; };", "margin.eta must be a number, not a list of 1"},
-    {1, "margin: { eta = \"0.1\"; };", "margin.eta must be a number, not the string \"0.1\""},
-    {1, "margin: { eta = true; };", "not true"},
-    {1, "margin: { soft = 1; };", "margin.soft must be true or false, not the integer 1"},
-    {1, "margin: { soft = \"true\"; };", "margin.soft must be true or false"},
-    {1, "margin: { interval = 2.0; };", "margin.interval must be an integer, not the number 2"},
-    {1, "margin: { interval = 0; };", "margin.interval = 0 is outside [1, inf)"},
-    {1, "margin: { interval = -5000000000; };", "margin.interval = -5000000000 is outside"},
-    {1, "margin: { target = 1.5; };", "margin.target = 1.5 is outside [0, 1]"},
-    {1, "margin: { averaging = 0; };", "outside (0, 1]"},
-    {1, "margin: { averaging = 0.0; };", "outside (0, 1]"},
-    {1, "optimizer: { beta1 = 1; };", "outside [0, 1)"},
-    {1, "optimizer: { learning_rate = 1.0e999; };", "optimizer.learning_rate = inf is outside"},
-    {1, "optimizer: { learning_rate = nan; };", "syntax error"},
-    {1, "margin: { scope = \"categroy\"; };", "did you mean \"category\""},
-    {1, "margin: { scope = \"none at all\"; };",
-     "must be \"category\", \"global\" or \"fixed\", not the string \"none at all\""},
-    {1, "margin: { scope = 1; };", "must be \"category\""},
-    {1, "run: { dir = 5; };", "run.dir must be a string in quotes, not the integer 5"},
-    {1, "run: { dir = (\"a\"); };", "run.dir must be a string in quotes"},
-    {1, "parallel: { grid = [2]; };", "must be \"auto\" or [rows, columns], not a list of 1"},
-    {1, "parallel: { grid = [2, 2, 2]; };", "not a list of 3"},
-    {1, "parallel: { grid = [2.0, 2.0]; };", "parallel.grid must be two integers, not the number 2"},
-    {1, "parallel: { grid = [0, 2]; };", "parallel.grid = 0 is outside"},
-    {1, "parallel: { grid = \"2x2\"; };", "parallel.grid must be \"auto\""},
-    {1, "parallel: { grid = 4; };", "not the integer 4"},
-    {1, "parallel: { replicas = \"many\"; };", "parallel.replicas must be an integer or \"auto\""},
-    {1, "parallel: { replicas = 0; };", "parallel.replicas = 0 is outside"},
-    {1, "run: { seed = 99999999999999999999; };", "does not fit 64 bits"},
-    {1, "run: { seed = 9223372036854775808; };", "does not fit 64 bits"},
-    {1, "run: { seed = 0x8000000000000000; };", "does not fit 64 bits"},
-    {1, "run: { seed = -1; };", "run.seed = -1 is outside [0, inf)"},
-    {2, "run: { seed = 1;\nseed = 2; };", "duplicate"},
-    {2, "run: { seed = 1; };\nrun: { dir = \"x\"; };", "duplicate"},
-    {3, "margin:\n{\n  eta 0.1;\n};", "syntax error"},
-    {1, "margin: { eta = ; };", "syntax error"},
-    {1, "margin: { eta = 0.1;", "syntax error"},
-    {1, "margin { eta = 0.1; };", "syntax error"},
-    {1, "margin: { eta = 0.1; }; };", "syntax error"},
-    {1, "run: { dir = \"no end; };\n\n", "string that begins here has no end"},
-    {2, "\n/* no end\n", "has no end"},
-    {1, "{\"margin\": {\"eta\": 0.1}}", "syntax error"},
-    {2, "margin:\n  eta: 0.1\n", "syntax error"},
-    {1, "[margin]\neta = 0.1\n", "syntax error"},
-    {1, "margin.eta = 0.1;", "syntax error"},
-    {1, "margin: { eta = [1, 2.0]; };", ""},
-    {1, "\001", "syntax error"},
-    {1, "@include \"absent.cfg\"", "cannot read the config"},
-    {1, "@include absent", "in quotes"},
-    {1, "@include \"no end\n", "in quotes"},
-    {2, "margin: {\n@include \"run.cfg\"\n};", "inside a group"},
-    {1, "@include \".\"", "Is a directory"},
-    {1, "@include \"run.cfg\"", "include itself"},
-    {1, "margin: { initial = 11; };", "margin.initial = 11 is outside margin.min = 0 to margin.max = 10"},
-    {2, "\nmargin: { min = 11; };", "margin.min = 11 is above margin.max = 10"},
-    {1, "margin: { min = 1; };", "outside margin.min = 1"},
-    {2, "objective: { type = \"dpo\"; };\nmargin: { initial = 2.0; };",
-     "margin.initial = 2, but objective.type = \"dpo\""},
-    {2, "\nobjective: { type = \"safedpo\"; };", "margin.initial, which is 0"},
-    {1, "batch: { pairs = 4; accumulation = 5; };", "batch.accumulation = 5"},
-    {1, "schedule: { type = \"constant\"; floor = 0.1; };", "schedule.floor = 0.1"},
+    { 2, "margin:\n{ etaa = 1; };", "unknown key 'margin.etaa'; the nearest known one is 'margin.eta'" },
+    { 1, "optimizer: { warmup = 0.1; };", "nearest known one is 'schedule.warmup'" },
+    { 1, "optimiser: { beta1 = 0.9; };", "unknown group 'optimiser'; the nearest known one is 'optimizer'" },
+    { 3, "\n\nbeta = 0.1;", "unknown key 'beta'; the nearest known one is 'objective.beta'" },
+    { 1, "margin = 3;", "margin must be a group" },
+    { 1, "margin: { eta = { a = 1; }; };", "margin.eta must be a number, not a group" },
+    { 1, "margin: { eta = [0.1]; };", "margin.eta must be a number, not a list of 1" },
+    { 1, "margin: { eta = \"0.1\"; };", "margin.eta must be a number, not the string \"0.1\"" },
+    { 1, "margin: { eta = true; };", "not true" },
+    { 1, "margin: { soft = 1; };", "margin.soft must be true or false, not the integer 1" },
+    { 1, "margin: { soft = \"true\"; };", "margin.soft must be true or false" },
+    { 1, "margin: { interval = 2.0; };", "margin.interval must be an integer, not the number 2" },
+    { 1, "margin: { interval = 0; };", "margin.interval = 0 is outside [1, inf)" },
+    { 1, "margin: { interval = -5000000000; };", "margin.interval = -5000000000 is outside" },
+    { 1, "margin: { target = 1.5; };", "margin.target = 1.5 is outside [0, 1]" },
+    { 1, "margin: { averaging = 0; };", "outside (0, 1]" },
+    { 1, "margin: { averaging = 0.0; };", "outside (0, 1]" },
+    { 1, "optimizer: { beta1 = 1; };", "outside [0, 1)" },
+    { 1, "optimizer: { learning_rate = 1.0e999; };", "optimizer.learning_rate = inf is outside" },
+    { 1, "optimizer: { learning_rate = nan; };", "syntax error" },
+    { 1, "margin: { scope = \"categroy\"; };", "did you mean \"category\"" },
+    { 1, "margin: { scope = \"none at all\"; };",
+      "must be \"category\", \"global\" or \"fixed\", not the string \"none at all\"" },
+    { 1, "margin: { scope = 1; };", "must be \"category\"" },
+    { 1, "run: { dir = 5; };", "run.dir must be a string in quotes, not the integer 5" },
+    { 1, "run: { dir = (\"a\"); };", "run.dir must be a string in quotes" },
+    { 1, "parallel: { grid = [2]; };", "must be \"auto\" or [rows, columns], not a list of 1" },
+    { 1, "parallel: { grid = [2, 2, 2]; };", "not a list of 3" },
+    { 1, "parallel: { grid = [2.0, 2.0]; };", "parallel.grid must be two integers, not the number 2" },
+    { 1, "parallel: { grid = [0, 2]; };", "parallel.grid = 0 is outside" },
+    { 1, "parallel: { grid = \"2x2\"; };", "parallel.grid must be \"auto\"" },
+    { 1, "parallel: { grid = 4; };", "not the integer 4" },
+    { 1, "parallel: { replicas = \"many\"; };", "parallel.replicas must be an integer or \"auto\"" },
+    { 1, "parallel: { replicas = 0; };", "parallel.replicas = 0 is outside" },
+    { 1, "run: { seed = 99999999999999999999; };", "does not fit 64 bits" },
+    { 1, "run: { seed = 9223372036854775808; };", "does not fit 64 bits" },
+    { 1, "run: { seed = 0x8000000000000000; };", "does not fit 64 bits" },
+    { 1, "run: { seed = -1; };", "run.seed = -1 is outside [0, inf)" },
+    { 2, "run: { seed = 1;\nseed = 2; };", "duplicate" },
+    { 2, "run: { seed = 1; };\nrun: { dir = \"x\"; };", "duplicate" },
+    { 3, "margin:\n{\n  eta 0.1;\n};", "syntax error" },
+    { 1, "margin: { eta = ; };", "syntax error" },
+    { 1, "margin: { eta = 0.1;", "syntax error" },
+    { 1, "margin { eta = 0.1; };", "syntax error" },
+    { 1, "margin: { eta = 0.1; }; };", "syntax error" },
+    { 1, "run: { dir = \"no end; };\n\n", "string that begins here has no end" },
+    { 2, "\n/* no end\n", "has no end" },
+    { 1, "{\"margin\": {\"eta\": 0.1}}", "syntax error" },
+    { 2, "margin:\n  eta: 0.1\n", "syntax error" },
+    { 1, "[margin]\neta = 0.1\n", "syntax error" },
+    { 1, "margin.eta = 0.1;", "syntax error" },
+    { 1, "margin: { eta = [1, 2.0]; };", "" },
+    { 1, "\001", "syntax error" },
+    { 1, "@include \"absent.cfg\"", "cannot read the config" },
+    { 1, "@include absent", "in quotes" },
+    { 1, "@include \"no end\n", "in quotes" },
+    { 2, "margin: {\n@include \"run.cfg\"\n};", "inside a group" },
+    { 1, "@include \".\"", "Is a directory" },
+    { 1, "@include \"run.cfg\"", "include itself" },
+    { 1, "margin: { initial = 11; };", "margin.initial = 11 is outside margin.min = 0 to margin.max = 10" },
+    { 2, "\nmargin: { min = 11; };", "margin.min = 11 is above margin.max = 10" },
+    { 1, "margin: { min = 1; };", "outside margin.min = 1" },
+    { 2, "objective: { type = \"dpo\"; };\nmargin: { initial = 2.0; };",
+      "margin.initial = 2, but objective.type = \"dpo\"" },
+    { 2, "\nobjective: { type = \"safedpo\"; };", "margin.initial, which is 0" },
+    { 1, "batch: { pairs = 4; accumulation = 5; };", "batch.accumulation = 5" },
+    { 1, "schedule: { type = \"constant\"; floor = 0.1; };", "schedule.floor = 0.1" },
 };
 
 static void malformed_config_gives_one_message_with_file_and_line(void **state)
@@ -362,12 +368,15 @@ static void damaged_config_never_crashes(void **state)
             size_t at = (size_t)(random >> 33) % length;
             static const char odd[] = "{}[]():;=,\"#/*@\\.-+eELx019 \n\t\200";
             int kind = (int)(random >> 20) % 3;
-            if (kind == 0) text[at] = '\0';
-            else if (kind == 1) text[at] = odd[(random >> 8) % (sizeof odd - 1)];
-            else if (strlen(text) == length) memmove(text + at, good, length - at);
+            if (kind == 0)
+                text[at] = '\0';
+            else if (kind == 1)
+                text[at] = odd[(random >> 8) % (sizeof odd - 1)];
+            else if (strlen(text) == length)
+                memmove(text + at, good, length - at);
         }
         Config config;
-        Error err = {0};
+        Error err = { 0 };
         bool ok = config_load(&config, write_file("damaged.cfg", text), 0, NULL, &err);
         assert_true(ok == (err.exit_status == EXIT_DONE));
         assert_true(ok || (err.exit_status == EXIT_USAGE && err.message[0] && strstr(err.message, "damaged.cfg:")));
@@ -405,18 +414,20 @@ static void files_that_are_no_config_are_refused(void **state)
 {
     (void)state;
     Config config;
-    static const struct { const char *path, *words; } cases[] = {
-        {"absent/run.cfg", "cannot read the config 'absent/run.cfg': No such file"},
-        {".", "Is a directory"},
-        {"/dev/zero", "no text file"},
+    static const struct {
+        const char *path, *words;
+    } cases[] = {
+        { "absent/run.cfg", "cannot read the config 'absent/run.cfg': No such file" },
+        { ".", "Is a directory" },
+        { "/dev/zero", "no text file" },
     };
     for (int k = 0; k < 3; k++) {
-        Error err = {0};
+        Error err = { 0 };
         assert_false(config_load(&config, cases[k].path, 0, NULL, &err));
         assert_int_equal(err.exit_status, EXIT_USAGE);
         assert_says(err.message, cases[k].words);
     }
-    Error err = {0};
+    Error err = { 0 };
     const char *path = write_file("model.h5", "\211HDF\r\n\032\n");
     assert_false(config_load(&config, path, 0, NULL, &err));
     assert_says(err.message, "model.h5:1: ");
@@ -425,21 +436,21 @@ static void files_that_are_no_config_are_refused(void **state)
 static void fixed_objectives_agree_with_their_margin(void **state)
 {
     (void)state;
-    char *safedpo[] = {"objective.type=safedpo", "margin.initial=50"}; /* beyond margin.max, which has no say in it */
+    char *safedpo[] = { "objective.type=safedpo", "margin.initial=50" }; /* beyond margin.max, which has no say in it */
     assert_true(load(NULL, 2, safedpo).margin.initial == 50);
-    char *fixed[] = {"margin.scope=fixed", "margin.initial=50"};
+    char *fixed[] = { "margin.scope=fixed", "margin.initial=50" };
     assert_true(load(NULL, 2, fixed).margin.initial == 50);
-    char *dpo[] = {"objective.type=dpo"};
+    char *dpo[] = { "objective.type=dpo" };
     assert_true(load(NULL, 1, dpo).objective.type == OBJECTIVE_DPO);
 }
 
 static void required_keys_are_asked_for_by_name(void **state)
 {
     (void)state;
-    char *sets[] = {"run.dir=x"};
+    char *sets[] = { "run.dir=x" };
     Config config = load(NULL, 1, sets);
-    Error err = {0};
-    const char *const enough[] = {"run.dir", NULL}, *const more[] = {"run.dir", "model.path", "data.path", NULL};
+    Error err = { 0 };
+    const char *const enough[] = { "run.dir", NULL }, *const more[] = { "run.dir", "model.path", "data.path", NULL };
     assert_true(config_require(&config, enough, &err));
     assert_false(config_require(&config, more, &err));
     assert_int_equal(err.exit_status, EXIT_USAGE);
@@ -454,7 +465,7 @@ static void nearest_names(void **state)
     assert_int_equal(edit_distance("eat", "eta"), 1);
     assert_int_equal(edit_distance("", "eta"), 3);
     assert_int_equal(edit_distance("kitten", "sitting"), 3);
-    const char *const names[] = {"train", "eval"};
+    const char *const names[] = { "train", "eval" };
     assert_int_equal(nearest_name("tarin", names, 2), 0);
     assert_int_equal(nearest_name("evaluate", names, 2), 1);
     assert_int_equal(nearest_name("x", names, 0), -1);

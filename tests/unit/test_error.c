@@ -11,7 +11,7 @@
 static void first_message_wins(void **state)
 {
     (void)state;
-    Error err = {0};
+    Error err = { 0 };
     assert_false(error_usage(&err, "key '%s' is unknown", "x"));
     assert_false(error_fault(&err, "later"));
     assert_int_equal(err.exit_status, EXIT_USAGE);
@@ -21,7 +21,7 @@ static void first_message_wins(void **state)
 static void message_is_one_line(void **state)
 {
     (void)state;
-    Error err = {0};
+    Error err = { 0 };
     assert_false(error_fault(&err, "a\nb\tc\n"));
     assert_int_equal(err.exit_status, EXIT_FAULT);
     assert_string_equal(err.message, "a b c");
@@ -30,7 +30,7 @@ static void message_is_one_line(void **state)
 static void long_message_is_cut(void **state)
 {
     (void)state;
-    Error err = {0};
+    Error err = { 0 };
     char long_text[4096];
     memset(long_text, 'x', sizeof long_text - 1);
     long_text[sizeof long_text - 1] = '\0';

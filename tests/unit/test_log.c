@@ -12,16 +12,16 @@
 #include "catdpo/log.h"
 
 typedef struct Capture {
-    char  *text;
+    char *text;
     size_t size;
-    FILE  *file;
+    FILE *file;
 } Capture;
 
 static Log capture(Capture *c, int rank)
 {
     c->file = open_memstream(&c->text, &c->size);
     Log log;
-    log = (Log){.stream = c->file, .root = rank == 0, .terminal = -1};
+    log = (Log){ .stream = c->file, .root = rank == 0, .terminal = -1 };
     return log;
 }
 
@@ -43,7 +43,7 @@ static void only_the_root_prints(void **state)
     for (int rank = 0; rank < 2; rank++) {
         Capture c;
         Log log = capture(&c, rank);
-        Error err = {EXIT_USAGE, "no such key"};
+        Error err = { EXIT_USAGE, "no such key" };
         log_info(&log, "%d pairs", 3);
         log_warn(&log, "slow");
         log_error(&log, &err);
@@ -59,8 +59,8 @@ static void only_the_root_prints(void **state)
 static void line_fits_every_width(void **state)
 {
     (void)state;
-    Progress p = {.title = "train", .total = 1200, .began = 100};
-    ProgressFields fields = {0.69314, 12345.6, "Privat\303\244sph\303\244re und Datenschutz", 0.625, "epoch 1"};
+    Progress p = { .title = "train", .total = 1200, .began = 100 };
+    ProgressFields fields = { 0.69314, 12345.6, "Privat\303\244sph\303\244re und Datenschutz", 0.625, "epoch 1" };
     char text[512];
     int columns = progress_line(&p, 300, 160, &fields, 0, text, sizeof text);
     assert_int_equal(columns, (int)strlen(text) - 2); /* two letters take two bytes each */
@@ -74,9 +74,9 @@ static void line_fits_every_width(void **state)
         assert_true((width < 27) == !strstr(text, "3:00 left"));
     }
     progress_line(&p, 300, 160, &fields, 80, text, sizeof text);
-    assert_string_equal(
-        text, "train  300/1200  loss 0.6931  12.3k tok/s  worst Privat\303\244sph\303\244re 0.62  3:00 left");
-    ProgressFields none = {NAN, NAN, NULL, NAN, NULL};
+    assert_string_equal(text,
+                        "train  300/1200  loss 0.6931  12.3k tok/s  worst Privat\303\244sph\303\244re 0.62  3:00 left");
+    ProgressFields none = { NAN, NAN, NULL, NAN, NULL };
     progress_line(&p, 1200, 3800, &none, 80, text, sizeof text);
     assert_string_equal(text, "train 1200/1200 [########################################]  in 1:01:40");
     assert_int_equal(progress_line(&p, 0, 100, NULL, 80, text, 10), 9); /* cut, not overrun */
@@ -85,7 +85,7 @@ static void line_fits_every_width(void **state)
 static void time_left_counts_from_the_resumed_step(void **state)
 {
     (void)state;
-    Progress p = {.title = "train", .first = 100, .total = 200, .began = 0};
+    Progress p = { .title = "train", .first = 100, .total = 200, .began = 0 };
     char text[512];
     progress_line(&p, 110, 10, NULL, 0, text, sizeof text);
     assert_string_equal(text, "train 110/200  1:30 left");
@@ -97,7 +97,7 @@ static void plain_lines_are_few(void **state)
     Capture c;
     Log log = capture(&c, 0);
     Progress p;
-    progress_begin(&p, &log, PROGRESS_AUTO, "reference", 0, 1000); /* no terminal: plain */
+    progress_begin(&p, &log, PROGRESS_AUTO, "reference", 0, 1000);            /* no terminal: plain */
     for (int done = 1; done <= 1000; done++) progress_update(&p, done, NULL); /* takes far less than a second */
     progress_end(&p);
     fflush(c.file);
@@ -109,7 +109,7 @@ static void plain_lines_are_few(void **state)
     log = capture(&c, 0);
     progress_begin(&p, &log, PROGRESS_PLAIN, "reference", 0, 100);
     progress_update(&p, 1, NULL);
-    p.last -= 2; /* two seconds later */
+    p.last -= 2;                  /* two seconds later */
     progress_update(&p, 5, NULL); /* less than a twentieth */
     progress_update(&p, 6, NULL);
     p.last -= 61;

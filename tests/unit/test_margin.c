@@ -25,7 +25,7 @@ static MarginState make(int category_count, ...)
     for (char *set; (set = va_arg(list, char *));) sets[count++] = set;
     va_end(list);
     Config config;
-    Error err = {0};
+    Error err = { 0 };
     MarginState state;
     if (!config_load(&config, NULL, count, sets, &err) || !margin_create(&state, &config, category_count, &err))
         fail_msg("%s", err.message);
@@ -64,7 +64,7 @@ static void dpo_has_no_offset(void **unused)
     (void)unused;
     MarginState dpo = MAKE(3, "objective.type=dpo");
     MarginState zero = MAKE(3, "margin.max=0"); /* Cat-DPO whose margins are held at zero */
-    const uint8_t mask[] = {1, 0, 1};
+    const uint8_t mask[] = { 1, 0, 1 };
     Rng rng = rng_stream(1, 1);
     for (int64_t step = 1; step <= 50; step++) {
         int64_t counts[6];
@@ -86,8 +86,8 @@ static void one_fixed_margin_is_safedpo(void **unused)
     (void)unused;
     MarginState safe = MAKE(1, "objective.type=safedpo", "margin.initial=10");
     MarginState fixed = MAKE(1, "margin.scope=fixed", "margin.initial=10");
-    const uint8_t mask[] = {1};
-    const int64_t n[] = {4}, violated[] = {4};
+    const uint8_t mask[] = { 1 };
+    const int64_t n[] = { 4 }, violated[] = { 4 };
     for (int64_t step = 1; step <= 20; step++) {
         assert_same(margin_offset(&safe, mask, true), 10);
         assert_same(margin_offset(&fixed, mask, true), 10);
@@ -103,10 +103,10 @@ static void one_populated_category_is_global(void **unused)
 {
     (void)unused;
     MarginState each = MAKE(4, "margin.eta=0.3"), global = MAKE(4, "margin.eta=0.3", "margin.scope=global");
-    uint8_t mask[] = {0, 0, 1, 0};
+    uint8_t mask[] = { 0, 0, 1, 0 };
     Rng rng = rng_stream(3, 1);
     for (int64_t step = 1; step <= 200; step++) {
-        int64_t counts[8] = {0};
+        int64_t counts[8] = { 0 };
         random_counts(&rng, 4, counts);
         for (int k = 0; k < 4; k++)
             if (k != 2) counts[k] = counts[4 + k] = 0;
@@ -124,10 +124,10 @@ static void one_populated_category_is_global(void **unused)
 static void equal_margins_are_one_global_margin(void **unused)
 {
     (void)unused;
-    static char *const ways[] = {"margin.aggregation=max", "margin.aggregation=mean", "margin.aggregation=sum"};
+    static char *const ways[] = { "margin.aggregation=max", "margin.aggregation=mean", "margin.aggregation=sum" };
     for (int way = 0; way < 3; way++) {
         MarginState each = MAKE(5, ways[way]), global = MAKE(5, ways[way], "margin.scope=global");
-        const int64_t n[] = {3, 1, 4, 1, 5}, violated[] = {2, 1, 0, 0, 3};
+        const int64_t n[] = { 3, 1, 4, 1, 5 }, violated[] = { 2, 1, 0, 0, 3 };
         for (int64_t step = 1; step <= 30; step++) margin_update(&global, counts_of(5, n, violated), step);
         for (int k = 0; k < 5; k++) each.margin[k] = global.margin[0];
         for (int bits = 0; bits < 32; bits++) {
@@ -145,13 +145,18 @@ static void equal_margins_are_one_global_margin(void **unused)
 static void offset_aggregates_over_the_pairs_categories(void **unused)
 {
     (void)unused;
-    const uint8_t mask[] = {1, 0, 1, 1}, single[] = {0, 1, 0, 0}, none[] = {0, 0, 0, 0};
-    static const struct { char *way; double three; } cases[] = {
-        {"margin.aggregation=max", 4}, {"margin.aggregation=mean", 7.0 / 3}, {"margin.aggregation=sum", 7},
+    const uint8_t mask[] = { 1, 0, 1, 1 }, single[] = { 0, 1, 0, 0 }, none[] = { 0, 0, 0, 0 };
+    static const struct {
+        char *way;
+        double three;
+    } cases[] = {
+        { "margin.aggregation=max", 4 },
+        { "margin.aggregation=mean", 7.0 / 3 },
+        { "margin.aggregation=sum", 7 },
     };
     for (int c = 0; c < 3; c++) {
         MarginState state = MAKE(4, cases[c].way);
-        const double margins[] = {1, 9, 4, 2};
+        const double margins[] = { 1, 9, 4, 2 };
         memcpy(state.margin, margins, sizeof margins);
         assert_same(margin_offset(&state, mask, true), cases[c].three);
         assert_same(margin_offset(&state, single, true), 9); /* with one category there is nothing to aggregate */
@@ -166,8 +171,12 @@ static void offset_aggregates_over_the_pairs_categories(void **unused)
 static void signals_are_what_they_say(void **unused)
 {
     (void)unused;
-    PairLogProbs pair = {.chosen = -30, .rejected = -20, .reference_chosen = -40, .reference_rejected = -25,
-                         .chosen_tokens = 10, .rejected_tokens = 5};
+    PairLogProbs pair = { .chosen = -30,
+                          .rejected = -20,
+                          .reference_chosen = -40,
+                          .reference_rejected = -25,
+                          .chosen_tokens = 10,
+                          .rejected_tokens = 5 };
     double h = pair_loss(0.1, 0, &pair).h;
     assert_same(h, 5);
     MarginState likelihood = MAKE(1, "margin.signal=likelihood"), reward = MAKE(1, "margin.signal=reward");
@@ -188,9 +197,12 @@ static void ties_count_one_half(void **unused)
 {
     (void)unused;
     MarginState state = MAKE(1, "margin.signal=reward"), strict = MAKE(1, "margin.signal=reward", "margin.tie=0");
-    static const struct { double signal; int score, strict; } cases[] = {
-        {0, 1, 2}, {9e-4, 1, 0}, {-9e-4, 1, 2}, {1e-3, 0, 0}, {-1e-3, 2, 2}, {0.5, 0, 0}, {-0.5, 2, 2},
-        {INFINITY, 0, 0}, {-INFINITY, 2, 2}, {NAN, 2, 2},
+    static const struct {
+        double signal;
+        int score, strict;
+    } cases[] = {
+        { 0, 1, 2 },   { 9e-4, 1, 0 }, { -9e-4, 1, 2 },    { 1e-3, 0, 0 },      { -1e-3, 2, 2 },
+        { 0.5, 0, 0 }, { -0.5, 2, 2 }, { INFINITY, 0, 0 }, { -INFINITY, 2, 2 }, { NAN, 2, 2 },
     };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         assert_int_equal(violation_score(&state, cases[c].signal), cases[c].score);
@@ -226,13 +238,13 @@ static void pair_counts_in_each_of_its_categories(void **unused)
 {
     (void)unused;
     MarginState state = MAKE(3, "margin.signal=reward");
-    int64_t counts[6] = {0};
-    const uint8_t two[] = {1, 0, 1}, one[] = {0, 0, 1};
+    int64_t counts[6] = { 0 };
+    const uint8_t two[] = { 1, 0, 1 }, one[] = { 0, 0, 1 };
     margin_count(&state, two, true, 2, counts);
     margin_count(&state, one, true, 1, counts);
     margin_count(&state, one, true, 0, counts);
     margin_count(&state, two, false, 2, counts); /* both responses safe, or unknown: not counted */
-    const int64_t expected[] = {1, 0, 3, 2, 0, 3};
+    const int64_t expected[] = { 1, 0, 3, 2, 0, 3 };
     assert_memory_equal(counts, expected, sizeof counts);
     margin_free(&state);
 }
@@ -241,13 +253,13 @@ static void spreading_pairs_over_ranks_changes_nothing(void **unused)
 {
     (void)unused;
     enum { K = 3, PAIRS = 64 };
-    static char *const soft[] = {"margin.soft=false", "margin.soft=true"};
+    static char *const soft[] = { "margin.soft=false", "margin.soft=true" };
     for (int s = 0; s < 2; s++)
         for (int ranks = 2; ranks <= 6; ranks++) {
             MarginState one = MAKE(K, soft[s]), many = MAKE(K, soft[s]);
             Rng rng = rng_stream(7, (uint64_t)ranks);
             for (int64_t step = 1; step <= 20; step++) {
-                int64_t all[2 * K] = {0}, part[6][2 * K] = {{0}}, sum[2 * K] = {0};
+                int64_t all[2 * K] = { 0 }, part[6][2 * K] = { { 0 } }, sum[2 * K] = { 0 };
                 for (int i = 0; i < PAIRS; i++) {
                     uint8_t mask[K];
                     for (int k = 0; k < K; k++) mask[k] = rng_below(&rng, 2) == 0;
@@ -273,7 +285,7 @@ static void update_follows_the_formula(void **unused)
 {
     (void)unused;
     MarginState state = MAKE(2, "margin.eta=0.5", "margin.target=0.2", "margin.averaging=0.1", "margin.initial=1");
-    const int64_t n[] = {3, 2}, violated[] = {3, 0};
+    const int64_t n[] = { 3, 2 }, violated[] = { 3, 0 };
     margin_update(&state, counts_of(2, n, violated), 1);
     double w3 = 1 - 0.9 * 0.9 * 0.9, w2 = 1 - 0.9 * 0.9;
     double v0 = 0.5 + w3 * (1 - 0.5), v1 = 0.5 + w2 * (0 - 0.5);
@@ -293,7 +305,7 @@ static void averaging_counts_pairs_not_steps(void **unused)
 {
     (void)unused;
     MarginState once = MAKE(1, "margin.averaging=0.05"), often = MAKE(1, "margin.averaging=0.05");
-    const int64_t many[] = {40, 80}, single[] = {1, 2};
+    const int64_t many[] = { 40, 80 }, single[] = { 1, 2 };
     margin_update(&once, many, 1);
     for (int64_t step = 1; step <= 40; step++) margin_update(&often, single, step);
     assert_close(once.violation_rate[0], often.violation_rate[0]);
@@ -305,14 +317,14 @@ static void absent_category_is_left_alone(void **unused)
 {
     (void)unused;
     MarginState state = MAKE(2, "margin.initial=3");
-    const int64_t n[] = {4, 0}, violated[] = {4, 0};
+    const int64_t n[] = { 4, 0 }, violated[] = { 4, 0 };
     for (int64_t step = 1; step <= 100; step++) margin_update(&state, counts_of(2, n, violated), step);
     assert_true(state.margin[0] > 3);
     assert_same(state.margin[1], 3);
     assert_same(state.violation_rate[1], 0.5);
     assert_int_equal(state.n[1], 0);
 
-    const int64_t nothing[4] = {0}; /* a step without any counted pair */
+    const int64_t nothing[4] = { 0 }; /* a step without any counted pair */
     MarginState global = MAKE(2, "margin.initial=3", "margin.scope=global");
     margin_update(&global, nothing, 1);
     assert_same(global.margin[0], 3);
@@ -324,10 +336,10 @@ static void absent_category_is_left_alone(void **unused)
 static void margins_keep_to_their_bounds(void **unused)
 {
     (void)unused;
-    static char *const scopes[] = {"margin.scope=category", "margin.scope=global"};
+    static char *const scopes[] = { "margin.scope=category", "margin.scope=global" };
     for (int s = 0; s < 2; s++) {
         MarginState state = MAKE(1, scopes[s], "margin.eta=3", "margin.min=1", "margin.max=4", "margin.initial=2");
-        const int64_t n[] = {50}, all[] = {50}, none[] = {0};
+        const int64_t n[] = { 50 }, all[] = { 50 }, none[] = { 0 };
         for (int64_t step = 1; step <= 10; step++) margin_update(&state, counts_of(1, n, all), step);
         assert_same(state.margin[0], 4);
         for (int64_t step = 11; step <= 40; step++) margin_update(&state, counts_of(1, n, none), step);
@@ -341,7 +353,7 @@ static void warm_up_leaves_margins_alone_and_follows_the_rate(void **unused)
 {
     (void)unused;
     MarginState state = MAKE(1, "margin.warmup_steps=5");
-    const int64_t n[] = {8}, violated[] = {8};
+    const int64_t n[] = { 8 }, violated[] = { 8 };
     for (int64_t step = 1; step <= 5; step++) margin_update(&state, counts_of(1, n, violated), step);
     assert_same(state.margin[0], 0);
     assert_true(state.violation_rate[0] > 0.7 && state.updates == 0);
@@ -354,7 +366,8 @@ static void interval_collects_counts(void **unused)
 {
     (void)unused;
     MarginState each = MAKE(2), third = MAKE(2, "margin.interval=3");
-    const int64_t pooled[] = {9, 6, 10, 3}, first[] = {4, 0, 4, 0}, second[] = {0, 6, 0, 3}, last[] = {5, 0, 6, 0};
+    const int64_t pooled[] = { 9, 6, 10, 3 }, first[] = { 4, 0, 4, 0 }, second[] = { 0, 6, 0, 3 },
+                  last[] = { 5, 0, 6, 0 };
     margin_update(&each, pooled, 1);
     margin_update(&third, first, 1);
     margin_update(&third, second, 2);

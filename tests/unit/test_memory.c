@@ -10,11 +10,11 @@
 #include "catdpo/memory.h"
 
 typedef struct Views {
-    float  *weights;  /* [7] */
-    double *moments;  /* [100] */
-    char   *bytes;    /* [1] */
-    float  *none;     /* [0] */
-    float  *last;     /* [16] */
+    float *weights;  /* [7] */
+    double *moments; /* [100] */
+    char *bytes;     /* [1] */
+    float *none;     /* [0] */
+    float *last;     /* [16] */
 } Views;
 
 static void carve(Arena *arena, Views *v)
@@ -29,16 +29,16 @@ static void carve(Arena *arena, Views *v)
 static void measured_size_is_enough_and_views_are_apart(void **state)
 {
     (void)state;
-    Error err = {0};
+    Error err = { 0 };
     Views v;
-    Arena measure = {0};
+    Arena measure = { 0 };
     carve(&measure, &v);
     assert_null(v.weights);
     assert_int_equal(measure.used, 64 + 832 + 64 + 0 + 64);
 
     char *memory = memory_allocate(measure.used, "weights", &err);
     assert_non_null(memory);
-    Arena arena = {memory, 0};
+    Arena arena = { memory, 0 };
     carve(&arena, &v);
     assert_int_equal(arena.used, measure.used);
     assert_int_equal((uintptr_t)v.weights % MEMORY_ALIGNMENT, 0);
@@ -52,8 +52,8 @@ static void measured_size_is_enough_and_views_are_apart(void **state)
 static void memory_is_zero_to_its_end(void **state)
 {
     (void)state;
-    Error err = {0};
-    const int64_t sizes[] = {0, 1, 4096, (9 << 20) + 3};
+    Error err = { 0 };
+    const int64_t sizes[] = { 0, 1, 4096, (9 << 20) + 3 };
     for (int s = 0; s < 4; s++) {
         char *memory = memory_allocate(sizes[s], "activations", &err);
         assert_non_null(memory);
@@ -68,9 +68,9 @@ static void memory_is_zero_to_its_end(void **state)
 static void too_much_is_an_error_with_words(void **state)
 {
     (void)state;
-    const int64_t sizes[] = {INT64_MAX, INT64_MAX / 4, INT64_C(1) << 47};
+    const int64_t sizes[] = { INT64_MAX, INT64_MAX / 4, INT64_C(1) << 47 };
     for (int k = 0; k < 3; k++) {
-        Error err = {0};
+        Error err = { 0 };
         assert_null(memory_allocate(sizes[k], "gradients (use more ranks)", &err));
         assert_int_equal(err.exit_status, EXIT_FAULT);
         assert_non_null(strstr(err.message, "no memory left for "));
@@ -81,7 +81,7 @@ static void too_much_is_an_error_with_words(void **state)
 static void table_reads_well(void **state)
 {
     (void)state;
-    MemoryTable table = {0};
+    MemoryTable table = { 0 };
     char line[128], text[16];
     assert_string_equal(memory_line(&table, line, sizeof line), "");
     memory_note(&table, "weights", 512999999);

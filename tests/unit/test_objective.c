@@ -14,9 +14,12 @@
 static PairLogProbs random_pair(Rng *rng)
 {
     return (PairLogProbs){
-        .chosen = -200 * rng_uniform(rng), .rejected = -200 * rng_uniform(rng),
-        .reference_chosen = -200 * rng_uniform(rng), .reference_rejected = -200 * rng_uniform(rng),
-        .chosen_tokens = 1 + (int)rng_below(rng, 100), .rejected_tokens = 1 + (int)rng_below(rng, 100),
+        .chosen = -200 * rng_uniform(rng),
+        .rejected = -200 * rng_uniform(rng),
+        .reference_chosen = -200 * rng_uniform(rng),
+        .reference_rejected = -200 * rng_uniform(rng),
+        .chosen_tokens = 1 + (int)rng_below(rng, 100),
+        .rejected_tokens = 1 + (int)rng_below(rng, 100),
     };
 }
 
@@ -28,9 +31,12 @@ static void assert_close(double value, double expected, double tolerance)
 static void start_of_training_has_the_known_values(void **state)
 {
     (void)state;
-    PairLogProbs pair = {-50, -60, -50, -60, 10, 12}; /* policy = reference: h = 0 */
-    static const struct { double offset, loss, factor; } known[] = {
-        {0, 0.6931472, 0.5}, {1, 1.3133, 0.7311}, {2, 2.1269, 0.8808}, {5, 5.0067, 0.9933}, {10, 10.00005, 0.99995},
+    PairLogProbs pair = { -50, -60, -50, -60, 10, 12 }; /* policy = reference: h = 0 */
+    static const struct {
+        double offset, loss, factor;
+    } known[] = {
+        { 0, 0.6931472, 0.5 }, { 1, 1.3133, 0.7311 },     { 2, 2.1269, 0.8808 },
+        { 5, 5.0067, 0.9933 }, { 10, 10.00005, 0.99995 },
     };
     for (int k = 0; k < 5; k++) {
         PairLoss loss = pair_loss(0.1, known[k].offset, &pair);
@@ -57,7 +63,7 @@ static void offset_zero_is_dpo_bit_for_bit(void **state)
 static void offset_raises_the_margin_that_is_asked_for(void **state)
 {
     (void)state;
-    PairLogProbs pair = {-40, -80, -50, -70, 10, 10}; /* h = 20, z = 2 */
+    PairLogProbs pair = { -40, -80, -50, -70, 10, 10 }; /* h = 20, z = 2 */
     PairLoss dpo = pair_loss(0.1, 0, &pair), safe = pair_loss(0.1, 2, &pair), more = pair_loss(0.1, 5, &pair);
     assert_true(dpo.loss < safe.loss && safe.loss < more.loss);
     assert_close(safe.loss, log(2), 1e-15); /* the margin is met exactly */
@@ -102,10 +108,8 @@ static void softplus_and_sigmoid_hold_for_any_argument(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(start_of_training_has_the_known_values),
-        cmocka_unit_test(offset_zero_is_dpo_bit_for_bit),
-        cmocka_unit_test(offset_raises_the_margin_that_is_asked_for),
-        cmocka_unit_test(coefficient_is_the_derivative),
+        cmocka_unit_test(start_of_training_has_the_known_values),     cmocka_unit_test(offset_zero_is_dpo_bit_for_bit),
+        cmocka_unit_test(offset_raises_the_margin_that_is_asked_for), cmocka_unit_test(coefficient_is_the_derivative),
         cmocka_unit_test(softplus_and_sigmoid_hold_for_any_argument),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,18 +22,18 @@ static void schedules_have_the_values_reckoned_by_hand(void **state)
 {
     (void)state;
     /* 10 steps, 2 of them warm-up: linear is (10 - t) / 8, cosine (1 + cos(pi (t - 2) / 8)) / 2 for t = 2 .. 9 */
-    const double linear[] = {0, .5, 1, .875, .75, .625, .5, .375, .25, .125};
-    const double cosine[] = {0,
-                             .5,
-                             1,
-                             0.9619397662556434,
-                             0.8535533905932737,
-                             0.6913417161825449,
-                             .5,
-                             0.3086582838174551,
-                             0.1464466094067263,
-                             0.0380602337443566};
-    const double constant[] = {0, .5, 1, 1, 1, 1, 1, 1, 1, 1};
+    const double linear[] = { 0, .5, 1, .875, .75, .625, .5, .375, .25, .125 };
+    const double cosine[] = { 0,
+                              .5,
+                              1,
+                              0.9619397662556434,
+                              0.8535533905932737,
+                              0.6913417161825449,
+                              .5,
+                              0.3086582838174551,
+                              0.1464466094067263,
+                              0.0380602337443566 };
+    const double constant[] = { 0, .5, 1, 1, 1, 1, 1, 1, 1, 1 };
     assert_factors(SCHEDULE_LINEAR, .2, 0, 10, linear);
     assert_factors(SCHEDULE_COSINE, .2, 0, 10, cosine);
     assert_factors(SCHEDULE_CONSTANT, .2, 0, 10, constant);

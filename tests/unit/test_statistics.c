@@ -17,9 +17,12 @@ static void assert_close(double value, double expected, double tolerance)
 static void wilson_has_the_known_values(void **state)
 {
     (void)state;
-    static const struct { int hits, n; double low, high; } known[] = {
-        {45, 50, .7864, .9565}, {90, 100, .8256, .9448}, {450, 500, .8706, .9233}, {48, 50, .8654, .9890},
-        {50, 50, .9287, 1}, {29, 30, .8333, .9941}, {30, 30, .8865, 1},
+    static const struct {
+        int hits, n;
+        double low, high;
+    } known[] = {
+        { 45, 50, .7864, .9565 }, { 90, 100, .8256, .9448 }, { 450, 500, .8706, .9233 }, { 48, 50, .8654, .9890 },
+        { 50, 50, .9287, 1 },     { 29, 30, .8333, .9941 },  { 30, 30, .8865, 1 },
     };
     for (int k = 0; k < 7; k++) {
         Interval yes = wilson_interval(known[k].hits, known[k].n),
@@ -40,8 +43,8 @@ static void wilson_has_the_known_values(void **state)
 static void fairness_is_over_categories_with_data(void **state)
 {
     (void)state;
-    const double hits[] = {9, 5, 0, 30};
-    const int64_t n[] = {10, 10, 0, 40}; /* rates .9, .5, none, .75 */
+    const double hits[] = { 9, 5, 0, 30 };
+    const int64_t n[] = { 10, 10, 0, 40 }; /* rates .9, .5, none, .75 */
     Fairness f = fairness(hits, n, NULL, 4, WORST_IS_LOWEST);
     assert_close(f.micro, 44.0 / 60, 1e-15);
     assert_close(f.macro, (.9 + .5 + .75) / 3, 1e-15);
@@ -54,14 +57,14 @@ static void fairness_is_over_categories_with_data(void **state)
     f = fairness(hits, n, NULL, 4, WORST_IS_HIGHEST);
     assert_true(f.worst == .9 && f.worst_category == 0);
 
-    const unsigned char harm[] = {1, 0, 1, 1}; /* without the second */
+    const unsigned char harm[] = { 1, 0, 1, 1 }; /* without the second */
     f = fairness(hits, n, harm, 4, WORST_IS_LOWEST);
     assert_true(f.worst == .75 && f.worst_category == 3 && f.categories == 2);
 
     f = fairness(hits, n, NULL, 1, WORST_IS_LOWEST); /* one category: nothing differs */
     assert_true(f.gap == 0 && f.variance == 0 && f.micro == f.macro);
 
-    const int64_t none[4] = {0};
+    const int64_t none[4] = { 0 };
     f = fairness(hits, none, NULL, 4, WORST_IS_LOWEST);
     assert_true(isnan(f.micro) && isnan(f.macro) && isnan(f.worst) && isnan(f.gap) && isnan(f.variance));
     assert_true(f.worst_category == -1 && f.categories == 0);

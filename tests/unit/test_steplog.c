@@ -1,5 +1,5 @@
-/* Promises: a step is one whole line of valid JSON whatever the categories are called; numbers that are not finite are null; opening
- * again after step s drops later lines and a torn one. */
+/* Promises: a step is one whole line of valid JSON whatever the categories are called; numbers that are not finite are
+ * null; opening again after step s drops later lines and a torn one. */
 #include "catdpo/steplog.h"
 
 #include <fcntl.h>
@@ -17,8 +17,16 @@ static const char categories[3][CATEGORY_NAME] = { "violence", "a \"quoted\\\" \
 static void write_step(StepLog *log, int64_t step)
 {
     const double margins[3] = { 0.5, NAN, -1e300 }, rates[3] = { 0, INFINITY, 0.25 };
-    StepMetrics row = { .step = step, .epoch = 0.1, .loss = NAN, .grad_norm = 1e-9, .learning_rate = 5e-7, .rewards_margins = 2,
-                        .rewards_accuracies = 0.75, .margin = margins, .violation_rate = rates, .step_seconds = 1.5 };
+    StepMetrics row = { .step = step,
+                        .epoch = 0.1,
+                        .loss = NAN,
+                        .grad_norm = 1e-9,
+                        .learning_rate = 5e-7,
+                        .rewards_margins = 2,
+                        .rewards_accuracies = 0.75,
+                        .margin = margins,
+                        .violation_rate = rates,
+                        .step_seconds = 1.5 };
     Error err = { 0 };
     CHECK(steplog_write(log, &row, 123.5, 100, &err));
 }
@@ -47,16 +55,18 @@ static int count_lines(const char *path)
 
 static void test_line(const char *path)
 {
-    static const char *const expected =
-        "{\"step\":1,\"total_steps\":100,\"epoch\":0.1,\"loss\":null,\"grad_norm\":1e-09,\"learning_rate\":5e-07,\"tokens_per_second\":123.5,"
-        "\"rewards/margins\":2,\"rewards/accuracies\":0.75,\"seconds\":1.5,"
-        "\"margins\":{\"violence\":0.5,\"a \\\"quoted\\\\\\\" \\u000a\\u0009\\u0001name\":null,\"\xc3\xa9t\xc3\xa9\":-1e+300},"
-        "\"violation_rate\":{\"violence\":0,\"a \\\"quoted\\\\\\\" \\u000a\\u0009\\u0001name\":null,\"\xc3\xa9t\xc3\xa9\":0.25}}\n";
+    static const char *const expected = "{\"step\":1,\"total_steps\":100,\"epoch\":0.1,\"loss\":null,\"grad_norm\":1e-"
+                                        "09,\"learning_rate\":5e-07,\"tokens_per_second\":123.5,"
+                                        "\"rewards/margins\":2,\"rewards/accuracies\":0.75,\"seconds\":1.5,"
+                                        "\"margins\":{\"violence\":0.5,\"a \\\"quoted\\\\\\\" "
+                                        "\\u000a\\u0009\\u0001name\":null,\"\xc3\xa9t\xc3\xa9\":-1e+300},"
+                                        "\"violation_rate\":{\"violence\":0,\"a \\\"quoted\\\\\\\" "
+                                        "\\u000a\\u0009\\u0001name\":null,\"\xc3\xa9t\xc3\xa9\":0.25}}\n";
     Error err = { 0 };
     StepLog *log = steplog_open(path, NULL, 0, 3, categories, &err);
     CHECK(log);
     write_step(log, 1);
-    char *text = read_file(path);  /* before the log is closed: nothing is held back */
+    char *text = read_file(path); /* before the log is closed: nothing is held back */
     CHECK(strcmp(text, expected) == 0);
     free(text);
     steplog_close(log);
@@ -72,19 +82,19 @@ static void test_keep(const char *path)
     fputs("{\"step\":13,\"to", torn);
     fclose(torn);
 
-    log = steplog_open(path, NULL, 13, 3, categories, &err);  /* the torn line goes */
+    log = steplog_open(path, NULL, 13, 3, categories, &err); /* the torn line goes */
     CHECK(log && count_lines(path) == 12);
     steplog_close(log);
-    log = steplog_open(path, NULL, 9, 3, categories, &err);   /* and what the next run does again */
+    log = steplog_open(path, NULL, 9, 3, categories, &err); /* and what the next run does again */
     CHECK(log && count_lines(path) == 9);
     write_step(log, 10);
     CHECK(count_lines(path) == 10);
     steplog_close(log);
-    log = steplog_open(path, NULL, 0, 3, categories, &err);   /* a new run */
+    log = steplog_open(path, NULL, 0, 3, categories, &err); /* a new run */
     CHECK(log && count_lines(path) == 0);
     steplog_close(log);
     CHECK(remove(path) == 0);
-    log = steplog_open(path, NULL, 5, 3, categories, &err);   /* no log yet */
+    log = steplog_open(path, NULL, 5, 3, categories, &err); /* no log yet */
     CHECK(log);
     steplog_close(log);
 }

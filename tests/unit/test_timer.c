@@ -15,7 +15,7 @@ static void spin(double seconds)
 }
 
 enum { ATTENTION, REDUCE, OTHER, PHASES };
-static const char *const names[PHASES] = {"attention", "reduce", "other"};
+static const char *const names[PHASES] = { "attention", "reduce", "other" };
 
 static void inner_phase_pauses_the_outer_one(void **state)
 {
