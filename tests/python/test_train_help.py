@@ -61,5 +61,5 @@ def test_launcher_of_another_mpi(rank, words):
     """Ranks that a launcher starts which their MPI does not understand are not silently a run each: one says so, all end with 2."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_COMM", "PMIX", "SLURM"))}
     answer = subprocess.run([engine.BINARY, "train", "run.cfg"], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
-                            env=environment | {"PMI_SIZE": "2", "PMI_RANK": str(rank)})
+                            env=environment | {"PMI_SIZE": "2", "PMI_RANK": str(rank), "LD_PRELOAD": os.environ.get("CATDPO_PRELOAD", "")})
     assert answer.returncode == 2 and answer.stderr.count("catdpo: ") == (rank == 0) and words in answer.stderr, answer
