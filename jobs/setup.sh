@@ -6,7 +6,7 @@
 #   setup_slurm        SLURM, for the tests of jobs/ on a cluster of their own; they are skipped where it is not there
 #   setup_python       .venv with the `analysis` package and what its tests need
 #   setup_build DIR [MESON OPTION...]
-#   setup_fuzzer       clang's fuzzer runtime, for the fuzz targets; false: it is not there
+#   setup_fuzzer       clang's fuzzer runtime and symbolizer, for the fuzz targets; false: it is not there
 #   stage TITLE, stage_done, skipped TEXT, fail TEXT
 #
 # CATDPO_MESON_OPTIONS is passed on to meson, e.g. "-Dscalapack=-L/opt/lib,-lscalapack" for a site's own ScaLAPACK.
@@ -35,7 +35,8 @@ export LC_ALL=C.UTF-8
 
 has() { command -v "$1" >/dev/null 2>&1; }
 has_library() { local name; for name in "$@"; do pkg-config --exists "$name" 2>/dev/null && return 0; done; return 1; }
-has_fuzzer() { echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { return d && n > 9; }' | clang -fsanitize=fuzzer -x c - -o /dev/null 2>/dev/null; }
+# the symbolizer: leaks that are not ours are told by the function's name
+has_fuzzer() { has llvm-symbolizer && echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { return d && n > 9; }' | clang -fsanitize=fuzzer -x c - -o /dev/null 2>/dev/null; }
 names_option() { case " ${CATDPO_MESON_OPTIONS:-} " in *" -D$1="*) return 0 ;; esac; return 1; }
 
 # Debian packages of what is missing, judged by what works and not by what is installed, so that modules serve as well.
@@ -111,10 +112,10 @@ setup_fuzzer() {
     has_fuzzer && return
     stage "Fuzzer, for the tests"
     if has apt-get && [ "$(id -u)" -eq 0 ]; then
-        echo "   installing: clang libclang-rt-dev"
-        install clang libclang-rt-dev || true
+        echo "   installing: clang libclang-rt-dev llvm"
+        install clang libclang-rt-dev llvm || true
     fi
-    has_fuzzer || { echo "   not there: the fuzz targets are left out (Debian's packages, as root: clang libclang-rt-dev)"; false; }
+    has_fuzzer || { echo "   not there: the fuzz targets are left out (Debian's packages, as root: clang libclang-rt-dev llvm)"; false; }
 }
 
 setup_python() {
