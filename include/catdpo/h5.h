@@ -34,11 +34,12 @@
 #include <stdint.h>
 
 enum {
-    SLAB_AXES = 4,    /* most axes of a dataset */
-    FILE_PATH = 1024, /* bytes of a path, with its NUL */
-    BLOBS_MAX = 32,   /* most members of a group of byte datasets */
-    BLOB_NAME = 128,  /* bytes of a member's name, with its NUL */
-    DIGEST_TEXT = 72, /* bytes of a digest in hexadecimal digits, with its NUL */
+    SLAB_AXES = 4,        /* most axes of a dataset */
+    FILE_PATH = 1024,     /* bytes of a path, with its NUL */
+    BLOBS_MAX = 32,       /* most members of a group of byte datasets */
+    BLOB_NAME = 128,      /* bytes of a member's name, with its NUL */
+    DIGEST_TEXT = 72,     /* bytes of a digest in hexadecimal digits, with its NUL */
+    CALL_BYTES = 4 << 20, /* usual share of a rank in one call: it stays in the cache between memory and file */
 };
 
 /* Types in a file (little-endian) and in memory; a file's type must be exactly the expected one, of any byte order. */
@@ -56,7 +57,7 @@ typedef struct H5File {
     int64_t unflushed;  /* bytes that this rank wrote since it last told the disk */
     bool writing;       /* still `temporary` */
     int64_t size;       /* bytes of the file when it was opened: no dataset in it can be larger */
-    int64_t call_bytes; /* most bytes a rank moves in one call (16 MiB; never more than 2^31 - 1) */
+    int64_t call_bytes; /* most bytes a rank moves in one call (CALL_BYTES; never more than 2^31 - 1) */
     bool collective;    /* MPI-IO's collective transfers; false unless set: see src/io/h5_slab.c */
     char *scratch;      /* memory for moving slabs, kept from one to the next; owned */
     size_t scratch_bytes;

@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 enum {
-    CALL_BYTES = 16 << 20, /* a rank's share of one call; MPI counts in int */
     ALIGN_FROM = 16 << 20, /* datasets at least this large start at a multiple of ALIGN_TO: the usual stripe */
     ALIGN_TO = 1 << 20,
     COPY_BYTES = 1 << 20,

@@ -26,13 +26,14 @@ typedef struct Move {
     DataType type;
     size_t size;            /* of an element */
     bool writing, patching; /* patching: the slabs leave holes in the rows, whose old values stay */
+    bool direct;            /* in this round all shares of this rank's rows are whole rows: they need no place beside */
     int ranks, rank;
     Slab *slab;                 /* [ranks], all ranks' (their memory is their own) */
     int64_t row_count;          /* elements of a row */
     int64_t begin, end;         /* rows that are held by somebody */
     int64_t rows_a_rank;        /* in one round */
     int *counts, *places;       /* [2 * ranks]: elements sent and received, and where */
-    char *mine, *others, *rows; /* this rank's slab, all ranks' shares of its rows, its rows */
+    char *mine, *others, *rows; /* this rank's slab, all ranks' shares of its rows if not direct, its rows */
     hid_t set, space, list;
 } Move;
 
@@ -141,12 +142,16 @@ static bool gather_slabs(Move *m, const Slab *slab, int *axes, int64_t dims[SLAB
 
 /* ---- one round --------------------------------------------------------------------------------------------------- */
 
-/* This rank's slab <-> m->mine, in the order of the ranks that move its rows; <-> m->others where that is this rank. */
+/* All ranks' shares of this rank's rows. */
+static char *shares(const Move *m) { return m->direct ? m->rows : m->others; }
+
+/* This rank's slab <-> m->mine, in the order of the ranks that move its rows; <-> its shares where that is this rank.
+ */
 static void copy_mine(const Move *m, int64_t round, const Slab *slab, char *values, bool pack)
 {
     for (int r = 0; r < m->ranks; r++) {
         Range held = held_within(slab, rows_of(m, round, r));
-        char *dense = r == m->rank ? m->others + m->places[m->ranks + r] * (int64_t)m->size
+        char *dense = r == m->rank ? shares(m) + m->places[m->ranks + r] * (int64_t)m->size
                                    : m->mine + m->places[r] * (int64_t)m->size;
         slab_copy(slab, held.from, held.to, m->size, dense, values, pack);
     }
@@ -155,6 +160,7 @@ static void copy_mine(const Move *m, int64_t round, const Slab *slab, char *valu
 /* This rank's rows <-> m->others, in the order of the ranks that hold them. */
 static void copy_others(const Move *m, int64_t round, bool pack)
 {
+    if (m->direct) return;
     Range rows = rows_of(m, round, m->rank);
     for (int r = 0; r < m->ranks; r++) {
         int64_t offset;
@@ -166,31 +172,48 @@ static void copy_others(const Move *m, int64_t round, bool pack)
     }
 }
 
-/* Fill counts and places: [0, ranks) of m->mine, [ranks, 2 ranks) of m->others. What a rank has for itself does not
+/* Does the slab hold nothing of these rows, or whole and consecutive ones? *first: elements of the rows in front of
+ * them. */
+static bool holds_whole_rows(const Slab *slab, Range rows, int64_t row_count, int64_t *first)
+{
+    Range held = held_within(slab, rows);
+    *first = 0;
+    if (held.from == held.to) return true;
+    int64_t from = slab_index(&slab->axis[0], held.from), to = slab_index(&slab->axis[0], held.to - 1) + 1;
+    *first = (from - rows.from) * row_count;
+    return to - from == held.to - held.from && elements_within(slab, rows) == (to - from) * row_count;
+}
+
+/* Fill counts and places: [0, ranks) of m->mine, [ranks, 2 ranks) of the shares. What a rank has for itself does not
  * travel. */
 static void count_round(Move *m, int64_t round)
 {
     int mine = 0, others = 0;
+    int64_t first;
+    m->direct = !m->patching;
+    for (int r = 0; r < m->ranks; r++)
+        m->direct = m->direct && holds_whole_rows(&m->slab[r], rows_of(m, round, m->rank), m->row_count, &first);
     for (int r = 0; r < m->ranks; r++) {
         bool self = r == m->rank;
         int to_move = (int)elements_within(&m->slab[r], rows_of(m, round, m->rank));
         m->counts[r] = self ? 0 : (int)elements_within(&m->slab[m->rank], rows_of(m, round, r));
         m->counts[m->ranks + r] = self ? 0 : to_move;
         m->places[r] = mine;
-        m->places[m->ranks + r] = others;
+        holds_whole_rows(&m->slab[r], rows_of(m, round, m->rank), m->row_count, &first);
+        m->places[m->ranks + r] = m->direct ? (int)first : others;
         mine += m->counts[r];
         others += to_move;
     }
 }
 
-/* m->mine to m->others (writing) or back. */
+/* m->mine to the shares (writing) or back. */
 static void exchange(const Move *m)
 {
     if (m->ranks == 1) return;
     MPI_Datatype type = m->size == 8 ? MPI_UINT64_T : m->size == 4 ? MPI_UINT32_T : MPI_UINT8_T;
     int from = m->writing ? 0 : m->ranks, to = m->writing ? m->ranks : 0;
-    CHECK_MPI(MPI_Alltoallv(m->writing ? m->mine : m->others, m->counts + from, m->places + from, type,
-                            m->writing ? m->others : m->mine, m->counts + to, m->places + to, type, m->file->comm));
+    CHECK_MPI(MPI_Alltoallv(m->writing ? m->mine : shares(m), m->counts + from, m->places + from, type,
+                            m->writing ? shares(m) : m->mine, m->counts + to, m->places + to, type, m->file->comm));
 }
 
 /* This rank's rows between memory and file. */

@@ -62,7 +62,7 @@ Slab slab_matrix(const Axis *rows, const Axis *columns, int64_t stride)
 
 /* ---- where they lie ---------------------------------------------------------------------------------------------- */
 
-enum { TILE = 32 }; /* rows and columns copied at a time, so that a transposition stays in the cache */
+enum { TILE = 32 }; /* rows and columns copied at a time */
 
 /* A rectangle of elements, in the dense buffer and in memory. */
 typedef struct Plane {
@@ -71,18 +71,27 @@ typedef struct Plane {
     int64_t row_step, column_step; /* of the other */
 } Plane;
 
+/* A transposition, by tiles that are gathered first: lines of the one side that lie a power of two apart would throw
+ * each other out of the cache before they are used up. */
 #define COPY_PLANE(word)                                                                                               \
     for (int64_t i0 = 0; i0 < p->rows; i0 += TILE)                                                                     \
-        for (int64_t j0 = 0; j0 < p->columns; j0 += TILE)                                                              \
-            for (int64_t i = i0; i < i0 + TILE && i < p->rows; i++)                                                    \
-                for (int64_t j = j0; j < j0 + TILE && j < p->columns; j++) {                                           \
-                    word *dense = (word *)p->dense + i * p->pitch + j;                                                 \
-                    word *held = (word *)p->held + i * p->row_step + j * p->column_step;                               \
+        for (int64_t j0 = 0; j0 < p->columns; j0 += TILE) {                                                            \
+            word tile[TILE][TILE + 1];                                                                                 \
+            int rows = p->rows - i0 < TILE ? (int)(p->rows - i0) : TILE;                                               \
+            int columns = p->columns - j0 < TILE ? (int)(p->columns - j0) : TILE;                                      \
+            word *dense = (word *)p->dense + i0 * p->pitch + j0;                                                       \
+            word *held = (word *)p->held + i0 * p->row_step + j0 * p->column_step;                                     \
+            for (int i = 0; !pack && i < rows; i++) memcpy(tile[i], dense + i * p->pitch, columns * sizeof(word));     \
+            for (int j = 0; j < columns; j++)                                                                          \
+                for (int i = 0; i < rows; i++) {                                                                       \
+                    word *element = held + i * p->row_step + j * p->column_step;                                       \
                     if (pack)                                                                                          \
-                        *dense = *held;                                                                                \
+                        tile[i][j] = *element;                                                                         \
                     else                                                                                               \
-                        *held = *dense;                                                                                \
-                }
+                        *element = tile[i][j];                                                                         \
+                }                                                                                                      \
+            for (int i = 0; pack && i < rows; i++) memcpy(dense + i * p->pitch, tile[i], columns * sizeof(word));      \
+        }
 
 static void copy_plane(const Plane *p, size_t size, bool pack)
 {

@@ -2,6 +2,7 @@
 #include "catdpo/plan.h"
 
 #include "catdpo/batch.h"
+#include "catdpo/h5.h"
 #include "catdpo/replica.h"
 #include "catdpo/sampler.h"
 
@@ -9,14 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    FLOAT_BYTES = 4,
-    REPLICAS_LOOKED_AT = 8,
-    SCALARS = 12,
-    CATEGORY_NUMBERS = 6,
-    IO_CALL = 16 << 20,
-    IO_BUFFERS = 3
-};
+enum { FLOAT_BYTES = 4, REPLICAS_LOOKED_AT = 8, SCALARS = 12, CATEGORY_NUMBERS = 6, IO_BUFFERS = 3 };
 
 /* Part of sgemm's best rate that it has on panels of a logical block. */
 static const double PANEL_RATE = 0.88;
@@ -315,7 +309,7 @@ static PlanMemory memory_of(const Scene *s, const Pairs *pairs, const BatchLimit
     double table =
         FLOAT_BYTES * (double)a->vocab * a->hidden; /* the largest tensor of a file, moved in calls of limited size */
     double files = s->config->checkpoint.final || s->config->checkpoint.steps > 0
-                       ? IO_BUFFERS * fmin(IO_CALL, table / ranks / s->shape.replicas)
+                       ? IO_BUFFERS * fmin(CALL_BYTES, table / ranks / s->shape.replicas)
                        : 0;
     return (PlanMemory){ (double)step.weights,
                          (double)step.gradients,
