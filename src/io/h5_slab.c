@@ -172,16 +172,20 @@ static void copy_others(const Move *m, int64_t round, bool pack)
     }
 }
 
-/* Does the slab hold nothing of these rows, or whole and consecutive ones? *first: elements of the rows in front of
- * them. */
-static bool holds_whole_rows(const Slab *slab, Range rows, int64_t row_count, int64_t *first)
+/* The places of all shares within this rank's rows, if each is nothing or whole, consecutive rows; false: they are not.
+ */
+static bool place_directly(Move *m, Range rows)
 {
-    Range held = held_within(slab, rows);
-    *first = 0;
-    if (held.from == held.to) return true;
-    int64_t from = slab_index(&slab->axis[0], held.from), to = slab_index(&slab->axis[0], held.to - 1) + 1;
-    *first = (from - rows.from) * row_count;
-    return to - from == held.to - held.from && elements_within(slab, rows) == (to - from) * row_count;
+    for (int r = 0; r < m->ranks; r++) {
+        const Slab *slab = &m->slab[r];
+        Range held = held_within(slab, rows);
+        int64_t count = held.to - held.from, from = count > 0 ? slab_index(&slab->axis[0], held.from) : rows.from;
+        if (count > 0 && (slab_index(&slab->axis[0], held.to - 1) - from != count - 1 ||
+                          elements_within(slab, rows) != count * m->row_count))
+            return false;
+        m->places[m->ranks + r] = (int)((from - rows.from) * m->row_count);
+    }
+    return true;
 }
 
 /* Fill counts and places: [0, ranks) of m->mine, [ranks, 2 ranks) of the shares. What a rank has for itself does not
@@ -189,18 +193,14 @@ static bool holds_whole_rows(const Slab *slab, Range rows, int64_t row_count, in
 static void count_round(Move *m, int64_t round)
 {
     int mine = 0, others = 0;
-    int64_t first;
-    m->direct = !m->patching;
-    for (int r = 0; r < m->ranks; r++)
-        m->direct = m->direct && holds_whole_rows(&m->slab[r], rows_of(m, round, m->rank), m->row_count, &first);
+    m->direct = !m->patching && place_directly(m, rows_of(m, round, m->rank));
     for (int r = 0; r < m->ranks; r++) {
         bool self = r == m->rank;
         int to_move = (int)elements_within(&m->slab[r], rows_of(m, round, m->rank));
         m->counts[r] = self ? 0 : (int)elements_within(&m->slab[m->rank], rows_of(m, round, r));
         m->counts[m->ranks + r] = self ? 0 : to_move;
         m->places[r] = mine;
-        holds_whole_rows(&m->slab[r], rows_of(m, round, m->rank), m->row_count, &first);
-        m->places[m->ranks + r] = m->direct ? (int)first : others;
+        if (!m->direct) m->places[m->ranks + r] = others;
         mine += m->counts[r];
         others += to_move;
     }
