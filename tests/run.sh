@@ -58,7 +58,7 @@ stage_done
 
 run_pytest runs "${waiting[@]}" >"$build/runs.log" 2>&1 &
 stage "Tests in Python (pytest)"
-run_pytest python tests/python "${waiting[@]/#/--ignore=}"
+run_pytest python tests/lint tests/python "${waiting[@]/#/--ignore=}"
 stage_done
 stage "Interrupted and planned runs; batch jobs on a SLURM cluster of this machine (pytest)"
 wait

@@ -83,12 +83,12 @@ Runs that failed or never started are named, and the others are compared; the ex
 """
 
 COMMANDS = {  # name: (module with add_arguments and run, one line, help)
-    "import": ("import_model", "a Hugging Face folder or a GGUF file -> model.h5", IMPORT),
-    "prepare": ("prepare", "preference data -> pairs.h5", PREPARE),
-    "report": ("report", "a run directory -> tables and an HTML page", REPORT),
-    "watch": ("watch", "a run in the terminal while it goes", WATCH),
-    "compare": ("compare", "several runs -> tables and an HTML page", COMPARE),
-    "export": ("export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
+    "import": ("models.import_model", "a Hugging Face folder or a GGUF file -> model.h5", IMPORT),
+    "prepare": ("prepare.prepare", "preference data -> pairs.h5", PREPARE),
+    "report": ("report.report", "a run directory -> tables and an HTML page", REPORT),
+    "watch": ("watch.watch", "a run in the terminal while it goes", WATCH),
+    "compare": ("compare.compare", "several runs -> tables and an HTML page", COMPARE),
+    "export": ("models.export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
 }
 
 

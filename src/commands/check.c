@@ -1,12 +1,12 @@
 /* catdpo check: what files are, and whether they are whole. By one process, without MPI. */
-#include "catdpo/checkpoint.h"
-#include "catdpo/commands.h"
-#include "catdpo/evalfile.h"
-#include "catdpo/log.h"
-#include "catdpo/metrics.h"
-#include "catdpo/pairs_file.h"
-#include "catdpo/reference.h"
-#include "catdpo/sha256.h"
+#include "catdpo/files/checkpoint.h"
+#include "catdpo/commands/cli.h"
+#include "catdpo/files/eval_file.h"
+#include "catdpo/core/log.h"
+#include "catdpo/files/metrics.h"
+#include "catdpo/files/pairs_file.h"
+#include "catdpo/files/reference_file.h"
+#include "catdpo/core/sha256.h"
 
 #include <dirent.h>
 #include <errno.h>

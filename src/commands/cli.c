@@ -1,7 +1,7 @@
 /* Parsing of the command line and its help, driven by the tables of commands and options. */
-#include "catdpo/commands.h"
+#include "catdpo/commands/cli.h"
 
-#include "catdpo/nearest.h"
+#include "catdpo/core/nearest.h"
 #include "version.h"
 
 #include <errno.h>

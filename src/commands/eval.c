@@ -1,10 +1,10 @@
 /* catdpo eval */
-#include "run.h"
+#include "catdpo/run/run.h"
 
-#include "catdpo/commands.h"
-#include "catdpo/evalfile.h"
-#include "catdpo/margin.h"
-#include "catdpo/statistics.h"
+#include "catdpo/commands/cli.h"
+#include "catdpo/files/eval_file.h"
+#include "catdpo/objective/margin.h"
+#include "catdpo/objective/statistics.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* catdpo: the table of commands, and what happens before and after one runs. */
-#include "catdpo/blas_check.h"
-#include "catdpo/commands.h"
+#include "catdpo/parallel/blas_check.h"
+#include "catdpo/commands/cli.h"
 
 static const CommandOption train_options[] = {
     { "--overwrite", NULL, NULL, "replace the run that run.dir holds", false },

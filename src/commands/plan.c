@@ -1,10 +1,10 @@
 /* catdpo plan: what a run needs, before it is submitted. By one process, without MPI. */
-#include "plan.h"
+#include "plan_private.h"
 
-#include "catdpo/log.h"
-#include "catdpo/memory.h"
-#include "catdpo/model_file.h"
-#include "catdpo/pairs_file.h"
+#include "catdpo/core/log.h"
+#include "catdpo/core/memory.h"
+#include "catdpo/files/model_file.h"
+#include "catdpo/files/pairs_file.h"
 
 #include <errno.h>
 #include <math.h>

@@ -1,5 +1,5 @@
 /* The plan as one JSON object: bytes, seconds, counts. */
-#include "plan.h"
+#include "plan_private.h"
 
 #include <math.h>
 

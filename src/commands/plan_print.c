@@ -1,7 +1,7 @@
 /* The plan as text. */
-#include "plan.h"
+#include "plan_private.h"
 
-#include "catdpo/memory.h"
+#include "catdpo/core/memory.h"
 
 #include <string.h>
 

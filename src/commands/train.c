@@ -1,8 +1,8 @@
 /* catdpo train */
-#include "trainer.h"
+#include "catdpo/train/trainer.h"
 
-#include "catdpo/commands.h"
-#include "catdpo/schedule.h"
+#include "catdpo/commands/cli.h"
+#include "catdpo/optim/schedule.h"
 
 #include <math.h>
 #include <stdlib.h>

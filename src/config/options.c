@@ -1,7 +1,7 @@
 /* Every setting of catdpo, once: key, type, place in Config, default, bounds, choices, help. */
-#include "options.h"
+#include "catdpo/config/options.h"
 
-#include "catdpo/nearest.h"
+#include "catdpo/core/nearest.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* One pass over the characters: strings and comments are copied, @include is followed, integers that need 64 bits get
  * libconfig's suffix L. libconfig's own @include differs between its versions and ends the process on a folder. */
-#include "source.h"
+#include "catdpo/config/source.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* Errors: filled where they happen, agreed by all ranks, printed once by whoever decides what to do. */
-#include "catdpo/error.h"
+#include "catdpo/core/error.h"
 
 #include <limits.h>
 #include <stdarg.h>

@@ -1,9 +1,9 @@
 /* Messages and progress on one stream. A bar stands on the last line without a newline; whatever is printed next wipes
  * it first. */
-#include "catdpo/log.h"
+#include "catdpo/core/log.h"
 
-#include "catdpo/timer.h"
-#include "terminal.h"
+#include "catdpo/core/timer.h"
+#include "catdpo/core/terminal.h"
 
 #include <math.h>
 #include <stdarg.h>

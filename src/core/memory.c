@@ -1,5 +1,5 @@
 /* Large allocations, views of them, and the table of bytes by kind. */
-#include "catdpo/memory.h"
+#include "catdpo/core/memory.h"
 
 #include <math.h>
 #include <stdio.h>

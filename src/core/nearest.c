@@ -1,5 +1,5 @@
 /* Optimal string alignment distance: Levenshtein's recurrence with a swap of neighbours as one edit. */
-#include "catdpo/nearest.h"
+#include "catdpo/core/nearest.h"
 
 #include <ctype.h>
 #include <string.h>

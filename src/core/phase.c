@@ -1,4 +1,4 @@
-#include "catdpo/phase.h"
+#include "catdpo/core/phase.h"
 
 const char *const phase_name[PHASES] = {
     [PHASE_BATCH] = "batch",     [PHASE_EMBEDDING] = "embedding", [PHASE_NORM] = "norm",

@@ -1,5 +1,5 @@
 /* Philox 4x64-10: ten rounds of multiply, exclusive-or and swap on a counter, keyed with (seed, stream). */
-#include "catdpo/rng.h"
+#include "catdpo/core/rng.h"
 
 __extension__ typedef unsigned __int128 uint128;
 

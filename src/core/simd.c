@@ -1,4 +1,4 @@
-#include "catdpo/simd.h"
+#include "catdpo/core/simd.h"
 
 #include <math.h>
 

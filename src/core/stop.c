@@ -1,6 +1,6 @@
-#include "catdpo/stop.h"
+#include "catdpo/core/stop.h"
 
-#include "catdpo/error.h"
+#include "catdpo/core/error.h"
 
 #include <signal.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* Finding the terminal: the stream itself, or the stderr of the MPI launcher when the stream is a pipe to it (Linux's
  * /proc). */
-#include "terminal.h"
+#include "catdpo/core/terminal.h"
 
 #include <fcntl.h>
 #include <stdbool.h>

@@ -1,7 +1,7 @@
 /* A stack of phases; whenever its top changes, the time since the last change goes to the phase that was on top. */
-#include "catdpo/timer.h"
+#include "catdpo/core/timer.h"
 
-#include "catdpo/error.h"
+#include "catdpo/core/error.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-#include "catdpo/batch.h"
+#include "catdpo/data/batch.h"
 
 #include <stdlib.h>
 #include <string.h>

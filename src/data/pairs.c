@@ -1,5 +1,5 @@
 /* Preference pairs in memory: where the arrays lie, and what must hold of them. */
-#include "catdpo/pairs.h"
+#include "catdpo/data/pairs.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -1,6 +1,6 @@
-#include "catdpo/sampler.h"
+#include "catdpo/data/sampler.h"
 
-#include "catdpo/rng.h"
+#include "catdpo/core/rng.h"
 
 #include <stdlib.h>
 

@@ -1,4 +1,4 @@
-#include "catdpo/architecture.h"
+#include "catdpo/model/architecture.h"
 
 #include <stdint.h>
 #include <stdio.h>

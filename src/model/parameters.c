@@ -1,4 +1,4 @@
-#include "catdpo/parameters.h"
+#include "catdpo/model/parameters.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,9 +1,9 @@
-#include "catdpo/transformer.h"
+#include "catdpo/model/transformer.h"
 
-#include "catdpo/gemm.h"
-#include "catdpo/mlp.h"
-#include "catdpo/phase.h"
-#include "catdpo/rmsnorm.h"
+#include "catdpo/parallel/gemm.h"
+#include "catdpo/ops/mlp.h"
+#include "catdpo/core/phase.h"
+#include "catdpo/ops/rmsnorm.h"
 
 #include <string.h>
 

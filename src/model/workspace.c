@@ -1,6 +1,6 @@
 /* Creation of a Transformer: the layout of its weights, gradients and activations in one allocation each. */
-#include "catdpo/memory.h"
-#include "catdpo/transformer.h"
+#include "catdpo/core/memory.h"
+#include "catdpo/model/transformer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -109,7 +109,7 @@ static bool allocate(Transformer *t, Error *err)
 bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits,
                         Timer *timer, Error *err)
 {
-    bool ok = lay_out(t, a, grid, limits, timer, err) && rotary_create(&t->rotary, a, limits->longest + 1, err) &&
+    bool ok = lay_out(t, a, grid, limits, timer, err) && rotary_create(&t->rotary, &a->rope, a->head_dim, limits->longest + 1, err) &&
               allocate(t, err);
     if (!error_agree(grid->world, ok, err)) {
         transformer_free(t);

@@ -1,5 +1,5 @@
 /* See objective.h. */
-#include "catdpo/objective.h"
+#include "catdpo/objective/objective.h"
 
 #include <math.h>
 

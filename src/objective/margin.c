@@ -1,6 +1,6 @@
 /* Margins: offsets of pairs, counting of violations, and the update. Sums across pairs are integers, so that they are
  * exact and every rank arrives at the same bits. */
-#include "catdpo/margin.h"
+#include "catdpo/objective/margin.h"
 
 #include <math.h>
 #include <stdlib.h>

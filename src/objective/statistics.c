@@ -1,4 +1,4 @@
-#include "catdpo/statistics.h"
+#include "catdpo/objective/statistics.h"
 
 #include <math.h>
 

@@ -1,8 +1,8 @@
-#include "catdpo/memory.h"
-#include "catdpo/optimizer.h"
-#include "catdpo/replica.h"
+#include "catdpo/core/memory.h"
+#include "catdpo/optim/adamw.h"
+#include "catdpo/parallel/replica.h"
 
-#include "catdpo/simd.h"
+#include "catdpo/core/simd.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-#include "catdpo/schedule.h"
+#include "catdpo/optim/schedule.h"
 
 #include <math.h>
 

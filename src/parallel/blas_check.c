@@ -1,8 +1,8 @@
 #define _GNU_SOURCE
-#include "catdpo/blas_check.h"
+#include "catdpo/parallel/blas_check.h"
 
-#include "catdpo/gemm.h"
-#include "catdpo/timer.h"
+#include "catdpo/parallel/gemm.h"
+#include "catdpo/core/timer.h"
 
 #include <dlfcn.h>
 #include <sched.h>

@@ -1,4 +1,4 @@
-#include "catdpo/gemm.h"
+#include "catdpo/parallel/gemm.h"
 
 void psgemm_(const char *ta, const char *tb, const int *m, const int *n, const int *k, const float *alpha,
              const float *a, const int *ia, const int *ja, const int *desca, const float *b, const int *ib,

@@ -1,4 +1,4 @@
-#include "catdpo/grid.h"
+#include "catdpo/parallel/grid.h"
 
 #include <stdlib.h>
 

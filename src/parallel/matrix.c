@@ -1,4 +1,4 @@
-#include "catdpo/matrix.h"
+#include "catdpo/parallel/matrix.h"
 
 enum { DTYPE_DENSE = 1 };
 

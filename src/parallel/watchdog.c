@@ -1,4 +1,4 @@
-#include "catdpo/watchdog.h"
+#include "catdpo/parallel/watchdog.h"
 
 #include <dirent.h>
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 /* Models and data that are planned for but not there yet. */
-#include "catdpo/plan.h"
+#include "catdpo/plan/plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>

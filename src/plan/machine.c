@@ -1,10 +1,10 @@
 /* How fast one rank is: the program's own loops on small matrices, on the machine that it is asked on. */
-#include "catdpo/plan.h"
+#include "catdpo/plan/plan.h"
 
-#include "catdpo/blas_check.h"
-#include "catdpo/memory.h"
-#include "catdpo/mlp.h"
-#include "catdpo/timer.h"
+#include "catdpo/parallel/blas_check.h"
+#include "catdpo/core/memory.h"
+#include "catdpo/ops/mlp.h"
+#include "catdpo/core/timer.h"
 
 #include <math.h>
 #include <stdlib.h>

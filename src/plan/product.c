@@ -8,7 +8,7 @@
  *
  * A panel that lies across the processes in the other direction is turned first: nearly all of it changes hands.
  */
-#include "catdpo/plan.h"
+#include "catdpo/plan/plan.h"
 
 static const double COMBINE = 1.3; /* PBLAS's weight of a sum against a broadcast, and of a clear win */
 

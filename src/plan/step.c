@@ -1,10 +1,10 @@
 /* A step on a grid: its passes as the batcher makes them, and what each part of transformer.c costs in them. */
-#include "catdpo/plan.h"
+#include "catdpo/plan/plan.h"
 
-#include "catdpo/batch.h"
-#include "catdpo/h5.h"
-#include "catdpo/replica.h"
-#include "catdpo/sampler.h"
+#include "catdpo/data/batch.h"
+#include "catdpo/h5/h5.h"
+#include "catdpo/parallel/replica.h"
+#include "catdpo/data/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,12 +1,12 @@
 /* Each format: a small valid file, and what the program does with one beside `catdpo check`. */
 #include "fuzz.h"
 
-#include "catdpo/checkpoint.h"
-#include "catdpo/commands.h"
-#include "catdpo/evalfile.h"
-#include "catdpo/metrics.h"
-#include "catdpo/pairs_file.h"
-#include "catdpo/reference.h"
+#include "catdpo/files/checkpoint.h"
+#include "catdpo/commands/cli.h"
+#include "catdpo/files/eval_file.h"
+#include "catdpo/files/metrics.h"
+#include "catdpo/files/pairs_file.h"
+#include "catdpo/files/reference_file.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -6,9 +6,9 @@
 #ifndef CATDPO_FUZZ_H
 #define CATDPO_FUZZ_H
 
-#include "catdpo/error.h"
-#include "catdpo/h5.h"
-#include "catdpo/transformer.h"
+#include "catdpo/core/error.h"
+#include "catdpo/h5/h5.h"
+#include "catdpo/model/transformer.h"
 
 #include <stddef.h>
 #include <stdint.h>

@@ -2,7 +2,7 @@
  * with one message, or accepted and then printed as a config that gives the same settings. */
 #include "fuzz.h"
 
-#include "catdpo/config.h"
+#include "catdpo/config/config.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 #define _GNU_SOURCE
 #include "fuzz.h"
 
-#include "catdpo/phase.h"
+#include "catdpo/core/phase.h"
 
 #include <dirent.h>
 #include <errno.h>

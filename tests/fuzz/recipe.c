@@ -1,7 +1,7 @@
 /* Recipes: what a hostile writer could do to a file with HDF5 itself. Steps that HDF5 refuses are left out. */
 #include "fuzz.h"
 
-#include "catdpo/checksum.h"
+#include "catdpo/h5/checksum.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
 #ifndef CATDPO_TEST_FULL_DISK_H
 #define CATDPO_TEST_FULL_DISK_H
 
-#include "catdpo/error.h"
+#include "catdpo/core/error.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -2,7 +2,7 @@
 #ifndef CATDPO_TEST_SCRATCH_H
 #define CATDPO_TEST_SCRATCH_H
 
-#include "catdpo/error.h"
+#include "catdpo/core/error.h"
 
 #include <dirent.h>
 #include <stdio.h>

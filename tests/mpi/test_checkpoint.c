@@ -2,8 +2,8 @@
  * is full at any of its writes, on any rank, is one agreed error, and the checkpoints that were there before are as
  * they were. */
 #define _GNU_SOURCE
-#include "catdpo/checkpoint.h"
-#include "catdpo/phase.h"
+#include "catdpo/files/checkpoint.h"
+#include "catdpo/core/phase.h"
 #include "full_disk.h"
 #include "scratch.h"
 

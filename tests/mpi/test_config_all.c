@@ -1,5 +1,5 @@
 /* Promise: only rank 0 reads the config, and every rank ends with the same Config or the same message. */
-#include "catdpo/config.h"
+#include "catdpo/config/config.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* Promise: when some ranks fail, every rank returns false with the status and message of the lowest rank that failed.
  */
-#include "catdpo/error.h"
+#include "catdpo/core/error.h"
 
 #include <stdio.h>
 #include <string.h>

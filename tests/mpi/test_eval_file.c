@@ -1,7 +1,7 @@
 /* Promise: what eval found is in eval.h5 under the names of the file format, with labels; without held-out pairs too.
  */
-#include "catdpo/evalfile.h"
-#include "catdpo/h5.h"
+#include "catdpo/files/eval_file.h"
+#include "catdpo/h5/h5.h"
 #include "scratch.h"
 
 #include <hdf5_hl.h>

@@ -1,7 +1,7 @@
 /* Promises: what is written is read back, on any distribution, in one call or in many; the bytes in a file do not
  * depend on the distribution; a commit is all or nothing and leaves no .tmp; no HDF5 object stays open. */
-#include "catdpo/checksum.h"
-#include "catdpo/h5.h"
+#include "catdpo/h5/checksum.h"
+#include "catdpo/h5/h5.h"
 #include "scratch.h"
 
 #include <math.h>

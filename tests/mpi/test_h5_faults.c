@@ -1,8 +1,8 @@
 /* Promise: a full disk at any write of a file is one agreed error; the earlier file is as it was, no .tmp is left,
  * nothing hangs and no HDF5 object stays open. */
 #define _GNU_SOURCE
-#include "catdpo/checksum.h"
-#include "catdpo/h5.h"
+#include "catdpo/h5/checksum.h"
+#include "catdpo/h5/h5.h"
 #include "full_disk.h"
 #include "scratch.h"
 

@@ -1,7 +1,7 @@
 /* Promise: a file that is missing, truncated, foreign or made to mislead is refused with one message, the same on all
  * ranks; nothing is allocated from a size it claims, no link, filter or other file is followed, and no HDF5 object
  * stays open. */
-#include "catdpo/h5.h"
+#include "catdpo/h5/h5.h"
 #include "scratch.h"
 
 #include <math.h>

@@ -1,9 +1,9 @@
 /* Promises: every row arrives, each rank's partial counts at its place, the largest time of any rank; the file under
  * its final name is complete after every flush and as before after a failed one; a run continues after any step, with
  * other ranks and pairs a step too; each column has the checksum of its values; labels, scales and units are there. */
-#include "catdpo/checksum.h"
-#include "catdpo/h5.h"
-#include "catdpo/metrics.h"
+#include "catdpo/h5/checksum.h"
+#include "catdpo/h5/h5.h"
+#include "catdpo/files/metrics.h"
 #include "scratch.h"
 
 #include <hdf5_hl.h>

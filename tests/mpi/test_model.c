@@ -1,11 +1,11 @@
 /* Promise: on every grid the model computes what transformers computes: logits, log-probs and the gradient of every
  * tensor within 1e-4 relative, from the fixtures of tests/reference (made by transformers and autograd). Likewise with
  * recomputation of activations, without shared prompts, with accumulation and with logits a pair at a time. */
-#include "catdpo/memory.h"
-#include "catdpo/model_file.h"
-#include "catdpo/optimizer.h"
-#include "catdpo/phase.h"
-#include "catdpo/replica.h"
+#include "catdpo/core/memory.h"
+#include "catdpo/files/model_file.h"
+#include "catdpo/optim/adamw.h"
+#include "catdpo/core/phase.h"
+#include "catdpo/parallel/replica.h"
 
 #include <math.h>
 #include <setjmp.h>

@@ -1,7 +1,7 @@
 /* Promises: pairs.h5 arrives complete on every rank, once a node; a file that breaks any rule of the format is refused
  * with one message that names file, dataset, index and remedy, the same on all ranks. */
-#include "catdpo/h5.h"
-#include "catdpo/pairs_file.h"
+#include "catdpo/h5/h5.h"
+#include "catdpo/files/pairs_file.h"
 #include "scratch.h"
 
 enum { N = 4, K = 3, VOCABULARY = 100 };

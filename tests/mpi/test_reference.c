@@ -1,8 +1,8 @@
 /* Promises: a cache is used only for the data, weights, tokenizer and settings it was made for, is refused by name
  * otherwise and never overwritten; its groups are written at different times; damage is found. */
 #define _GNU_SOURCE
-#include "catdpo/h5.h"
-#include "catdpo/reference.h"
+#include "catdpo/h5/h5.h"
+#include "catdpo/files/reference_file.h"
 #include "scratch.h"
 
 #include <fcntl.h>

@@ -3,7 +3,7 @@
  * sizes of its logical block. */
 #include "count_messages.h"
 
-#include "catdpo/plan.h"
+#include "catdpo/plan/plan.h"
 
 #include <math.h>
 #include <setjmp.h>

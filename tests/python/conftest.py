@@ -92,7 +92,7 @@ CONFIG = {
 
 def tensors_of(config, seed=0):
     """Random float32 weights by their Hugging Face names."""
-    from catdpo_analysis.architecture import read_config
+    from catdpo_analysis.models.architecture import read_config
 
     rng = np.random.default_rng(seed)
     return {
@@ -185,7 +185,7 @@ class PairsFile:
     def __init__(self, path):
         import h5py
 
-        from catdpo_analysis import h5io
+        from catdpo_analysis.files import h5io
 
         with h5io.open_as(str(path), "catdpo-pairs") as file:
             self.attributes = {

@@ -11,8 +11,8 @@ import sys
 import h5py
 import numpy as np
 
-from catdpo_analysis import h5io
-from catdpo_analysis.stats import summarise, wilson
+from catdpo_analysis.files import h5io
+from catdpo_analysis.files.stats import summarise, wilson
 
 CATEGORIES = ["Cyber", "Disinformation", "Fraud", "Harassment", "Physical harm", "Privacy", "benign"]
 PHASES = [

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 from catdpo_analysis import __version__
-from catdpo_analysis.progress import Progress
-from catdpo_analysis.table import format_table
+from catdpo_analysis.text.progress import Progress
+from catdpo_analysis.text.table import format_table
 
 
 def run(*argv):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from make_run import CATEGORIES, CONFIG, write_checkpoints, write_evaluation, write_log, write_metrics
 
-from catdpo_analysis import figures
-from catdpo_analysis.comparison import best, mean_and_spread, names_of, read_entries
-from catdpo_analysis.run_data import paired_changes, read_evaluation, read_metrics
-from catdpo_analysis.stats import holm, interval_of_mean, mcnemar, wilson
-from catdpo_analysis.table import format_columns
+from catdpo_analysis.report import figures
+from catdpo_analysis.compare.comparison import best, mean_and_spread, names_of, read_entries
+from catdpo_analysis.files.run_data import paired_changes, read_evaluation, read_metrics
+from catdpo_analysis.files.stats import holm, interval_of_mean, mcnemar, wilson
+from catdpo_analysis.text.table import format_columns
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ import h5py
 import numpy as np
 import pytest
 
-from catdpo_analysis import h5io
-from catdpo_analysis.architecture import Architecture, dataset_name
-from catdpo_analysis.digest import tensor_checksum, weights_digest, words_checksum
+from catdpo_analysis.files import h5io
+from catdpo_analysis.models.architecture import Architecture, dataset_name
+from catdpo_analysis.files.digest import tensor_checksum, weights_digest, words_checksum
 
 M = 0xFFFFFFFFFFFFFFFF
 

@@ -10,10 +10,10 @@ from conftest import CONFIG, tensors_of, write_model
 from safetensors import safe_open
 from test_import import same, weights
 
-from catdpo_analysis import h5io
+from catdpo_analysis.files import h5io
 from catdpo_analysis.cli import main
-from catdpo_analysis.digest import tensor_checksum, weights_digest
-from catdpo_analysis.safetensors_io import to_bf16
+from catdpo_analysis.files.digest import tensor_checksum, weights_digest
+from catdpo_analysis.models.safetensors_io import to_bf16
 
 LLAMA3 = {
     "rope_type": "llama3",

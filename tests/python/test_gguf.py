@@ -10,10 +10,10 @@ from conftest import CHATML, CONFIG, tensors_of, train_bpe
 from test_import import same, weights
 from tokenizers import Tokenizer, pre_tokenizers
 
-from catdpo_analysis import h5io
-from catdpo_analysis.chat import ChatTokenizer
-from catdpo_analysis.gguf_source import PER_LAYER, llama3_factors
-from catdpo_analysis.gguf_tokenizer import sentencepiece
+from catdpo_analysis.files import h5io
+from catdpo_analysis.prepare.chat import ChatTokenizer
+from catdpo_analysis.models.gguf_source import PER_LAYER, llama3_factors
+from catdpo_analysis.models.gguf_tokenizer import sentencepiece
 
 TO_GGUF = {hf: name for name, hf in PER_LAYER.items()}
 

@@ -9,8 +9,8 @@ import pytest
 from conftest import CONFIG, tensors_of, train_bpe, write_model
 from safetensors.numpy import save_file
 
-from catdpo_analysis import h5io
-from catdpo_analysis.digest import sha256
+from catdpo_analysis.files import h5io
+from catdpo_analysis.files.digest import sha256
 
 
 def weights(path):
@@ -71,7 +71,7 @@ def test_values_and_attributes_are_those_of_the_source(cli, tmp_path):
 
 
 def test_bf16_and_f16_are_widened_exactly(cli, tmp_path):
-    from catdpo_analysis.safetensors_io import write_safetensors
+    from catdpo_analysis.models.safetensors_io import write_safetensors
 
     tensors = tensors_of(CONFIG)
     for dtype in ("bf16", "f16"):

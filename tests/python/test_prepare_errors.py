@@ -184,7 +184,7 @@ def test_the_models_own_tokenizer_and_template_are_used(cli, jsonl, tmp_path, to
     write_model(tmp_path / "hf")
     cli("import", tmp_path / "hf", "--out", tmp_path / "m.h5")
     from conftest import PairsFile
-    from catdpo_analysis.digest import sha256
+    from catdpo_analysis.files.digest import sha256
 
     files = []
     for source in (["--model", tmp_path / "m.h5"], ["--tokenizer", tmp_path / "hf"]):

@@ -6,8 +6,8 @@ import pytest
 from conftest import CHATML, pku, trl
 from tokenizers import Tokenizer
 
-from catdpo_analysis.chat import ChatTokenizer, compile_template
-from catdpo_analysis.formats import extract_prompt
+from catdpo_analysis.prepare.chat import ChatTokenizer, compile_template
+from catdpo_analysis.prepare.formats import extract_prompt
 
 USER = [{"role": "user", "content": "how do I bake bread"}]
 GOOD, BAD = [{"role": "assistant", "content": "at home"}], [{"role": "assistant", "content": "I cannot"}]

@@ -5,8 +5,8 @@ import random
 import pytest
 from conftest import PairsFile, pku, trl
 
-from catdpo_analysis.formats import Pair
-from catdpo_analysis.split import prompt_key, prompts_by_category, split_prompts
+from catdpo_analysis.prepare.formats import Pair
+from catdpo_analysis.prepare.split import prompt_key, prompts_by_category, split_prompts
 
 
 def make(prompt, categories, margin=True):
@@ -94,7 +94,7 @@ def test_order_of_rows_does_not_matter_and_seeds_do():
     ],
 )
 def test_the_same_prompt_in_other_clothes_is_one_prompt(a, b, equal):
-    from catdpo_analysis.formats import Options, read_pair
+    from catdpo_analysis.prepare.formats import Options, read_pair
 
     keys = [prompt_key(read_pair(row, "here", Options())) for row in (a, b)]
     assert (keys[0] == keys[1]) is equal

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from make_run import CATEGORIES, write_evaluation, write_metrics, write_run
 
-from catdpo_analysis import figures
-from catdpo_analysis.run_data import paired_changes, read_evaluation, read_metrics, read_run
-from catdpo_analysis.stats import mcnemar, smooth, spread, summarise, wilson
+from catdpo_analysis.report import figures
+from catdpo_analysis.files.run_data import paired_changes, read_evaluation, read_metrics, read_run
+from catdpo_analysis.files.stats import mcnemar, smooth, spread, summarise, wilson
 
 
 @pytest.fixture(autouse=True)

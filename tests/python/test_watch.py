@@ -17,13 +17,13 @@ from make_run import CATEGORIES, CONFIG, beat, log_line, write_checkpoints, writ
 from rich.cells import cell_len
 from terminal import Terminal
 
-from catdpo_analysis.glyphs import ASCII, UNICODE, bar, choose_glyphs, sparkline, trend
-from catdpo_analysis.history import with_log
-from catdpo_analysis.live_run import FINISHED, LOOKING, NOT_STARTED, RUNNING, SILENT, STOPPED, LiveRun
-from catdpo_analysis.run_data import read_metrics
-from catdpo_analysis.settings import parse_settings
-from catdpo_analysis.step_log import StepLog
-from catdpo_analysis.watch_view import frame
+from catdpo_analysis.watch.glyphs import ASCII, UNICODE, bar, choose_glyphs, sparkline, trend
+from catdpo_analysis.files.history import with_log
+from catdpo_analysis.watch.live_run import FINISHED, LOOKING, NOT_STARTED, RUNNING, SILENT, STOPPED, LiveRun
+from catdpo_analysis.files.run_data import read_metrics
+from catdpo_analysis.files.settings import parse_settings
+from catdpo_analysis.files.step_log import StepLog
+from catdpo_analysis.watch.view import frame
 
 
 @pytest.fixture
@@ -468,7 +468,7 @@ def test_a_suspended_view_gives_the_terminal_back_and_comes_again(folder):
 
 def test_an_exception_leaves_the_terminal_as_it_was(folder, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
-        "import catdpo_analysis.live_run as m\n"
+        "import catdpo_analysis.watch.live_run as m\n"
         "look, count = m.LiveRun.look, []\n"
         "def broken(self):\n    count.append(1)\n    return look(self) if len(count) < 3 else 1 / 0\n"
         "m.LiveRun.look = broken\n"

@@ -1,7 +1,7 @@
 /* Promises: checksum and digest are those of the file format (values from an independent implementation), and the sum
  * over any partition of a tensor is that of the whole; SHA-256 is the standard's. */
-#include "catdpo/checksum.h"
-#include "catdpo/sha256.h"
+#include "catdpo/h5/checksum.h"
+#include "catdpo/core/sha256.h"
 
 #include <string.h>
 

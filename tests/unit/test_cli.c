@@ -8,7 +8,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "catdpo/commands.h"
+#include "catdpo/commands/cli.h"
 
 static int nothing(const CommandLine *line, MPI_Comm comm)
 {

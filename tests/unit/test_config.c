@@ -10,9 +10,10 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "catdpo/config.h"
-#include "catdpo/nearest.h"
-#include "../../src/config/options.h"
+#include "catdpo/core/log.h"
+#include "catdpo/config/config.h"
+#include "catdpo/core/nearest.h"
+#include "catdpo/config/options.h"
 
 /* Read by AddressSanitizer's leak checker: libconfig 1.5 loses a string that stands where none may. */
 const char *__lsan_default_suppressions(void);

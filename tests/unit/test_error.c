@@ -6,7 +6,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "catdpo/error.h"
+#include "catdpo/core/error.h"
 
 static void first_message_wins(void **state)
 {

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "catdpo/log.h"
+#include "catdpo/core/log.h"
 
 typedef struct Capture {
     char *text;

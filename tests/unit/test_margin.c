@@ -10,8 +10,8 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "catdpo/margin.h"
-#include "catdpo/rng.h"
+#include "catdpo/objective/margin.h"
+#include "catdpo/core/rng.h"
 
 enum { MOST = 8 };
 

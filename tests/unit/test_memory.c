@@ -7,7 +7,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "catdpo/memory.h"
+#include "catdpo/core/memory.h"
 
 typedef struct Views {
     float *weights;  /* [7] */

@@ -8,8 +8,8 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "catdpo/objective.h"
-#include "catdpo/rng.h"
+#include "catdpo/objective/objective.h"
+#include "catdpo/core/rng.h"
 
 static PairLogProbs random_pair(Rng *rng)
 {

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "catdpo/rng.h"
+#include "catdpo/core/rng.h"
 
 static void numbers_are_philox(void **state)
 {

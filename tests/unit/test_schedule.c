@@ -7,7 +7,7 @@
 #include <math.h>
 #include <cmocka.h>
 
-#include "catdpo/schedule.h"
+#include "catdpo/optim/schedule.h"
 
 static void assert_factors(ScheduleType type, double warmup, double floor, int steps, const double *expected)
 {

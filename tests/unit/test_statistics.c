@@ -7,7 +7,7 @@
 #include <math.h>
 #include <cmocka.h>
 
-#include "catdpo/statistics.h"
+#include "catdpo/objective/statistics.h"
 
 static void assert_close(double value, double expected, double tolerance)
 {

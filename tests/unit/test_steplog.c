@@ -1,6 +1,6 @@
 /* Promises: a step is one whole line of valid JSON whatever the categories are called; numbers that are not finite are
  * null; opening again after step s drops later lines and a torn one. */
-#include "catdpo/steplog.h"
+#include "catdpo/rundir/steplog.h"
 
 #include <fcntl.h>
 #include <math.h>

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "catdpo/timer.h"
+#include "catdpo/core/timer.h"
 
 static void spin(double seconds)
 {

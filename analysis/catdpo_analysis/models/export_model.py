@@ -1,0 +1,190 @@
+"""The export command: model.h5 or a checkpoint to a Hugging Face folder. One tensor is in memory at a time."""
+
+import contextlib
+import json
+import os
+import shutil
+
+import numpy as np
+
+from catdpo_analysis.files import h5io
+from catdpo_analysis.models.architecture import ARCHITECTURES, Architecture, dataset_name, read_config
+from catdpo_analysis.files.digest import tensor_checksum, weights_digest
+from catdpo_analysis.errors import UserError
+from catdpo_analysis.text.progress import Progress
+from catdpo_analysis.models.safetensors_io import WRITABLE, write_safetensors
+
+TORCH_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
+
+def config_from(architecture):
+    """A config.json (dict) that says what the attributes of /model say."""
+    a = architecture
+    rope = None
+    if a.rope_type == "linear":
+        rope = {"rope_type": "linear", "factor": a.rope_factor}
+    elif a.rope_type == "llama3":
+        rope = {
+            "rope_type": "llama3",
+            "factor": a.rope_factor,
+            "low_freq_factor": a.rope_low_freq_factor,
+            "high_freq_factor": a.rope_high_freq_factor,
+            "original_max_position_embeddings": a.rope_original_max_position,
+        }
+    config = {
+        "architectures": [ARCHITECTURES[a.architecture]],
+        "model_type": a.architecture,
+        "hidden_act": "silu",
+        "hidden_size": a.hidden_size,
+        "intermediate_size": a.intermediate_size,
+        "num_hidden_layers": a.num_hidden_layers,
+        "num_attention_heads": a.num_attention_heads,
+        "num_key_value_heads": a.num_key_value_heads,
+        "head_dim": a.head_dim,
+        "vocab_size": a.vocab_size,
+        "max_position_embeddings": a.max_position_embeddings,
+        "rms_norm_eps": a.rms_norm_eps,
+        "rope_theta": a.rope_theta,
+        "rope_scaling": rope,
+        "tie_word_embeddings": bool(a.tie_word_embeddings),
+        "use_cache": True,
+    }
+    if a.architecture == "llama":
+        config |= {"attention_bias": False, "mlp_bias": False}
+    if a.architecture == "mistral":
+        config["sliding_window"] = None
+    return config
+
+
+def config_of(model, architecture, dtype):
+    """The config.json to write: the one that the model came with, unless it says otherwise than the attributes."""
+    try:
+        config = json.loads(h5io.text(model, "hf_config", ""))
+        if read_config(config, "hf_config") != architecture:
+            config = config_from(architecture)
+    except (ValueError, UserError):
+        config = config_from(architecture)
+    config["architectures"] = [ARCHITECTURES[architecture.architecture]]
+    config.pop("_name_or_path", None)
+    config.pop("torch_dtype", None)
+    config.pop("dtype", None)
+    return config | {"torch_dtype": TORCH_NAMES[dtype]}
+
+
+def shards_of(shapes, dtype, limit):
+    """Cuts the list of tensors into files of at most `limit` bytes (or one tensor)."""
+    shards, size = [{}], 0
+    for name, shape in shapes.items():
+        bytes_ = int(np.prod(shape, dtype=np.int64)) * WRITABLE[dtype][1]
+        if shards[-1] and size + bytes_ > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = shape
+        size += bytes_
+    return shards
+
+
+@contextlib.contextmanager
+def new_folder(path):
+    """A folder that appears under its name once it is complete."""
+    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise UserError(f"{path} exists already; name a new folder, or remove it first")
+    parent = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise UserError(f"there is no folder {parent} to write into; make it first")
+    temporary = os.path.abspath(path) + ".tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.mkdir(temporary)
+    try:
+        yield temporary
+        if os.path.isdir(path):
+            os.rmdir(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def export_model(path, out, dtype="f32", shard_bytes=5 * 10**9):
+    """Writes the folder; returns (architecture, weights digest, number of weight files)."""
+    with h5io.open_as(path, "catdpo-model", "catdpo-checkpoint") as file, new_folder(out) as folder:
+        model = file["model"]
+        architecture = Architecture.load(model, path)
+        shapes = architecture.tensors()
+        checksums = {}
+
+        def read(name):
+            where = dataset_name(name)
+            if where not in file:
+                raise UserError(f"{path}: {where} is missing")
+            dataset = file[where]
+            if dataset.shape != shapes[name] or dataset.dtype != np.dtype("<f4"):
+                raise UserError(f"{path}: {where} is {dataset.dtype} {dataset.shape}, not float32 {shapes[name]}")
+            values = dataset[...]
+            checksums[name] = tensor_checksum(values)
+            if "checksum" in dataset.attrs and int(dataset.attrs["checksum"]) != checksums[name]:
+                raise UserError(f"{path}: {where} does not match its checksum; the file is damaged")
+            if not np.isfinite(values).all():
+                raise UserError(
+                    f"{path}: {where} holds NaN or infinite values; the training diverged, export an earlier checkpoint"
+                )
+            progress.step()
+            return values
+
+        shards = shards_of(shapes, dtype, shard_bytes)
+        names = (
+            ["model.safetensors"]
+            if len(shards) == 1
+            else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        )
+        with Progress("export", len(shapes), "tensors") as progress:
+            for name, shard in zip(names, shards):
+                write_safetensors(os.path.join(folder, name), shard, dtype, read)
+        digest = weights_digest(checksums)
+        if h5io.text(model, "weights_digest", digest) != digest:
+            raise UserError(f"{path}: the weights do not match weights_digest; the file is damaged")
+        if len(shards) > 1:
+            total = architecture.parameters() * WRITABLE[dtype][1]
+            mapping = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
+            write_json(
+                os.path.join(folder, "model.safetensors.index.json"),
+                {"metadata": {"total_size": total}, "weight_map": mapping},
+            )
+        write_json(os.path.join(folder, "config.json"), config_of(model, architecture, dtype))
+        for name in file.get("tokenizer", ()):
+            with open(os.path.join(folder, name), "wb") as output:
+                output.write(file["tokenizer"][name][...].tobytes())
+    return architecture, digest, len(shards)
+
+
+def write_json(path, value):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def add_arguments(parser):
+    parser.add_argument("model", help="model.h5 or a checkpoint of the trainer")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be empty"
+    )
+    parser.add_argument(
+        "--dtype", choices=tuple(WRITABLE), default="f32", help="of the weights (default: %(default)s, which is exact)"
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=float,
+        default=5.0,
+        metavar="GB",
+        help="largest size of one weight file (default: %(default)s)",
+    )
+
+
+def run(args):
+    if not args.shard_size > 0:
+        raise UserError(f"--shard-size {args.shard_size} must be positive")
+    architecture, digest, shards = export_model(args.model, args.out, args.dtype, int(args.shard_size * 1e9))
+    print(
+        f"{args.out}: {architecture.architecture}, {architecture.parameters() / 1e6:.1f} M parameters as {args.dtype} "
+        f"in {shards} file{'s' if shards > 1 else ''}"
+    )
+    print(f"weights digest {digest} (of the float32 weights)")

@@ -1,0 +1,104 @@
+"""The options of the prepare command."""
+
+from catdpo_analysis.errors import UserError
+from catdpo_analysis.prepare.formats import BENIGN, check_category
+from catdpo_analysis.prepare.selection import OTHER
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "inputs", nargs="+", metavar="JSONL", help="preference data, plain or gzip'd; several files make one set"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="the pairs.h5 to write")
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", metavar="FILE", help="model.h5 whose tokenizer and chat template are used")
+    group.add_argument("--tokenizer", metavar="DIR", help="folder with tokenizer.json, used instead of the model's")
+    group.add_argument("--chat-template", metavar="FILE", help="a Jinja template, used instead of the tokenizer's")
+    group = parser.add_argument_group("preferences and categories")
+    group.add_argument(
+        "--transform",
+        choices=("safedpo", "none"),
+        default="safedpo",
+        help="safedpo: keep, swap or drop (default); none: as preferred",
+    )
+    group.add_argument(
+        "--categories",
+        nargs="+",
+        metavar="NAME",
+        help="use only these categories; pairs without any of them are dropped",
+    )
+    group.add_argument(
+        "--benign-name",
+        default=BENIGN,
+        metavar="NAME",
+        help="category of pairs with two safe responses (default: %(default)s)",
+    )
+    group.add_argument(
+        "--safe-pairs",
+        choices=("benign", "prompt"),
+        default="benign",
+        help="category of PKU-SafeRLHF pairs with two safe responses: the benign one (default), or that of the prompt "
+        "where known",
+    )
+    group.add_argument(
+        "--assume-unsafe-rejected",
+        action="store_true",
+        help="TRL rows without category and flags: chosen is safe, rejected is unsafe (default: unknown, so that no "
+        "margin applies)",
+    )
+    group.add_argument(
+        "--min-pairs", type=int, default=0, metavar="N", help="a category with fewer pairs counts as rare (default: 0)"
+    )
+    group.add_argument(
+        "--rare",
+        choices=("refuse", "pool", "drop", "keep-train"),
+        default="refuse",
+        help=f'a rare category, or one with a single prompt: refuse (default), pool into "{OTHER}", drop, or keep it '
+        "in the train part only",
+    )
+    group = parser.add_argument_group("split")
+    group.add_argument(
+        "--heldout",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="share of each category's prompts to hold out (default: %(default)s; 0: none)",
+    )
+    group.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+    group = parser.add_argument_group("lengths and duplicates")
+    group.add_argument(
+        "--max-length",
+        type=int,
+        default=512,
+        metavar="TOKENS",
+        help="of prompt + completion (default: %(default)s; 0: no limit)",
+    )
+    group.add_argument(
+        "--over-length",
+        choices=("truncate", "drop", "refuse"),
+        default="truncate",
+        help="what to do with a pair that is longer: cut each sequence's end (default), drop the pair, or stop. A pair "
+        "whose prompt "
+        "alone fills the length is dropped",
+    )
+    group.add_argument(
+        "--keep-duplicates", action="store_true", help="keep pairs whose prompt and responses occurred before"
+    )
+    group.add_argument("--limit", type=int, default=0, metavar="N", help="use only the first N usable pairs")
+
+
+def check_arguments(args):
+    if not args.model and not args.tokenizer:
+        raise UserError(
+            "name the model whose tokenizer to use: --model model.h5 (made by import), or --tokenizer FOLDER"
+        )
+    if not 0 <= args.heldout < 1:
+        raise UserError(f"--heldout {args.heldout} is not a share; use 0.2 for a fifth of the prompts")
+    for name in ("max_length", "limit", "min_pairs"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is negative")
+    if 0 < args.max_length < 2:
+        raise UserError("--max-length 1 leaves no room for a completion")
+    if not args.benign_name.strip():
+        raise UserError("--benign-name is empty")
+    check_category(args.benign_name, "--benign-name")

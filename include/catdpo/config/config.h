@@ -1,0 +1,143 @@
+/* The run's settings: one plain struct, filled from libconfig files and --set overrides through one option table.
+ *
+ * The table in src/config/options.c (key, type, default, bounds, choices, help) is the only place where a key is named.
+ * From it come parsing, checking, `--help-config`, the resolved copy in the run directory and the config reference in
+ * the README. Precedence: --set, then the file, then the default.
+ */
+#ifndef CATDPO_CONFIG_CONFIG_H
+#define CATDPO_CONFIG_CONFIG_H
+
+#include "catdpo/core/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum { CONFIG_TEXT = 512 }; /* bytes of a string value, with its NUL */
+
+typedef enum { OBJECTIVE_CATDPO, OBJECTIVE_SAFEDPO, OBJECTIVE_DPO } ObjectiveType;
+typedef enum { SCOPE_CATEGORY, SCOPE_GLOBAL, SCOPE_FIXED } MarginScope;
+typedef enum { AGGREGATE_MAX, AGGREGATE_MEAN, AGGREGATE_SUM } MarginAggregation;
+typedef enum { SIGNAL_LIKELIHOOD, SIGNAL_REWARD, SIGNAL_MARGIN } ViolationSignal;
+typedef enum { SAMPLING_UNIFORM, SAMPLING_BALANCED, SAMPLING_SEQUENTIAL } Sampling;
+typedef enum { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } ScheduleType;
+typedef enum { NONFINITE_STOP, NONFINITE_SKIP } NonfinitePolicy;
+
+typedef struct Config {
+    struct {
+        char dir[CONFIG_TEXT]; /* run directory */
+        int64_t seed;          /* sampling */
+        int progress;          /* ProgressMode */
+        double time_limit;     /* minutes from the start; 0: SLURM's, if any */
+        double lease;          /* seconds after which a silent copy of the run counts as dead */
+        double watchdog;       /* seconds without a sign of life after which the job ends; 0: never */
+    } run;
+    struct {
+        char path[CONFIG_TEXT]; /* model.h5 or a checkpoint: initial weights */
+    } model;
+    struct {
+        char path[CONFIG_TEXT];    /* pairs.h5 */
+        char heldout[CONFIG_TEXT]; /* group of held-out pairs for eval */
+    } data;
+    struct {
+        char model[CONFIG_TEXT]; /* frozen reference; empty: model.path */
+        char cache[CONFIG_TEXT]; /* its log-probs; empty: <run.dir>/reference.h5 */
+    } reference;
+    struct {
+        int type; /* ObjectiveType */
+        double beta;
+    } objective;
+    struct {
+        int scope;                /* MarginScope */
+        double initial, min, max; /* in units of beta * h */
+        double eta, target;       /* step of the update; accepted violation rate */
+        double averaging;         /* weight of one sample in the running violation rate, in (0, 1] */
+        double initial_rate;      /* running violation rate before any sample */
+        int64_t warmup_steps;     /* steps before the first update */
+        int64_t interval;         /* steps between updates */
+        int aggregation;          /* MarginAggregation: over the categories of a pair */
+        int signal;               /* ViolationSignal */
+        bool soft;                /* sigmoid of the signal instead of its sign */
+        double temperature;       /* of the soft signal, nats */
+        double tie;               /* a hard signal closer to zero than this counts one half, nats */
+    } margin;
+    struct {
+        int64_t pairs;        /* pairs a step, over all ranks */
+        int64_t max_tokens;   /* token budget of one pass, per process column */
+        int64_t accumulation; /* passes a step, at least */
+        int sampling;         /* Sampling */
+        bool share_prompt;    /* run a pair's common prompt once */
+    } batch;
+    struct {
+        double learning_rate, beta1, beta2, epsilon, weight_decay;
+        double max_grad_norm; /* 0: no clipping */
+        bool shard;           /* replicas share the optimiser state out among them */
+        int nonfinite;        /* NonfinitePolicy */
+        int64_t max_skipped;  /* skipped steps of a run, at most */
+    } optimizer;
+    struct {
+        int type;      /* ScheduleType */
+        int64_t steps; /* 0: from epochs */
+        double epochs;
+        double warmup; /* fraction of the steps */
+        double floor;  /* learning rate at the end, as a fraction of the peak */
+    } schedule;
+    struct {
+        int64_t grid[2];      /* rows, columns; {0, 0}: "auto" */
+        int64_t replicas;     /* 0: world size / grid, or chosen with grid = "auto" */
+        int64_t block;        /* PBLAS logical block (pilaenv_) */
+        int64_t threads;      /* BLAS threads a rank */
+        char io[CONFIG_TEXT]; /* Open MPI's component for files; empty: its own choice */
+        double memory_gb;     /* that a rank may use; 0: its share of the node's */
+    } parallel;
+    struct {
+        bool recompute;   /* keep only the input of each layer, run it again in the backward pass */
+        double logits_mb; /* largest block of logits on a rank, MB */
+    } engine;
+    struct {
+        int64_t steps;  /* between checkpoints; 0: not by steps */
+        double minutes; /* between checkpoints; 0: not by time */
+        int64_t keep;   /* how many of these to keep */
+        bool best;      /* keep the best by the held-out worst category as best.h5 */
+        bool final;     /* write checkpoints/final.h5 at the end */
+    } checkpoint;
+    struct {
+        int64_t flush_steps; /* steps between writes of metrics.h5 */
+    } metrics;
+} Config;
+
+/* Defaults, then the libconfig file `path` (NULL: none), then `sets` ("group.key=value", libconfig syntax for the
+ * value; a bare word is taken as a string). Unknown keys, wrong types, values out of bounds and syntax errors are
+ * refused with file, line and the nearest known key. Relative paths stay as written (relative to the working
+ * directory). Not collective: the same file and sets give the same Config, byte for byte; see config_load_all for the
+ * collective form. An @include stands outside groups, is relative to the file that holds it, and what stands below it
+ * overrides it. Contradictory settings are refused by name, among them objective.type "dpo" with a margin.initial and
+ * "safedpo" without one. */
+bool config_load(Config *config, const char *path, int set_count, char *const sets[], Error *err);
+
+/* Collective over comm: rank 0 reads, the result or the error is the same on every rank. */
+bool config_load_all(Config *config, const char *path, int set_count, char *const sets[], MPI_Comm comm, Error *err);
+
+/* From the text of a resolved config, as config_print wrote it; `where` is used in messages. Not collective. */
+bool config_load_text(Config *config, const char *text, const char *where, Error *err);
+
+/* The first key of `keys` (NULL-terminated; "group." stands for the whole group) that differs, with both values in
+ * libconfig syntax in text ("group.key is A, was B"); NULL if none does. Keys in `except` do not count. Not collective.
+ */
+const char *config_difference(const Config *now, const Config *then, const char *const keys[],
+                              const char *const except[], char *text, size_t size);
+
+/* Required keys that a command needs (NULL-terminated list of "group.key"): refused by name when empty. Not collective.
+ */
+bool config_require(const Config *config, const char *const keys[], Error *err);
+
+/* The resolved config in libconfig syntax, every key with its value; it parses back to the same Config. Not collective.
+ * (libconfig has the name config_write for itself.) */
+void config_print(const Config *config, FILE *out);
+
+/* The reference of all keys: plain text for a terminal, Markdown tables, or a config file with every default
+ * (configs/default.cfg). Not collective. */
+typedef enum { CONFIG_HELP_TEXT, CONFIG_HELP_MARKDOWN, CONFIG_HELP_CFG } ConfigHelpForm;
+void config_help(FILE *out, ConfigHelpForm form);
+
+#endif

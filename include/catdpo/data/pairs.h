@@ -1,0 +1,85 @@
+/* Preference pairs: token sequences of a chosen and a rejected response, harm categories and flags.
+ *
+ * N pairs, K categories. A sequence is prompt + completion as the chat template renders it. The arrays of a Pairs lie
+ * once a node, in memory that its ranks share; after pairs_publish they are read-only.
+ */
+#ifndef CATDPO_DATA_PAIRS_H
+#define CATDPO_DATA_PAIRS_H
+
+#include "catdpo/core/error.h"
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    CATEGORY_NAME = 64, /* bytes of a category's name, with its NUL */
+    CATEGORIES_MAX = 1024,
+    PAIRS_DIGEST = 72, /* bytes of a digest, with its NUL */
+};
+
+enum { PAIR_CHOSEN, PAIR_REJECTED, PAIR_SIDES };
+
+typedef struct PairSide {
+    int64_t *offsets;       /* [N + 1]; sequence i is tokens[offsets[i] .. offsets[i + 1]) */
+    int64_t token_count;    /* offsets[N] */
+    int32_t *tokens;        /* [token_count], in [0, vocab_size) */
+    int32_t *prompt_length; /* [N]; in [1, length - 1] */
+} PairSide;
+
+typedef struct Pairs {
+    int64_t count;                        /* N >= 0 */
+    int category_count;                   /* K >= 1 */
+    char (*category_name)[CATEGORY_NAME]; /* [K] */
+    uint8_t *category_harm;               /* [K]: the margin applies to some pair that has it */
+    PairSide side[PAIR_SIDES];
+    uint8_t *category_mask;               /* [N, K], 0 or 1, at least one 1 a row */
+    uint8_t *margin_applies;              /* [N]: s = 1, chosen is safe and rejected is not */
+    uint8_t *chosen_safe, *rejected_safe; /* [N]: 1 safe, 0 unsafe, 255 unknown */
+    int8_t *chosen_better;                /* [N], helpfulness: 1 chosen, 0 rejected, -1 unknown */
+    int64_t vocab_size;                   /* of the tokenizer: its largest token id + 1 */
+    int64_t max_length;                   /* limit that the sequences were prepared with; 0: none */
+    int64_t longest;                      /* tokens of the longest sequence; 0 if N = 0 */
+    char data_digest[PAIRS_DIGEST], tokenizer_digest[PAIRS_DIGEST], template_digest[PAIRS_DIGEST];
+    char *settings; /* how they were prepared, JSON text; owned */
+    MPI_Comm node;  /* ranks that share the arrays; owned, MPI_COMM_NULL: none */
+    MPI_Win window; /* the shared memory; owned */
+    void *memory;   /* instead, of a process alone; owned */
+} Pairs;
+
+/* Memory for count pairs, category_count categories and tokens[side] tokens, zeroed, shared by the ranks of comm
+ * that are on one node; the first of them (pairs_is_writer) fills in the arrays. The other fields are zero.
+ * Collective over comm. MPI_COMM_NULL: memory of this process alone, which needs no MPI. */
+bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64_t tokens[PAIR_SIDES], MPI_Comm comm,
+                    Error *err);
+bool pairs_is_writer(const Pairs *pairs);
+/* Ends the writing: from here on every rank of the node sees what the writer wrote. Collective over pairs->node. */
+void pairs_publish(Pairs *pairs);
+/* Collective over pairs->node. Harmless on a zeroed or freed Pairs. */
+void pairs_free(Pairs *pairs);
+
+/* Checks every promise of the comments above and fills longest and margin_applies. An EXIT_USAGE error names `where`
+ * (file and group), array, index and remedy. On the writer, before pairs_publish; not collective. */
+bool pairs_check(Pairs *pairs, const char *where, Error *err);
+
+static inline const int32_t *pairs_tokens(const Pairs *pairs, int side, int64_t i)
+{
+    return pairs->side[side].tokens + pairs->side[side].offsets[i];
+}
+/* Tokens of prompt and completion, of the prompt, and of the completion alone. */
+static inline int pairs_length(const Pairs *pairs, int side, int64_t i)
+{
+    return (int)(pairs->side[side].offsets[i + 1] - pairs->side[side].offsets[i]);
+}
+static inline int pairs_prompt(const Pairs *pairs, int side, int64_t i) { return pairs->side[side].prompt_length[i]; }
+static inline int pairs_completion(const Pairs *pairs, int side, int64_t i)
+{
+    return pairs_length(pairs, side, i) - pairs_prompt(pairs, side, i);
+}
+/* Row of the category mask, [K]. */
+static inline const uint8_t *pairs_categories(const Pairs *pairs, int64_t i)
+{
+    return pairs->category_mask + i * pairs->category_count;
+}
+
+#endif

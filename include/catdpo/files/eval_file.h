@@ -1,0 +1,50 @@
+/* eval.h5: the results of catdpo eval. */
+#ifndef CATDPO_FILES_EVAL_FILE_H
+#define CATDPO_FILES_EVAL_FILE_H
+
+#include "catdpo/h5/h5.h"
+#include "catdpo/data/pairs.h"
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Over harm categories with n > 0; NaN without any. */
+typedef struct EvalSummary {
+    double micro, macro, worst, gap, variance;
+} EvalSummary;
+
+/* K categories, N pairs. Nothing is owned. NaN = no value. */
+typedef struct EvalResult {
+    const char *model, *weights_digest, *data_digest, *split, *signal;
+    int64_t step; /* of the checkpoint; -1: unknown */
+    double beta;
+    int category_count;                         /* K */
+    const char (*category_name)[CATEGORY_NAME]; /* [K] */
+    const uint8_t *category_harm;               /* [K] */
+
+    const int64_t *pairs;                                  /* [K] pairs of the category */
+    const double *accuracy, *accuracy_low, *accuracy_high; /* [K] P(h > 0), ties one half; Wilson 95 % */
+    const int64_t *n;                                      /* [K] pairs with s = 1 */
+    const double *violations;                              /* [K] ties one half */
+    const double *violation_rate, *violation_rate_low, *violation_rate_high; /* [K] */
+    const double *rewards_margins;                                           /* [K] mean */
+
+    EvalSummary accuracy_summary, violation_rate_summary;
+    const char *worst_category; /* "" if there is none */
+
+    int64_t pair_count;                                                                  /* N */
+    const double *logps_chosen, *logps_rejected, *ref_logps_chosen, *ref_logps_rejected; /* [N] nats */
+    const double *violation; /* [N] 0, 0.5 or 1; NaN where the margin does not apply */
+    const int64_t *index;    /* [N] rows of the split in pairs.h5 */
+} EvalResult;
+
+/* Write the file, atomically, replacing an earlier one. Collective over comm: rank 0 writes its values, the verdict
+ * is the same everywhere. */
+bool eval_file_write(const char *path, const EvalResult *result, MPI_Comm comm, Error *err);
+
+/* Verify an open file: shapes, rates in [0, 1], finite log-probabilities, and that rates, intervals and summaries
+ * follow from the counts. By a process alone (a file opened with MPI_COMM_NULL). */
+bool eval_file_check(H5File *file, EvalSummary *accuracy, EvalSummary *violation_rate, int64_t *pairs, Error *err);
+
+#endif

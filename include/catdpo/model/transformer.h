@@ -1,0 +1,88 @@
+/* The model on a grid: weights, gradients, activations, and a pass through all layers forward and backward.
+ *
+ * Arrays are this rank's parts, column-major, features x tokens; w is the width of the pass at hand (at most
+ * max_width). One allocation each holds the weights, the gradients and the activations; nothing is allocated in a pass.
+ */
+#ifndef CATDPO_MODEL_TRANSFORMER_H
+#define CATDPO_MODEL_TRANSFORMER_H
+
+#include "catdpo/ops/attention.h"
+#include "catdpo/ops/embedding.h"
+#include "catdpo/ops/head.h"
+#include "catdpo/model/parameters.h"
+#include "catdpo/core/timer.h"
+
+/* What the backward pass of a layer needs from its forward pass. */
+typedef struct LayerActivations {
+    float *qkv;            /* [qkv x w] rotated */
+    float *raw;            /* [qkv x w] before q and k norms; NULL without them */
+    float *attention;      /* [q x w] */
+    float *lse;            /* [heads x w] */
+    float *middle;         /* [h x w] after attention */
+    float *gate_up;        /* [2m x w] */
+    float *attention_rstd; /* [w] */
+    float *mlp_rstd;       /* [w] */
+} LayerActivations;
+
+typedef struct TransformerLimits {
+    int max_width;  /* columns of a pass on a process column */
+    int max_chunk;  /* columns of logits */
+    int max_pairs;  /* of a pass */
+    int longest;    /* tokens of a sequence */
+    bool backward;  /* keep what a backward pass needs, and gradients */
+    bool recompute; /* keep only the input of each layer; run it again in the backward pass */
+} TransformerLimits;
+
+typedef struct Transformer {
+    Architecture architecture;
+    TransformerLimits limits;
+    Grid *grid;   /* not owned */
+    Timer *timer; /* not owned */
+    Parameters parameters;
+    float *weights;               /* [parameters.local_floats] */
+    float *gradients;             /* [parameters.local_floats]; NULL unless limits.backward */
+    Axis hidden, mlp, query, qkv; /* rows of the activations */
+    AttentionShape attention;
+    Rotary rotary;
+    Embedding embedding;
+    Head head;
+    SequenceResult *result; /* [2 max_pairs] of the pass run last; the same on all ranks of the grid */
+
+    float **input;           /* [layers + 1] each [h x w]: input of each layer; the last is the output of all */
+    LayerActivations *layer; /* [layers]; with recompute, or without backward, all are the same buffers */
+    float *rstd;             /* [w] of the final norm */
+    float *normed;           /* [h x w] output of the norm at hand */
+    float *act;              /* [m x w] and its gradient in turn */
+    float *dqkv;             /* [qkv x w] */
+    float *dattention;       /* [q x w] */
+    float *dx, *dnormed;     /* [h x w] */
+    double *sums;            /* [w] */
+    float *scratch;          /* for attention */
+    void *memory;            /* the one allocation behind all activations */
+    int64_t activation_bytes, weight_bytes, gradient_bytes; /* of this rank */
+} Transformer;
+
+/* Lays everything out and allocates; weights are not yet set. Collective over grid->world, errors agreed. */
+bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits,
+                        Timer *timer, Error *err);
+void transformer_free(Transformer *t);
+
+/* Bytes a rank would need (weights, gradients, moments shared by `replicas`, activations, logits) on a grid of this
+ * shape. Not collective. */
+typedef struct TransformerBytes {
+    int64_t weights, gradients, moments, activations, logits;
+} TransformerBytes;
+TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimits *limits, int replicas, int rows,
+                                   int columns, bool sharded_moments);
+
+/* Lays the buffers of a pass of `width` columns, with chunks of at most `chunk` columns, one behind the other at the
+ * start of the memory for activations, so that only as much of it is ever touched as the largest pass needs.
+ * transformer_pass does it; what was in the buffers is lost. Not collective. */
+void transformer_arrange(Transformer *t, int width, int chunk);
+
+/* Forward through all layers, the head and, with gradient != NULL, backward: t->result and, summed up over passes if
+ * `accumulate`, t->gradients (vectors: of this process column's tokens only, see adamw.h). Collective over
+ * grid->comm. */
+void transformer_pass(Transformer *t, const Batch *batch, PairGradient *gradient, void *context, bool accumulate);
+
+#endif

@@ -1,0 +1,83 @@
+/* The safety margins: one for each category, and what moves them.
+ *
+ * K categories. A pair counts for the margins if its chosen response is safe and its rejected one is not ("applies"),
+ * and then for each of its categories. A step goes
+ *
+ *     offset[i] = margin_offset(...)      for each pair; the margins stay as they are during a step
+ *     margin_count(..., counts)           for each pair, on the one rank that counts it
+ *     MPI_Allreduce of counts[2K]         int64, so that the sum is exact and the same for any number of ranks
+ *     margin_update(state, counts, step)  on every rank, after the optimiser's step, with the same result
+ *
+ * Update of category k with n_k counted pairs since the last one, v_k the running violation rate:
+ *
+ *     v_k      += (1 - (1 - averaging)^n_k) (violations_k / n_k - v_k)
+ *     margin_k  = clip(margin_k + eta (v_k - target), min, max)
+ *
+ * A category without a counted pair keeps both. Scope global pools the counts of all categories into one rate and one
+ * margin.
+ *
+ * Violations are counted in integer units: halves (a tie is 1, a violation 2), or 2^-32 when the count is soft. Plain
+ * C: no collective calls here; beyond margin_create nothing fails.
+ */
+#ifndef CATDPO_OBJECTIVE_MARGIN_H
+#define CATDPO_OBJECTIVE_MARGIN_H
+
+#include "catdpo/config/config.h"
+#include "catdpo/objective/objective.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct MarginState {
+    /* from the config */
+    int category_count; /* K */
+    MarginScope scope;  /* SCOPE_FIXED for the objectives dpo and safedpo */
+    MarginAggregation aggregation;
+    ViolationSignal signal;
+    bool soft;
+    double beta, min, max, eta, target, averaging, tie, temperature;
+    int64_t warmup_steps, interval;
+
+    /* what a checkpoint keeps; the arrays lie in one allocation, owned */
+    double *margin; /* [K] in units of beta h, min <= margin <= max unless fixed; all equal if the scope is global */
+    double *violation_rate; /* [K] running, in [0, 1]; kept whatever the scope */
+    double pooled_rate;     /* over all categories together */
+    int64_t *n;             /* [K] counted pairs since the beginning */
+    int64_t *violations;    /* [K] theirs, in units */
+    int64_t *pending;       /* [2K] counts that have not entered an update yet, laid out as `counts` below */
+    int64_t updates;        /* done */
+    int64_t last_update;    /* step of the last one; 0: none */
+} MarginState;
+
+/* The margins at the start of a run. Not collective. */
+bool margin_create(MarginState *state, const Config *config, int category_count, Error *err);
+void margin_free(MarginState *state); /* harmless on a state that is all zero */
+
+/* Offset of a pair in the loss: the largest, mean or sum of the margins of its categories (category_mask[K], 0 or 1),
+ * or 0 if the margin does not apply to it. */
+double margin_offset(const MarginState *state, const uint8_t *category_mask, bool applies);
+
+/* How far the pair is from violating, in nats; positive: it does not. likelihood: the mean token log-probability of the
+ * chosen response minus the rejected one's. reward: h. margin: h - offset / beta. */
+double violation_signal(const MarginState *state, const PairLogProbs *pair, double h, double offset);
+
+/* What a pair adds to the violations of its categories, in units. Hard: 2, 0, or 1 for a signal within `tie` of zero.
+ * Soft: sigmoid(-signal / temperature), the signal times beta for reward and margin. A signal that is not a number is a
+ * violation. */
+int64_t violation_score(const MarginState *state, double signal);
+
+/* The unit of violations: 0.5 or 2^-32. */
+double margin_unit(const MarginState *state);
+
+/* Adds a pair with this score to counts[2K]: pairs of each category, then violations of each in units. Nothing if the
+ * margin does not apply to it. */
+void margin_count(const MarginState *state, const uint8_t *category_mask, bool applies, int64_t score, int64_t *counts);
+
+/* After optimiser step `step` (1-based), with the counts of that step summed over all ranks. Rates are updated at every
+ * interval-th step, margins only after the warm-up. */
+void margin_update(MarginState *state, const int64_t *counts, int64_t step);
+
+/* Index of the category with the highest running violation rate among those that have counted pairs; -1 if none has. */
+int margin_worst(const MarginState *state);
+
+#endif

@@ -1,0 +1,46 @@
+/* Causal attention with grouped-query heads. It never communicates: a key/value group's heads are on one process row, a
+ * sequence is on one process column.
+ *
+ * Arrays are column-major over this column's tokens. qkv[(heads/G + 2) d g x n] holds for each of the g local groups
+ * its query heads, its key head and its value head (parameters.h); out and dout [heads/G d g x n] the query features in
+ * the same order.
+ */
+#ifndef CATDPO_OPS_ATTENTION_H
+#define CATDPO_OPS_ATTENTION_H
+
+#include "catdpo/data/batch.h"
+#include "catdpo/ops/rotary.h"
+
+typedef struct AttentionShape {
+    int groups;    /* local, g */
+    int per_group; /* query heads a group */
+    int head_dim;  /* d */
+    double norm_epsilon;
+} AttentionShape;
+
+/* Floats of scratch that forward and backward need for segments (with their prefix) of up to `longest` tokens. */
+int64_t attention_scratch(const AttentionShape *s, int longest);
+
+/* Scores that forward computes for the segments of batch, for one head: those that are masked in a block of queries
+ * too. */
+double attention_scores(const Batch *batch);
+
+/* In place on qkv, for the tokens of batch: add the bias [rows of qkv] (NULL: none), RMSNorm of query and key heads
+ * with weights q_norm, k_norm [d] (NULL: none), rotation. raw [as qkv]: where the values before the norm are kept (NULL
+ * without a norm). */
+void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *bias,
+                       const float *q_norm, const float *k_norm, float *qkv, float *raw);
+/* The gradient of attention_prepare, in place on dqkv; dbias, dq_norm, dk_norm += (NULL: none). */
+void attention_prepare_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
+                                const float *k_norm, const float *raw, float *dqkv, float *dbias, float *dq_norm,
+                                float *dk_norm);
+
+/* out = softmax(q k' / sqrt(d)) v; padding columns become zero. lse[heads/G g x n] = log-sum-exp of the scores, for the
+ * backward. */
+void attention_forward(const AttentionShape *s, const Batch *batch, const float *qkv, float *out, float *lse,
+                       float *scratch);
+/* dqkv (overwritten; padding columns zero) from dout and what the forward saw and made. */
+void attention_backward(const AttentionShape *s, const Batch *batch, const float *qkv, const float *out,
+                        const float *lse, const float *dout, float *dqkv, float *scratch);
+
+#endif

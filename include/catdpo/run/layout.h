@@ -1,0 +1,44 @@
+/* The shape of the run: how many replicas of what grid. */
+#ifndef CATDPO_RUN_LAYOUT_H
+#define CATDPO_RUN_LAYOUT_H
+
+#include "catdpo/model/architecture.h"
+#include "catdpo/config/config.h"
+#include "catdpo/data/pairs.h"
+#include "catdpo/model/transformer.h"
+
+#define LAYOUT_ROOM                                                                                                    \
+    0.8 /* part of the memory that a layout chosen for the user takes: the rest is for libraries, messages and the     \
+           system */
+
+typedef struct Layout {
+    int replicas, rows, columns;
+    char why[256]; /* one sentence for the header line */
+} Layout;
+
+/* "2x3x1": replicas, rows, columns. */
+enum { LAYOUT_TEXT = 64 };
+void layout_text(const Layout *layout, char text[LAYOUT_TEXT]);
+
+/* As configured, or with parallel.grid = "auto" the smallest grid whose share of the model fits the memory of the
+ * nodes, with as many replicas as there are ranks for: replicas exchange the least. `backward`: training. Refuses what
+ * the memory cannot hold. The same on all ranks. Collective over world. */
+bool layout_choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, bool backward,
+                   MPI_Comm world, Error *err);
+
+/* The same for `ranks` ranks of `memory` bytes each. Not collective. */
+bool layout_choose_for(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
+                       double memory, bool backward, Error *err);
+
+/* Refuses what train refuses: shapes that do not suit the ranks or the model, or that need more than `memory` bytes a
+ * rank. *need: bytes of weights, gradients, moments and the largest pass that the data can make; 0 where the shape is
+ * refused. Not collective. */
+bool layout_check(const Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
+                  double memory, bool backward, double *need, Error *err);
+
+/* Limits of the batcher and of the model on a grid of this shape. `backward`: training. Not collective. */
+BatchLimits layout_batch_limits(const Config *config, const Architecture *a, int rows, int columns);
+bool layout_limits(const Config *config, const Architecture *a, const Pairs *pairs, const Layout *layout, bool backward,
+                   TransformerLimits *limits, Error *err);
+
+#endif

@@ -1,0 +1,67 @@
+/* What train and eval have in common: a model on a grid, the pairs, and the frozen reference's log-probs of them. */
+#ifndef CATDPO_RUN_RUN_H
+#define CATDPO_RUN_RUN_H
+
+#include "catdpo/run/layout.h"
+#include "catdpo/rundir/lifecycle.h"
+
+#include "catdpo/parallel/blas_check.h"
+#include "catdpo/core/log.h"
+#include "catdpo/core/memory.h"
+#include "catdpo/files/model_file.h"
+#include "catdpo/core/phase.h"
+#include "catdpo/parallel/watchdog.h"
+#include "catdpo/rundir/owner.h"
+
+typedef struct Run {
+    Config config;
+    MPI_Comm world; /* not owned */
+    int rank, ranks;
+    Log log;
+    Timer *timer;
+    Lifecycle life;
+    Writer *writer; /* of run.dir while this run owns it; NULL before */
+    Watchdog *watchdog;
+    BlasReport blas;
+    ModelInfo model_info; /* of the weights that were loaded last */
+    Pairs pairs, heldout; /* heldout: to choose the best checkpoint by; without pairs unless asked for */
+    Layout layout;
+    Grid grid;
+    bool grid_made;
+    Batcher batcher, heldout_batcher;
+    Transformer model;
+} Run;
+
+/* Reads the config, checks BLAS, loads the pairs of `group`, reads the architecture of `model_path` (NULL:
+ * config.model.path), chooses the layout and makes room for the model; no weights yet. Errors are agreed. Collective
+ * over world. */
+bool run_open(Run *run, const char *config_path, int set_count, char *const sets[], const char *group,
+              const char *model_path, bool backward, MPI_Comm world, Error *err);
+void run_close(Run *run);
+
+/* Own run.dir, which is made if need be, and watch for ranks that hang. Collective over world. */
+bool run_own_folder(Run *run, bool take_over, Error *err);
+
+/* Weights of a model file or checkpoint, of the architecture that the run was opened with. Collective over world. */
+bool run_load_model(Run *run, const char *path, Error *err);
+
+/* Log-probs of the pairs from *done on under the weights at hand: chosen and rejected [pairs.count], nats, the same on
+ * all ranks. Goes on until all are done or the lifecycle has something else to do: *done and *verdict say so. Shows
+ * progress under `title`. Collective over world. */
+bool run_logps(Run *run, Batcher *batcher, const char *title, double *chosen, double *rejected, int64_t *done,
+               Verdict *verdict, Error *err);
+
+/* The same of all pairs under the frozen reference, from its cache if there is one for this data and these weights,
+ * else computed and cached; a pass that is interrupted goes on from its cache. The model's weights are afterwards the
+ * reference's, or as before. Collective over world. */
+bool run_reference(Run *run, Batcher *batcher, const char *group, double *chosen, double *rejected, Error *err);
+
+/* Digest of the reference's weights, as its file says. Collective over world. */
+bool run_reference_digest(const Run *run, char digest[WEIGHTS_DIGEST], Error *err);
+
+/* "<run.dir>/<name>" */
+void run_path(const Run *run, const char *name, char path[FILE_PATH]);
+/* Makes run.dir and `name` below it (NULL: only run.dir). Collective over world. */
+bool run_make_folder(const Run *run, const char *name, Error *err);
+
+#endif

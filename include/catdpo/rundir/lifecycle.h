@@ -1,0 +1,42 @@
+/* What may interrupt a long loop: signals, the time limit, a failure on some rank, the loss of the run directory, and
+ * checkpoints that are due. All ranks agree on it between two pieces of work, with one small MPI_Allreduce. */
+#ifndef CATDPO_RUNDIR_LIFECYCLE_H
+#define CATDPO_RUNDIR_LIFECYCLE_H
+
+#include "catdpo/config/config.h"
+#include "catdpo/h5/h5.h"
+#include "catdpo/rundir/owner.h"
+
+typedef struct Lifecycle {
+    MPI_Comm world; /* not owned */
+    int rank;
+    const Writer *writer; /* not owned; NULL: nothing to lose */
+    double deadline;      /* of seconds_now(); infinite: none. As the other times, only rank 0's counts */
+    double slack;         /* seconds to spare before the deadline */
+    double mark;          /* when the last piece of work ended */
+    double slowest_piece, slowest_checkpoint; /* seconds, so far */
+    double last_checkpoint;                   /* of seconds_now() */
+    double checkpoint_seconds;                /* lost to checkpoints, in sum */
+    int64_t steps;                            /* between checkpoints; 0: not by steps */
+    double interval;                          /* seconds between checkpoints; 0: not by time */
+    char request[FILE_PATH];                  /* a file whose existence asks for a checkpoint */
+} Lifecycle;
+
+/* What to do after a piece of work. */
+typedef struct Verdict {
+    bool checkpoint; /* save now */
+    bool stop;       /* and end with EXIT_RESUBMIT */
+    char why[64];    /* "SIGTERM", "the time limit" */
+} Verdict;
+
+/* The clock of run.time_limit starts here. Not collective. */
+void lifecycle_begin(Lifecycle *l, const Config *config, MPI_Comm world);
+
+/* After a piece of work, `step` steps done in all (0: not a step). ok is this rank's: false if any rank failed or lost
+ * the directory, with its message. Collective over world. */
+bool lifecycle_agree(Lifecycle *l, bool ok, int64_t step, Verdict *verdict, Error *err);
+
+/* A checkpoint was written in so many seconds. Not collective. */
+void lifecycle_saved(Lifecycle *l, double seconds);
+
+#endif

@@ -1,0 +1,35 @@
+/* What a step's pairs add up to: integer counts for the margins, sums for the metrics. Each pair is added on one rank
+ * alone (its counter, see batch.h); afterwards every rank has the sums of all. */
+#ifndef CATDPO_TRAIN_TALLY_H
+#define CATDPO_TRAIN_TALLY_H
+
+#include "catdpo/data/batch.h"
+#include "catdpo/ops/head.h"
+#include "catdpo/objective/margin.h"
+#include "catdpo/files/metrics.h"
+
+typedef struct Tally {
+    int category_count; /* K */
+    int64_t *counts;    /* [2K] for margin_update: pairs with s = 1, then their violations in units */
+    int64_t *partial;   /* [2K] this rank's own share of them */
+    double *sums;       /* [scalars + 4 K] see tally.c */
+    double *row;        /* [5 K] what tally_fill hands out */
+    int64_t *pairs;     /* [K] likewise */
+} Tally;
+
+bool tally_create(Tally *t, int category_count, Error *err);
+void tally_free(Tally *t);
+void tally_clear(Tally *t);
+
+/* A pair that this rank counts. */
+void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair, const PairLogProbs *logps,
+               const PairLoss *loss, double offset, const SequenceResult result[PAIR_SIDES]);
+
+/* Sums over all ranks: one MPI_Allreduce of 2K int64, one of doubles. Collective over world, also for ranks without
+ * pairs. */
+void tally_reduce(Tally *t, MPI_Comm world);
+
+/* Means into a row of metrics (everything that follows from pairs); its arrays point into the tally. */
+void tally_fill(const Tally *t, const MarginState *margins, StepMetrics *row);
+
+#endif

@@ -1,0 +1,63 @@
+/* A training run: what its parts (train.c: the steps; record.c: what a step leaves behind; save.c: checkpoints;
+ * resume.c: going on from one) share. */
+#ifndef CATDPO_TRAIN_TRAINER_H
+#define CATDPO_TRAIN_TRAINER_H
+
+#include "catdpo/run/run.h"
+#include "catdpo/train/tally.h"
+
+#include "catdpo/files/checkpoint.h"
+#include "catdpo/data/sampler.h"
+#include "catdpo/rundir/steplog.h"
+
+typedef struct Trainer {
+    Run run;
+    Sampler sampler;
+    Optimizer optimizer;
+    MarginState margins;
+    Tally tally;
+    Metrics *metrics;
+    StepLog *log; /* rank 0 only */
+    Progress progress;
+    double *reference[PAIR_SIDES]; /* [N] nats */
+    double *heldout_reference[PAIR_SIDES],
+        *heldout[PAIR_SIDES]; /* [held-out pairs] nats; NULL unless checkpoint.best */
+    char start_digest[WEIGHTS_DIGEST],
+        reference_digest[WEIGHTS_DIGEST]; /* of the weights that training starts from, and of the reference */
+    int64_t *pair;                        /* [B] indices of the step's pairs, -1: none */
+    int pair_count;
+    double *phase_seconds;                 /* [PHASES] */
+    int64_t step, total_steps, num_tokens; /* step: done so far, or being done */
+    int64_t first_step;                    /* done before this process went on */
+    int64_t skipped;                       /* steps without an update */
+    double best; /* violation rate of the worst held-out category in best.h5; infinite: there is none */
+} Trainer;
+
+/* ---- record.c ---- */
+
+/* metrics.h5, log.jsonl and config.cfg, for a new run or after step t->step. Collective over world. */
+bool record_open(Trainer *t, Error *err);
+/* Metrics, log and progress of the step just done. Not agreed: false on a rank where something failed. Collective over
+ * world. */
+bool record_step(Trainer *t, StepMetrics *row, Error *err);
+/* The settings as resolved, as text; owned by the caller. */
+char *config_text(const Config *config);
+
+/* ---- save.c ---- */
+
+/* Write a checkpoint of this moment, after the metrics that it builds on; final.h5, or one of the latest. Collective
+ * over world. */
+bool save(Trainer *t, bool final, Error *err);
+/* The checkpoints of an earlier run in this directory go: it is being replaced. On rank 0. */
+bool save_clear(Trainer *t, Error *err);
+
+/* ---- resume.c ---- */
+
+/* Is there something to go on from (`path`; "": the newest checkpoint of run.dir), and may this run? Before the
+ * reference is computed. `allowed` (NULL: nothing) is a list of differences to accept. Collective over world. */
+bool resume_check(Trainer *t, const char *path, const char *allowed, Error *err);
+/* Weights, moments, margins and position of the newest good one; *found is false if there is none, and then nothing has
+ * changed. Collective over world. */
+bool resume_load(Trainer *t, const char *path, bool *found, Error *err);
+
+#endif

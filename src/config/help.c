@@ -1,0 +1,228 @@
+/* Writing settings: the resolved config, and the reference of all keys for people. */
+#include "catdpo/config/options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- values in libconfig syntax ---- */
+
+static void write_string(const char *text, FILE *out)
+{
+    fputc('"', out);
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c == '"' || c == '\\')
+            fprintf(out, "\\%c", c);
+        else if (c < ' ' || c == 127)
+            fprintf(out, "\\x%02x", c);
+        else
+            fputc(c, out);
+    }
+    fputc('"', out);
+}
+
+/* The shortest of 15, 16 and 17 digits that reads back to the same number, with a point or exponent so that it stays a
+ * float. */
+static void write_float(double value, FILE *out)
+{
+    char text[64];
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) break;
+    }
+    fprintf(out, strpbrk(text, ".e") ? "%s" : "%s.0", text);
+}
+
+static void write_int(int64_t value, FILE *out)
+{
+    fprintf(out, value > INT32_MAX || value < INT32_MIN ? "%lldL" : "%lld", (long long)value);
+}
+
+static void write_value(const Option *option, const Config *config, FILE *out)
+{
+    const void *value = option_value(option, config);
+    switch (option->type) {
+    case OPTION_BOOL: fputs(*(const bool *)value ? "true" : "false", out); break;
+    case OPTION_INT: write_int(*(const int64_t *)value, out); break;
+    case OPTION_FLOAT: write_float(*(const double *)value, out); break;
+    case OPTION_TEXT: write_string(value, out); break;
+    case OPTION_CHOICE: write_string(option->choices[*(const int *)value], out); break;
+    case OPTION_COUNT_OR_AUTO:
+        if (*(const int64_t *)value == 0)
+            fputs("\"auto\"", out);
+        else
+            write_int(*(const int64_t *)value, out);
+        break;
+    case OPTION_GRID: {
+        const int64_t *shape = value;
+        if (shape[0] == 0)
+            fputs("\"auto\"", out);
+        else
+            fprintf(out, "[%lld, %lld]", (long long)shape[0], (long long)shape[1]);
+        break;
+    }
+    }
+}
+
+void config_print(const Config *config, FILE *out)
+{
+    for (int g = 0; g < option_group_count; g++) {
+        fprintf(out, "%s:\n{\n", option_groups[g].name);
+        for (int k = 0; k < option_count; k++) {
+            if (!option_in_group(&option_table[k], &option_groups[g])) continue;
+            fprintf(out, "    %s = ", strchr(option_table[k].key, '.') + 1);
+            write_value(&option_table[k], config, out);
+            fputs(";\n", out);
+        }
+        fputs("};\n", out);
+    }
+}
+
+/* ---- differences ---- */
+
+static bool is_listed(const char *key, const char *const list[])
+{
+    for (; *list; list++) {
+        size_t length = strlen(*list);
+        if ((*list)[length - 1] == '.' ? strncmp(key, *list, length) == 0 : strcmp(key, *list) == 0) return true;
+    }
+    return false;
+}
+
+static void value_text(const Option *option, const Config *config, char text[128])
+{
+    memset(text, 0, 128);
+    FILE *stream = fmemopen(text, 127, "w");
+    CHECK(stream);
+    write_value(option, config, stream);
+    fclose(stream);
+}
+
+const char *config_difference(const Config *now, const Config *then, const char *const keys[],
+                              const char *const except[], char *text, size_t size)
+{
+    for (int k = 0; k < option_count; k++) {
+        const Option *option = &option_table[k];
+        if (!is_listed(option->key, keys) || is_listed(option->key, except)) continue;
+        char new_value[128], old_value[128];
+        value_text(option, now, new_value);
+        value_text(option, then, old_value);
+        if (strcmp(new_value, old_value) == 0) continue;
+        snprintf(text, size, "%s is %s, was %s", option->key, new_value, old_value);
+        return option->key;
+    }
+    return NULL;
+}
+
+/* ---- help ---- */
+
+/* Type, choices and bounds of an option in a few words. */
+static void write_kind(const Option *option, const char *quote, FILE *out)
+{
+    switch (option->type) {
+    case OPTION_BOOL: fputs("true or false", out); break;
+    case OPTION_INT: fprintf(out, "integer in %s", option->bounds); break;
+    case OPTION_FLOAT: fprintf(out, "number in %s", option->bounds); break;
+    case OPTION_TEXT: fputs("string", out); break;
+    case OPTION_CHOICE:
+        for (int k = 0; option->choices[k]; k++)
+            fprintf(out, "%s%s\"%s\"%s", k == 0 ? "" : ", ", quote, option->choices[k], quote);
+        break;
+    case OPTION_COUNT_OR_AUTO: fprintf(out, "%s\"auto\"%s or integer in %s", quote, quote, option->bounds); break;
+    case OPTION_GRID:
+        fprintf(out, "%s\"auto\"%s or %s[rows, columns]%s, each in %s", quote, quote, quote, quote, option->bounds);
+        break;
+    }
+}
+
+/* Words of text on lines of at most `width` columns, each line after `prefix`. */
+static void write_wrapped(const char *prefix, int width, const char *text, FILE *out)
+{
+    int column = 0;
+    while (*text) {
+        int word = (int)strcspn(text, " ");
+        if (column > 0 && column + 1 + word > width) {
+            fputc('\n', out);
+            column = 0;
+        }
+        column += fprintf(out, "%s%.*s", column == 0 ? prefix : " ", word, text);
+        text += word;
+        text += strspn(text, " ");
+    }
+    fputc('\n', out);
+}
+
+static void help_text(const OptionGroup *group, FILE *out)
+{
+    fprintf(out, "\n%s: %s\n", group->name, group->help);
+    for (int k = 0; k < option_count; k++) {
+        const Option *option = &option_table[k];
+        if (!option_in_group(option, group)) continue;
+        fprintf(out, "  %s = %s  (", option->key, option->preset);
+        write_kind(option, "", out);
+        fputs(")\n", out);
+        write_wrapped("      ", 100, option->help, out);
+    }
+}
+
+static void help_markdown(const OptionGroup *group, FILE *out)
+{
+    fprintf(out, "\n**%s**: %s\n\n| key | default | values | meaning |\n| --- | --- | --- | --- |\n", group->name,
+            group->help);
+    for (int k = 0; k < option_count; k++) {
+        const Option *option = &option_table[k];
+        if (!option_in_group(option, group)) continue;
+        fprintf(out, "| `%s` | `%s` | ", option->key, option->preset);
+        write_kind(option, "`", out);
+        fputs(" | ", out);
+        for (const char *c = option->help; *c; c++) {
+            if (*c == '|') fputc('\\', out); /* would end the table's cell */
+            fputc(*c, out);
+        }
+        fputs(" |\n", out);
+    }
+}
+
+static void help_cfg(const OptionGroup *group, FILE *out)
+{
+    fputc('\n', out);
+    write_wrapped("# ", 100, group->help, out);
+    fprintf(out, "%s:\n{\n", group->name);
+    bool first = true;
+    for (int k = 0; k < option_count; k++) {
+        const Option *option = &option_table[k];
+        if (!option_in_group(option, group)) continue;
+        if (!first) fputc('\n', out);
+        first = false;
+        write_wrapped("    # ", 100, option->help, out);
+        fputs("    # ", out);
+        write_kind(option, "", out);
+        fprintf(out, "\n    %s = %s;\n", strchr(option->key, '.') + 1, option->preset);
+    }
+    fputs("};\n", out);
+}
+
+void config_help(FILE *out, ConfigHelpForm form)
+{
+    switch (form) {
+    case CONFIG_HELP_TEXT:
+        fputs("All settings with their defaults. In a config file the settings of a group stand together,\n"
+              "    margin: { eta = 0.1; target = 0.2; };\n"
+              "and @include \"base.cfg\" reads another file first. On the command line: --set margin.eta=0.2\n"
+              "--set goes before the file, the file before the default.\n",
+              out);
+        break;
+    case CONFIG_HELP_MARKDOWN: break;
+    case CONFIG_HELP_CFG:
+        fputs("# Every setting of catdpo with its default. Made by `catdpo --help-config=cfg`: change the table in\n"
+              "# src/config/options.c, not this file. A config of your own needs only what differs from here;\n"
+              "# --set group.key=value on the command line goes before the file.\n",
+              out);
+        break;
+    }
+    for (int g = 0; g < option_group_count; g++) {
+        if (form == CONFIG_HELP_TEXT) help_text(&option_groups[g], out);
+        if (form == CONFIG_HELP_MARKDOWN) help_markdown(&option_groups[g], out);
+        if (form == CONFIG_HELP_CFG) help_cfg(&option_groups[g], out);
+    }
+}

@@ -1,0 +1,238 @@
+#include "catdpo/ops/attention.h"
+
+#include "catdpo/parallel/gemm.h"
+#include "catdpo/core/simd.h"
+
+#include <math.h>
+
+enum { TILE = 128 }; /* queries handled at once: their scores stay in the cache */
+
+static int group_rows(const AttentionShape *s) { return (s->per_group + 2) * s->head_dim; }
+static int qkv_rows(const AttentionShape *s) { return s->groups * group_rows(s); }
+static int out_rows(const AttentionShape *s) { return s->groups * s->per_group * s->head_dim; }
+
+int64_t attention_scratch(const AttentionShape *s, int longest)
+{
+    (void)s;
+    return 2 * (int64_t)TILE * longest + TILE; /* probabilities, their gradient, one sum a query */
+}
+
+/* ---- what happens to q and k before the scores ------------------------------------------------------------------ */
+
+/* y = w * x * r over one head; returns nothing that the backward needs: it starts again from x. */
+static void head_norm(int d, double epsilon, const float *w, float *x)
+{
+    float r = (float)(1 / sqrt(simd_square_sum(x, d) / d + epsilon));
+    for (int i = 0; i < d; i++) x[i] = w[i] * (x[i] * r);
+}
+
+static void head_norm_backward(int d, double epsilon, const float *w, const float *x, float *dy, float *dw)
+{
+    double r = 1 / sqrt(simd_square_sum(x, d) / d + epsilon), sum = 0;
+    for (int i = 0; i < d; i++) {
+        sum += (double)dy[i] * w[i] * x[i];
+        dw[i] += (float)(dy[i] * x[i] * r);
+    }
+    for (int i = 0; i < d; i++) dy[i] = (float)(r * w[i] * dy[i] - r * r * r / d * sum * x[i]);
+}
+
+void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *bias,
+                       const float *q_norm, const float *k_norm, float *qkv, float *raw)
+{
+    int rows = qkv_rows(s), d = s->head_dim;
+    for (int i = 0; i < batch->segment_count; i++)
+        for (int t = 0; t < batch->segment[i].length; t++) {
+            float *x = qkv + (int64_t)(batch->segment[i].start + t) * rows;
+            for (int j = 0; bias && j < rows; j++) x[j] += bias[j];
+            if (raw) memcpy(raw + (x - qkv), x, sizeof(float) * (size_t)rows);
+            for (int g = 0; g < s->groups; g++)
+                for (int head = 0; head <= s->per_group; head++) { /* the last one is the key */
+                    float *at = x + g * group_rows(s) + head * d;
+                    if (raw) head_norm(d, s->norm_epsilon, head < s->per_group ? q_norm : k_norm, at);
+                    rotary_forward(rotary, batch->segment[i].position + t, at);
+                }
+        }
+}
+
+void attention_prepare_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
+                                const float *k_norm, const float *raw, float *dqkv, float *dbias, float *dq_norm,
+                                float *dk_norm)
+{
+    int rows = qkv_rows(s), d = s->head_dim;
+    for (int i = 0; i < batch->segment_count; i++)
+        for (int t = 0; t < batch->segment[i].length; t++) {
+            float *dx = dqkv + (int64_t)(batch->segment[i].start + t) * rows;
+            for (int g = 0; g < s->groups; g++)
+                for (int head = 0; head <= s->per_group; head++) {
+                    float *at = dx + g * group_rows(s) + head * d;
+                    rotary_backward(rotary, batch->segment[i].position + t, at);
+                    if (raw)
+                        head_norm_backward(d, s->norm_epsilon, head < s->per_group ? q_norm : k_norm, raw + (at - dqkv),
+                                           at, head < s->per_group ? dq_norm : dk_norm);
+                }
+            for (int j = 0; dbias && j < rows; j++) dbias[j] += dx[j];
+        }
+}
+
+/* ---- scores ----------------------------------------------------------------------------------------------------- */
+
+/* Queries [first, first + count) of a segment and the keys that they may see: the prefix, then the segment up to the
+ * last query. */
+typedef struct Tile {
+    int query, count; /* column of the first query; queries */
+    int prefix, prefix_keys;
+    int own, own_keys;
+    int keys; /* prefix_keys + own_keys: rows of the score matrix */
+} Tile;
+
+static Tile tile_of(const Segment *segment, int first)
+{
+    int count = segment->length - first < TILE ? segment->length - first : TILE;
+    Tile tile = { .query = segment->start + first,
+                  .count = count,
+                  .prefix = segment->prefix_start,
+                  .prefix_keys = segment->prefix_length,
+                  .own = segment->start,
+                  .own_keys = first + count };
+    if (tile.prefix + tile.prefix_keys == tile.own) { /* side by side: one range of keys */
+        tile.own = tile.prefix;
+        tile.own_keys += tile.prefix_keys;
+        tile.prefix_keys = 0;
+    }
+    tile.keys = tile.prefix_keys + tile.own_keys;
+    return tile;
+}
+
+double attention_scores(const Batch *batch)
+{
+    double scores = 0;
+    for (int i = 0; i < batch->segment_count; i++)
+        for (int first = 0; first < batch->segment[i].length; first += TILE) {
+            Tile tile = tile_of(&batch->segment[i], first);
+            scores += (double)tile.keys * tile.count;
+        }
+    return scores;
+}
+
+/* Keys that query j of the tile sees. */
+static int visible(const Tile *tile, int j) { return tile->keys - tile->count + j + 1; }
+
+/* scores[keys x count] = a(keys)' b(queries) over d features, for the prefix' keys and the segment's own. */
+static void tile_products(const Tile *tile, int d, float scale, const float *a, int lda, const float *b, int ldb,
+                          float *scores)
+{
+    gemm_local(TRANSPOSED, PLAIN, tile->prefix_keys, tile->count, d, scale, a + (int64_t)tile->prefix * lda, lda,
+               b + (int64_t)tile->query * ldb, ldb, 0, scores, tile->keys);
+    gemm_local(TRANSPOSED, PLAIN, tile->own_keys, tile->count, d, scale, a + (int64_t)tile->own * lda, lda,
+               b + (int64_t)tile->query * ldb, ldb, 0, scores + tile->prefix_keys, tile->keys);
+}
+
+/* c(queries)[d x count] = a(keys) weights[keys x count] */
+static void tile_combine(const Tile *tile, int d, const float *a, int lda, const float *weights, float *c, int ldc)
+{
+    float *out = c + (int64_t)tile->query * ldc;
+    gemm_local(PLAIN, PLAIN, d, tile->count, tile->own_keys, 1, a + (int64_t)tile->own * lda, lda,
+               weights + tile->prefix_keys, tile->keys, 0, out, ldc);
+    if (tile->prefix_keys > 0)
+        gemm_local(PLAIN, PLAIN, d, tile->count, tile->prefix_keys, 1, a + (int64_t)tile->prefix * lda, lda, weights,
+                   tile->keys, 1, out, ldc);
+}
+
+/* c(keys)[d x keys] += b(queries) weights' */
+static void tile_spread(const Tile *tile, int d, const float *b, int ldb, const float *weights, float *c, int ldc)
+{
+    const float *in = b + (int64_t)tile->query * ldb;
+    gemm_local(PLAIN, TRANSPOSED, d, tile->own_keys, tile->count, 1, in, ldb, weights + tile->prefix_keys, tile->keys,
+               1, c + (int64_t)tile->own * ldc, ldc);
+    if (tile->prefix_keys > 0)
+        gemm_local(PLAIN, TRANSPOSED, d, tile->prefix_keys, tile->count, 1, in, ldb, weights, tile->keys, 1,
+                   c + (int64_t)tile->prefix * ldc, ldc);
+}
+
+/* x[0..n) = exp(x - shift), x[n..end) = 0; returns the sum. */
+SIMD_CLONES
+static float exponentiate(float *x, int n, int end, float shift)
+{
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < n; i++) {
+        x[i] = simd_exp(x[i] - shift);
+        sum += x[i];
+    }
+    for (int i = n; i < end; i++) x[i] = 0;
+    return sum;
+}
+
+SIMD_CLONES
+static void scale_by(float *x, int n, float factor)
+{
+    for (int i = 0; i < n; i++) x[i] *= factor;
+}
+
+/* dscore = p (dp - delta) * scale, in place on p */
+SIMD_CLONES
+static void softmax_backward(float *p, const float *dp, int n, float delta, float scale)
+{
+    for (int i = 0; i < n; i++) p[i] *= (dp[i] - delta) * scale;
+}
+
+static void clear_padding(const Batch *batch, int rows, float *x)
+{
+    memset(x + (int64_t)batch->used * rows, 0, sizeof(float) * (size_t)(batch->width - batch->used) * (size_t)rows);
+}
+
+void attention_forward(const AttentionShape *s, const Batch *batch, const float *qkv, float *out, float *lse,
+                       float *scratch)
+{
+    int d = s->head_dim, ld = qkv_rows(s), ldo = out_rows(s), heads = s->groups * s->per_group;
+    float scale = (float)(1 / sqrt(d));
+    for (int i = 0; i < batch->segment_count; i++)
+        for (int first = 0; first < batch->segment[i].length; first += TILE) {
+            Tile tile = tile_of(&batch->segment[i], first);
+            for (int head = 0; head < heads; head++) {
+                int g = head / s->per_group;
+                const float *q = qkv + g * group_rows(s) + head % s->per_group * d,
+                            *k = qkv + g * group_rows(s) + s->per_group * d;
+                float *p = scratch; /* [keys x count] */
+                tile_products(&tile, d, scale, k, ld, q, ld, p);
+                for (int j = 0; j < tile.count; j++) {
+                    float *column = p + (int64_t)j * tile.keys, top = simd_max(column, visible(&tile, j));
+                    float sum = exponentiate(column, visible(&tile, j), tile.keys, top);
+                    scale_by(column, visible(&tile, j), 1 / sum);
+                    lse[(int64_t)(tile.query + j) * heads + head] = top + logf(sum);
+                }
+                tile_combine(&tile, d, k + d, ld, p, out + head * d, ldo);
+            }
+        }
+    clear_padding(batch, ldo, out);
+}
+
+void attention_backward(const AttentionShape *s, const Batch *batch, const float *qkv, const float *out,
+                        const float *lse, const float *dout, float *dqkv, float *scratch)
+{
+    int d = s->head_dim, ld = qkv_rows(s), ldo = out_rows(s), heads = s->groups * s->per_group;
+    float scale = (float)(1 / sqrt(d));
+    memset(dqkv, 0, sizeof(float) * (size_t)batch->width * (size_t)ld);
+    for (int i = 0; i < batch->segment_count; i++)
+        for (int first = 0; first < batch->segment[i].length; first += TILE) {
+            Tile tile = tile_of(&batch->segment[i], first);
+            for (int head = 0; head < heads; head++) {
+                int g = head / s->per_group, at_q = g * group_rows(s) + head % s->per_group * d;
+                int at_k = g * group_rows(s) + s->per_group * d, at_v = at_k + d;
+                float *p = scratch, *dp = scratch + (int64_t)TILE * tile.keys; /* [keys x count] each */
+                tile_products(&tile, d, scale, qkv + at_k, ld, qkv + at_q, ld, p);
+                tile_products(&tile, d, 1, qkv + at_v, ld, dout + head * d, ldo, dp);
+                for (int j = 0; j < tile.count; j++)
+                    exponentiate(p + (int64_t)j * tile.keys, visible(&tile, j), tile.keys,
+                                 lse[(int64_t)(tile.query + j) * heads + head]);
+                tile_spread(&tile, d, dout + head * d, ldo, p, dqkv + at_v, ld);
+                for (int j = 0; j < tile.count; j++) {
+                    int64_t at = (int64_t)(tile.query + j) * ldo + head * d;
+                    softmax_backward(p + (int64_t)j * tile.keys, dp + (int64_t)j * tile.keys, tile.keys,
+                                     simd_dot(out + at, dout + at, d), scale);
+                }
+                tile_combine(&tile, d, qkv + at_k, ld, p, dqkv + at_q, ld);
+                tile_spread(&tile, d, qkv + at_q, ld, p, dqkv + at_k, ld);
+            }
+        }
+}

@@ -1,0 +1,178 @@
+#include "catdpo/run/layout.h"
+
+#include "catdpo/core/memory.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+void layout_text(const Layout *l, char text[LAYOUT_TEXT])
+{
+    snprintf(text, LAYOUT_TEXT, "%dx%dx%d", l->replicas, l->rows, l->columns);
+}
+
+BatchLimits layout_batch_limits(const Config *config, const Architecture *a, int rows, int columns)
+{
+    double column_bytes = 4.0 * ((a->vocab + rows - 1) / rows); /* of one token's logits */
+    double fitting = config->engine.logits_mb * 1e6 / column_bytes;
+    return (BatchLimits){
+        .columns = columns,
+        .pairs = (int)config->batch.pairs,
+        .max_tokens = config->batch.max_tokens,
+        .accumulation = (int)config->batch.accumulation,
+        .share_prompt = config->batch.share_prompt,
+        .logit_columns = fitting < 1         ? 1
+                         : fitting > 1 << 28 ? 1 << 28
+                                             : (int)fitting,
+    };
+}
+
+bool layout_limits(const Config *config, const Architecture *a, const Pairs *pairs, const Layout *layout, bool backward,
+                   TransformerLimits *limits, Error *err)
+{
+    Grid shape = { .replicas = layout->replicas, .rows = layout->rows, .columns = layout->columns };
+    BatchLimits batch = layout_batch_limits(config, a, layout->rows, layout->columns);
+    Batcher b;
+    if (!batcher_create(&b, pairs, &shape, &batch, err)) return false;
+    *limits = (TransformerLimits){ b.max_width,         b.max_chunk, batch.pairs,
+                                   (int)pairs->longest, backward,    config->engine.recompute };
+    batcher_free(&b);
+    return true;
+}
+
+/* Memory that a rank may use: the node's physical memory shared by its ranks; the smallest over all. Collective over
+ * world. */
+static double memory_per_rank(MPI_Comm world)
+{
+    MPI_Comm node;
+    int ranks;
+    CHECK_MPI(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node));
+    CHECK_MPI(MPI_Comm_size(node, &ranks));
+    MPI_Comm_free(&node);
+    double mine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / ranks, least;
+    CHECK_MPI(MPI_Allreduce(&mine, &least, 1, MPI_DOUBLE, MPI_MIN, world));
+    return least;
+}
+
+/* Floats that a rank sends and receives in a step on an R x C grid, in units of the hidden size: activations among
+ * rows, weights among columns. Only compared with each other. */
+static double exchanged(const Architecture *a, int rows, int columns, double tokens)
+{
+    double in_out = 4.0 * a->hidden + 2.0 * a->heads * a->head_dim +
+                    3.0 * a->mlp; /* features that a layer's products read and write */
+    double parameters = (2.0 * a->heads + 2.0 * a->groups) * a->head_dim * a->hidden + 3.0 * a->mlp * a->hidden;
+    double activations = 2 * in_out * tokens / columns * (rows - 1) / rows,
+           weights = 3 * parameters / rows * (columns - 1) / columns;
+    return activations + weights;
+}
+
+typedef struct Choice {
+    Layout layout;
+    double cost;  /* exchanged */
+    double bytes; /* a rank */
+    bool found;
+} Choice;
+
+/* What a rank needs with this layout at most: every pass as large as the data allow. */
+static bool need_of(double *bytes, TransformerLimits *limits, const Config *config, const Architecture *a,
+                    const Pairs *pairs, const Layout *layout, bool backward, Error *err)
+{
+    if (!layout_limits(config, a, pairs, layout, backward, limits, err)) return false;
+    TransformerBytes b =
+        transformer_bytes(a, limits, layout->replicas, layout->rows, layout->columns, config->optimizer.shard);
+    *bytes = (double)(b.weights + b.gradients + b.moments + b.activations + b.logits);
+    return true;
+}
+
+bool layout_check(const Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
+                  double memory, bool backward, double *need, Error *err)
+{
+    TransformerLimits limits;
+    char wanted[16], have[16];
+    *need = 0;
+    if (!architecture_fits(a, layout->rows, layout->columns, ranks, err) ||
+        !need_of(need, &limits, config, a, pairs, layout, backward, err))
+        return false;
+    return *need <= memory || error_usage(err,
+                                          "%d x %d x %d (replicas x rows x columns) needs %s a rank, of %s: start more "
+                                          "ranks or nodes, set engine.recompute = "
+                                          "true, lower batch.max_tokens, or correct parallel.memory_gb",
+                                          layout->replicas, layout->rows, layout->columns, memory_text(*need, wanted),
+                                          memory_text(memory, have));
+}
+
+/* Compares every grid of `size` ranks that the model can be cut into. */
+static bool choose_shape(Choice *best, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
+                         int size, double room, bool backward, Error *err)
+{
+    for (int rows = 1; rows <= size && rows <= a->groups; rows++) {
+        if (size % rows != 0) continue;
+        Layout layout = { .replicas = ranks / size, .rows = rows, .columns = size / rows };
+        TransformerLimits limits;
+        double bytes;
+        if (!need_of(&bytes, &limits, config, a, pairs, &layout, backward, err)) return false;
+        double cost = exchanged(a, rows, layout.columns, (double)limits.max_width * layout.columns);
+        if (bytes < room && (!best->found || cost < best->cost)) *best = (Choice){ layout, cost, bytes, true };
+    }
+    return true;
+}
+
+static bool choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
+                   double room, bool backward, Error *err)
+{
+    for (int size = 1; size <= ranks; size++) {
+        bool busy = ranks / size <= config->batch.pairs; /* a replica without pairs would idle */
+        if (ranks % size != 0 || !busy) continue;
+        Choice best = { 0 };
+        if (!choose_shape(&best, config, a, pairs, ranks, size, room, backward, err)) return false;
+        if (best.found) {
+            char need[16], have[16];
+            *layout = best.layout;
+            snprintf(layout->why, sizeof layout->why,
+                     "the smallest grid whose share of the model (%s a rank) fits the memory (%s a rank)%s",
+                     memory_text(best.bytes, need), memory_text(room, have),
+                     size > 1 ? " or keeps every replica busy" : "");
+            return true;
+        }
+    }
+    char have[16];
+    return error_usage(err,
+                       "no grid of %d ranks fits the memory (%s a rank): start more ranks or nodes, set "
+                       "engine.recompute = true, or lower "
+                       "batch.max_tokens",
+                       ranks, memory_text(room, have));
+}
+
+bool layout_choose_for(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
+                       double memory, bool backward, Error *err)
+{
+    double need;
+    int rows = (int)config->parallel.grid[0], columns = (int)config->parallel.grid[1],
+        replicas = (int)config->parallel.replicas;
+    if (rows == 0 && replicas == 0) return choose(layout, config, a, pairs, ranks, LAYOUT_ROOM * memory, backward, err);
+    if (rows == 0) { /* replicas given, grid free */
+        if (ranks % replicas != 0)
+            return error_usage(err, "parallel.replicas = %d does not divide %d ranks", replicas, ranks);
+        Choice best = { 0 };
+        if (!choose_shape(&best, config, a, pairs, ranks, ranks / replicas, memory, backward, err)) return false;
+        if (!best.found)
+            return error_usage(
+                err, "no grid of %d ranks fits the memory and the model's %d key/value heads: change parallel.replicas",
+                ranks / replicas, a->groups);
+        *layout = best.layout;
+        snprintf(layout->why, sizeof layout->why, "the grid of %d ranks that exchanges the least", ranks / replicas);
+        return true;
+    }
+    if (replicas == 0) replicas = ranks / (rows * columns) > 0 ? ranks / (rows * columns) : 1;
+    *layout = (Layout){ .replicas = replicas, .rows = rows, .columns = columns, .why = "as configured" };
+    return layout_check(layout, config, a, pairs, ranks, memory, backward, &need, err);
+}
+
+bool layout_choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, bool backward,
+                   MPI_Comm world, Error *err)
+{
+    int ranks;
+    CHECK_MPI(MPI_Comm_size(world, &ranks));
+    double memory = memory_per_rank(world);
+    if (config->parallel.memory_gb > 0) memory = config->parallel.memory_gb * 1e9;
+    return layout_choose_for(layout, config, a, pairs, ranks, memory, backward, err);
+}

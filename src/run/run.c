@@ -1,0 +1,322 @@
+#include "catdpo/run/run.h"
+
+#include "catdpo/parallel/gemm.h"
+#include "catdpo/files/pairs_file.h"
+#include "catdpo/files/reference_file.h"
+#include "catdpo/core/stop.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- opening ---------------------------------------------------------------------------------------------------- */
+
+static bool check_fit(const Run *run, const char *model_path, Error *err)
+{
+    const Config *config = &run->config;
+    const ModelInfo *info = &run->model_info;
+    if (run->pairs.vocab_size > info->architecture.vocab)
+        return error_usage(err,
+                           "%s was prepared with a tokenizer of %lld tokens, but %s has a vocabulary of %d: prepare it "
+                           "again with this model",
+                           config->data.path, (long long)run->pairs.vocab_size, model_path, info->architecture.vocab);
+    if (strcmp(run->pairs.tokenizer_digest, info->tokenizer_digest) != 0)
+        return error_usage(err,
+                           "%s was prepared with another tokenizer (%.12s...) than that of %s (%.12s...): prepare it "
+                           "again with this model",
+                           config->data.path, run->pairs.tokenizer_digest, model_path, info->tokenizer_digest);
+    return true;
+}
+
+static void print_header(Run *run, const char *model_path)
+{
+    const Layout *l = &run->layout;
+    const Architecture *a = &run->model_info.architecture;
+    MemoryTable memory = { 0 };
+    char text[256];
+    memory_note(&memory, "weights", run->model.weight_bytes);
+    memory_note(&memory, "gradients", run->model.gradient_bytes);
+    memory_note(&memory, "activations", run->model.activation_bytes);
+    log_info(&run->log, "model    %s: %s, %.1f M parameters, %d layers, hidden %d, %d heads, %d key/value heads",
+             model_path, a->name, (double)run->model.parameters.logical / 1e6, a->layers, a->hidden, a->heads,
+             a->groups);
+    log_info(&run->log, "pairs    %s: %lld pairs, %d categories, longest sequence %lld tokens", run->config.data.path,
+             (long long)run->pairs.count, run->pairs.category_count, (long long)run->pairs.longest);
+    log_info(&run->log, "grid     %d replica%s of %d x %d (rows x columns) on %d rank%s: %s", l->replicas,
+             l->replicas > 1 ? "s" : "", l->rows, l->columns, run->ranks, run->ranks > 1 ? "s" : "", l->why);
+    log_info(&run->log, "memory   %s a rank", memory_line(&memory, text, sizeof text));
+    log_info(&run->log, "blas     %s: sgemm %.0f GF/s a rank, %d thread%s", run->blas.library, run->blas.gflops,
+             run->blas.threads, run->blas.threads > 1 ? "s" : "");
+    if (*run->blas.warning) log_warn(&run->log, "%s", run->blas.warning);
+}
+
+/* The held-out pairs go through the same model. */
+static bool widen_limits(const Run *run, TransformerLimits *limits, Error *err)
+{
+    TransformerLimits other;
+    if (!layout_limits(&run->config, &run->model_info.architecture, &run->heldout, &run->layout, true, &other, err))
+        return false;
+    limits->max_width = other.max_width > limits->max_width ? other.max_width : limits->max_width;
+    limits->max_chunk = other.max_chunk > limits->max_chunk ? other.max_chunk : limits->max_chunk;
+    limits->longest = other.longest > limits->longest ? other.longest : limits->longest;
+    return true;
+}
+
+bool run_open(Run *run, const char *config_path, int set_count, char *const sets[], const char *group,
+              const char *model_path, bool backward, MPI_Comm world, Error *err)
+{
+    static const char *const required[] = { "model.path", "data.path", "run.dir", NULL };
+    Config *config = &run->config;
+    *run = (Run){ .world = world };
+    CHECK_MPI(MPI_Comm_rank(world, &run->rank));
+    CHECK_MPI(MPI_Comm_size(world, &run->ranks));
+    log_open(&run->log, stderr, run->rank);
+    stop_catch();
+    run->timer = timer_new(PHASES, phase_name);
+    if (!config_load_all(config, config_path, set_count, sets, world, err) || !config_require(config, required, err))
+        return false;
+    lifecycle_begin(&run->life, config, world);
+    if (*config->parallel.io)
+        setenv("OMPI_MCA_io", config->parallel.io, 1); /* read when the first file is opened in parallel */
+    if (!model_path) model_path = config->model.path;
+    run->blas = blas_check(world, (int)config->parallel.threads);
+    gemm_set_block((int)config->parallel.block);
+
+    H5File file;
+    if (!model_file_open(&file, model_path, &run->model_info, world, err)) return false;
+    h5_close(&file);
+    bool best = backward && config->checkpoint.best;
+    if (!pairs_load(&run->pairs, config->data.path, group, world, err) ||
+        (best && !pairs_load(&run->heldout, config->data.path, config->data.heldout, world, err)))
+        return false;
+    if (best && run->heldout.count == 0)
+        return error_usage(
+            err,
+            "%s has no pairs in /%s to choose the best checkpoint by: prepare it with a larger --heldout, or set "
+            "checkpoint.best = false",
+            config->data.path, config->data.heldout);
+    TransformerLimits limits;
+    bool ok = check_fit(run, model_path, err) &&
+              layout_choose(&run->layout, config, &run->model_info.architecture, &run->pairs, backward, world, err) &&
+              layout_limits(config, &run->model_info.architecture, &run->pairs, &run->layout, backward, &limits, err) &&
+              (!best || widen_limits(run, &limits, err));
+    const Layout *l = &run->layout;
+    if (!error_agree(world, ok, err) || !grid_create(&run->grid, world, l->replicas, l->rows, l->columns, err))
+        return false;
+    run->grid_made = true;
+    BatchLimits batch = layout_batch_limits(config, &run->model_info.architecture, l->rows, l->columns);
+    ok = batcher_create(&run->batcher, &run->pairs, &run->grid, &batch, err) &&
+         (!best || batcher_create(&run->heldout_batcher, &run->heldout, &run->grid, &batch, err));
+    if (!error_agree(world, ok, err) ||
+        !transformer_create(&run->model, &run->model_info.architecture, &run->grid, &limits, run->timer, err))
+        return false;
+    print_header(run, model_path);
+    return true;
+}
+
+bool run_own_folder(Run *run, bool take_over, Error *err)
+{
+    if (!run_make_folder(run, NULL, err)) return false;
+    run->writer = writer_acquire(run->config.run.dir, run->config.run.lease, take_over, &run->log, run->world, err);
+    if (!run->writer) return false;
+    run->life.writer = run->writer;
+    run->watchdog = watchdog_start(run->timer, run->config.run.watchdog, writer_folder(run->writer), run->world);
+    return true;
+}
+
+void run_close(Run *run)
+{
+    watchdog_end(run->watchdog);
+    writer_release(run->writer);
+    if (run->model.grid) transformer_free(&run->model);
+    batcher_free(&run->batcher);
+    batcher_free(&run->heldout_batcher);
+    if (run->grid_made) grid_free(&run->grid);
+    pairs_free(&run->pairs);
+    pairs_free(&run->heldout);
+    timer_free(run->timer);
+    log_close(&run->log);
+}
+
+/* ---- weights ---------------------------------------------------------------------------------------------------- */
+
+static bool same_shape(const Architecture *a, const Architecture *b)
+{
+    return a->hidden == b->hidden && a->mlp == b->mlp && a->vocab == b->vocab && a->layers == b->layers &&
+           a->heads == b->heads && a->groups == b->groups && a->head_dim == b->head_dim && a->tied == b->tied &&
+           a->attention_bias == b->attention_bias && a->qk_norm == b->qk_norm && a->norm_epsilon == b->norm_epsilon &&
+           memcmp(&a->rope.theta, &b->rope.theta, sizeof a->rope.theta) == 0 && a->rope.type == b->rope.type &&
+           a->rope.factor == b->rope.factor;
+}
+
+bool run_load_model(Run *run, const char *path, Error *err)
+{
+    H5File file;
+    ModelInfo info;
+    char digest[WEIGHTS_DIGEST];
+    if (!model_file_open(&file, path, &info, run->world, err)) return false;
+    bool ok = same_shape(&info.architecture, &run->model.architecture) ||
+              error_usage(err,
+                          "%s is a model of another architecture than the run's: the policy and its reference must "
+                          "have the same shape",
+                          path);
+    ok = ok && model_load(&file, &run->model, digest, err);
+    h5_close(&file);
+    if (ok && strcmp(digest, info.weights_digest) != 0)
+        return error_usage(err,
+                           "%s is damaged: its weights have the digest %s, the file says %s. Copy or import it again",
+                           path, digest, info.weights_digest);
+    if (ok) run->model_info = info;
+    return ok;
+}
+
+/* ---- log-probs without training --------------------------------------------------------------------------------- */
+
+/* One planned group of pairs: every pass of this replica, forward only. */
+static void logps_of_group(Run *run, Batcher *batcher, const int64_t *pairs, int count, double *chosen,
+                           double *rejected)
+{
+    batcher_plan(batcher, pairs, count);
+    for (int pass = 0; pass < batcher->passes; pass++) {
+        const Batch *batch = batcher_pass(batcher, pass);
+        transformer_pass(&run->model, batch, NULL, NULL, false);
+        const SequenceResult *result = run->model.result;
+        for (int i = 0; i < batch->pair_count; i++) {
+            chosen[batch->pair[i]] = result[2 * i + PAIR_CHOSEN].logp;
+            rejected[batch->pair[i]] = result[2 * i + PAIR_REJECTED].logp;
+        }
+    }
+}
+
+/* Values [from, to): a pair was run on one replica, the others add zero. */
+static bool gather_logps(const Run *run, double *values, int64_t from, int64_t to, Error *err)
+{
+    for (int64_t at = from; at < to && run->grid.replicas > 1; at += 1 << 20)
+        CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, values + at, (int)(to - at < 1 << 20 ? to - at : 1 << 20), MPI_DOUBLE,
+                                MPI_SUM, run->grid.replica_comm));
+    for (int64_t i = from; i < to; i++)
+        if (!isfinite(values[i]))
+            return error_fault(err, "the log-prob of pair %lld is not a finite number: the model's weights are broken",
+                               (long long)i);
+    return true;
+}
+
+bool run_logps(Run *run, Batcher *batcher, const char *title, double *chosen, double *rejected, int64_t *done,
+               Verdict *verdict, Error *err)
+{
+    const Pairs *pairs = batcher->pairs;
+    int64_t count = pairs->count, from = *done, at = from;
+    int per_group = (int)run->config.batch.pairs;
+    int64_t *group = malloc(sizeof *group * (size_t)per_group);
+    *verdict = (Verdict){ 0 };
+    if (!error_agree(run->world, group || error_fault(err, "out of memory for a list of %d pairs", per_group), err)) {
+        free(group);
+        return false;
+    }
+    memset(chosen + from, 0, sizeof *chosen * (size_t)(count - from));
+    memset(rejected + from, 0, sizeof *rejected * (size_t)(count - from));
+    Progress progress;
+    double start = seconds_now(), tokens = 0;
+    bool ok = true;
+    progress_begin(&progress, &run->log, (ProgressMode)run->config.run.progress, title, from, count);
+    while (ok && at < count && !verdict->checkpoint) {
+        int n = count - at < per_group ? (int)(count - at) : per_group;
+        for (int i = 0; i < n; i++) {
+            group[i] = at + i;
+            tokens += pairs_length(pairs, PAIR_CHOSEN, at + i) + pairs_length(pairs, PAIR_REJECTED, at + i);
+        }
+        logps_of_group(run, batcher, group, n, chosen, rejected);
+        at += n;
+        progress_update(&progress, at,
+                        &(ProgressFields){
+                            .loss = NAN, .worst_rate = NAN, .tokens_per_second = tokens / (seconds_now() - start) });
+        ok = lifecycle_agree(&run->life, true, 0, verdict, err);
+    }
+    progress_end(&progress);
+    free(group);
+    *done = at;
+    return ok && gather_logps(run, chosen, from, at, err) && gather_logps(run, rejected, from, at, err);
+}
+
+static const char *reference_model(const Config *config)
+{
+    return *config->reference.model ? config->reference.model : config->model.path;
+}
+
+bool run_reference_digest(const Run *run, char digest[WEIGHTS_DIGEST], Error *err)
+{
+    H5File file;
+    ModelInfo info;
+    if (!model_file_open(&file, reference_model(&run->config), &info, run->world, err)) return false;
+    h5_close(&file);
+    snprintf(digest, WEIGHTS_DIGEST, "%s", info.weights_digest);
+    return true;
+}
+
+bool run_reference(Run *run, Batcher *batcher, const char *group, double *chosen, double *rejected, Error *err)
+{
+    const Config *config = &run->config;
+    const Pairs *pairs = batcher->pairs;
+    char cache[FILE_PATH], digest[WEIGHTS_DIGEST];
+    bool own = !*config->reference.cache && run->writer; /* in the run directory */
+    if (*config->reference.cache)
+        snprintf(cache, sizeof cache, "%s", config->reference.cache);
+    else
+        run_path(run, "reference.h5", cache);
+    if (!run_reference_digest(run, digest, err)) return false;
+    ReferenceKey key = { pairs->data_digest, digest, run->model_info.tokenizer_digest, "dtype=float32" };
+    int64_t done = 0;
+    if (reference_cache_read(cache, group, &key, pairs->count, chosen, rejected, &done, run->world, err) ==
+        REFERENCE_REFUSED)
+        return false;
+    if (done > 0)
+        log_info(&run->log, "reference log-probs of %s from %s%s", group, cache,
+                 done < pairs->count ? ", as far as they go" : "");
+    if (done < pairs->count && !run_load_model(run, reference_model(config), err)) return false;
+    while (done < pairs->count) {
+        Verdict verdict;
+        if (!run_logps(run, batcher, "reference", chosen, rejected, &done, &verdict, err) ||
+            !reference_cache_write(cache, own ? writer_folder(run->writer) : NULL, group, &key, pairs->count, chosen,
+                                   rejected, done, run->world, err))
+            return false;
+        if (done < pairs->count && verdict.stop)
+            return error_stopped(
+                err,
+                "stopped by %s: %lld of %lld pairs' reference log-probs are in %s, start again with --resume to go on",
+                verdict.why, (long long)done, (long long)pairs->count, cache);
+        lifecycle_saved(&run->life, 0);
+    }
+    return true;
+}
+
+/* ---- folders ---------------------------------------------------------------------------------------------------- */
+
+void run_path(const Run *run, const char *name, char path[FILE_PATH])
+{
+    snprintf(path, FILE_PATH, "%s/%s", run->config.run.dir, name);
+}
+
+/* mkdir -p */
+static bool make_folder(char *path, Error *err)
+{
+    for (char *slash = path + 1;; slash++) {
+        if (*slash != '/' && *slash != '\0') continue;
+        char end = *slash;
+        *slash = '\0';
+        bool ok = mkdir(path, 0777) == 0 || errno == EEXIST ||
+                  error_usage(err, "cannot make the folder %s: %s; set run.dir to a place that you may write to", path,
+                              strerror(errno));
+        *slash = end;
+        if (!ok || end == '\0') return ok;
+    }
+}
+
+bool run_make_folder(const Run *run, const char *name, Error *err)
+{
+    char path[FILE_PATH];
+    run_path(run, name ? name : ".", path);
+    return error_agree(run->world, run->rank > 0 || make_folder(path, err), err);
+}

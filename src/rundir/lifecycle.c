@@ -1,0 +1,66 @@
+#include "catdpo/rundir/lifecycle.h"
+
+#include "catdpo/core/stop.h"
+#include "catdpo/core/timer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Seconds that are left by run.time_limit or by SLURM's word; infinite if nothing limits them. */
+static double seconds_left(const Config *config)
+{
+    if (config->run.time_limit > 0) return 60 * config->run.time_limit;
+    const char *end = getenv("SLURM_JOB_END_TIME");
+    return end && *end ? difftime((time_t)strtoll(end, NULL, 10), time(NULL)) : INFINITY;
+}
+
+void lifecycle_begin(Lifecycle *l, const Config *config, MPI_Comm world)
+{
+    double now = seconds_now(), left = seconds_left(config);
+    *l = (Lifecycle){ .world = world,
+                      .deadline = now + left,
+                      .slack = fmin(10, 0.05 * left),
+                      .mark = now,
+                      .last_checkpoint = now,
+                      .steps = config->checkpoint.steps,
+                      .interval = 60 * config->checkpoint.minutes };
+    CHECK_MPI(MPI_Comm_rank(world, &l->rank));
+    snprintf(l->request, sizeof l->request, "%s/checkpoint.request", config->run.dir);
+}
+
+/* One more piece of work and a checkpoint have to fit. */
+static bool time_is_up(const Lifecycle *l, double now)
+{
+    return now + 2 * l->slowest_piece + 2 * l->slowest_checkpoint + l->slack > l->deadline;
+}
+
+bool lifecycle_agree(Lifecycle *l, bool ok, int64_t step, Verdict *verdict, Error *err)
+{
+    enum { FAILED, SIGNAL, TIME, SAVE, QUESTIONS };
+    double now = seconds_now();
+    l->slowest_piece = fmax(l->slowest_piece, now - l->mark);
+    l->mark = now;
+    ok = ok && !(l->writer && writer_lost(l->writer, false, err));
+    int mine[QUESTIONS] = { [FAILED] = !ok, [SIGNAL] = stop_signal() }, all[QUESTIONS];
+    if (l->rank == 0) {
+        mine[TIME] = time_is_up(l, now);
+        mine[SAVE] = (l->interval > 0 && now - l->last_checkpoint >= l->interval) || access(l->request, F_OK) == 0;
+    }
+    CHECK_MPI(MPI_Allreduce(mine, all, QUESTIONS, MPI_INT, MPI_MAX, l->world));
+    *verdict = (Verdict){ .stop = all[SIGNAL] || all[TIME] };
+    verdict->checkpoint = verdict->stop || all[SAVE] || (step > 0 && l->steps > 0 && step % l->steps == 0);
+    snprintf(verdict->why, sizeof verdict->why, "%s", all[SIGNAL] ? stop_name(all[SIGNAL]) : "the time limit");
+    return !all[FAILED] || error_agree(l->world, ok, err);
+}
+
+void lifecycle_saved(Lifecycle *l, double seconds)
+{
+    l->slowest_checkpoint = fmax(l->slowest_checkpoint, seconds);
+    l->checkpoint_seconds += seconds;
+    l->last_checkpoint = l->mark = seconds_now();
+    if (l->rank == 0) unlink(l->request);
+}

@@ -1,0 +1,152 @@
+/* What a step of training leaves behind. */
+#include "catdpo/train/trainer.h"
+
+#include "version.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- opening ---------------------------------------------------------------------------------------------------- */
+
+char *config_text(const Config *config)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *stream = open_memstream(&text, &size);
+    CHECK(stream);
+    config_print(config, stream);
+    CHECK(fclose(stream) == 0);
+    return text;
+}
+
+/* config.cfg, written in the writer's folder and renamed. On rank 0. */
+static bool write_config(const Run *run, const char *text, Error *err)
+{
+    char path[FILE_PATH], unfinished[FILE_PATH + 16];
+    run_path(run, "config.cfg", path);
+    snprintf(unfinished, sizeof unfinished, "%s/config.cfg.tmp", writer_folder(run->writer));
+    FILE *file = fopen(unfinished, "w");
+    bool ok = file && fputs(text, file) >= 0 && fflush(file) == 0 && fsync(fileno(file)) == 0;
+    ok = (!file || fclose(file) == 0) && ok && rename(unfinished, path) == 0;
+    return ok ||
+           error_usage(err, "cannot write %s: set run.dir to a place that you may write to and that has room", path);
+}
+
+static char *host_list(MPI_Comm world)
+{
+    enum { MOST = 4096 };
+    char mine[MPI_MAX_PROCESSOR_NAME + 1] = "", *text = calloc(1, MOST);
+    int length, ranks;
+    CHECK(text);
+    CHECK_MPI(MPI_Get_processor_name(mine, &length));
+    CHECK_MPI(MPI_Comm_size(world, &ranks));
+    char(*all)[sizeof mine] = calloc((size_t)ranks, sizeof mine);
+    CHECK(all);
+    CHECK_MPI(MPI_Allgather(mine, sizeof mine, MPI_CHAR, all, sizeof mine, MPI_CHAR, world));
+    for (int r = 0; r < ranks; r++)
+        if ((r == 0 || strcmp(all[r], all[r - 1]) != 0) && strlen(text) + strlen(all[r]) + 2 < MOST)
+            strcat(strcat(text, r ? " " : ""), all[r]);
+    free(all);
+    return text;
+}
+
+static bool open_metrics(Trainer *t, const char *config, Error *err)
+{
+    Run *run = &t->run;
+    char path[FILE_PATH], grid[LAYOUT_TEXT], mpi[MPI_MAX_LIBRARY_VERSION_STRING], started[32],
+        *hosts = host_list(run->world);
+    int length;
+    time_t now = time(NULL);
+    CHECK_MPI(MPI_Get_library_version(mpi, &length));
+    mpi[strcspn(mpi, ",\n")] = '\0';
+    strftime(started, sizeof started, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
+    layout_text(&run->layout, grid);
+    run_path(run, "metrics.h5", path);
+    const MetricsInfo info = {
+        .folder = writer_folder(run->writer),
+        .run = run->config.run.dir,
+        .grid = grid,
+        .version = CATDPO_VERSION,
+        .mpi = mpi,
+        .blas = run->blas.library,
+        .hosts = hosts,
+        .started = started,
+        .data_digest = run->pairs.data_digest,
+        .weights_digest = t->start_digest,
+        .tokenizer_digest = run->pairs.tokenizer_digest,
+        .settings = run->pairs.settings,
+        .config = config,
+        .category_count = run->pairs.category_count,
+        .category_name = (const char(*)[CATEGORY_NAME])run->pairs.category_name,
+        .category_harm = run->pairs.category_harm,
+        .pairs_per_step = run->config.batch.pairs,
+        .phase_count = PHASES,
+        .phase_name = phase_name,
+        .partial_unit = margin_unit(&t->margins),
+        .sgemm_gflops = run->blas.gflops,
+        .capacity = run->config.metrics.flush_steps,
+    };
+    t->metrics = t->step > 0 ? metrics_resume(path, &info, t->step, run->world, err)
+                             : metrics_create(path, &info, run->world, err);
+    free(hosts);
+    if (!t->metrics) return false;
+    run_path(run, "log.jsonl", path);
+    if (run->rank == 0)
+        t->log = steplog_open(path, writer_folder(run->writer), t->step, run->pairs.category_count,
+                              (const char(*)[CATEGORY_NAME])run->pairs.category_name, err);
+    return error_agree(run->world, run->rank > 0 || t->log, err);
+}
+
+bool record_open(Trainer *t, Error *err)
+{
+    Run *run = &t->run;
+    char *text = config_text(&run->config);
+    bool ok = run_make_folder(run, "checkpoints", err);
+    ok =
+        ok && error_agree(run->world, run->rank > 0 || write_config(run, text, err), err) && open_metrics(t, text, err);
+    free(text);
+    return ok;
+}
+
+/* ---- a step ----------------------------------------------------------------------------------------------------- */
+
+static int64_t tokens_of_step(const Trainer *t)
+{
+    int64_t tokens = 0;
+    for (int i = 0; i < t->pair_count; i++)
+        tokens += pairs_length(&t->run.pairs, PAIR_CHOSEN, t->pair[i]) +
+                  pairs_length(&t->run.pairs, PAIR_REJECTED, t->pair[i]);
+    return tokens;
+}
+
+bool record_step(Trainer *t, StepMetrics *row, Error *err)
+{
+    Run *run = &t->run;
+    row->epoch = (double)t->step / (double)t->sampler.steps_per_epoch;
+    row->num_tokens = t->num_tokens;
+    row->violation_rate = t->margins.violation_rate;
+    row->pair_index = t->pair;
+    row->step_seconds = timer_read(run->timer, t->phase_seconds);
+    row->phase_seconds = t->phase_seconds;
+    row->step_flops = run->grid.flops;
+    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &row->step_flops, 1, MPI_DOUBLE, MPI_SUM, run->grid.replica_comm));
+    run->grid.flops = 0;
+    timer_reset(run->timer);
+
+    timer_start(run->timer, PHASE_OUTPUT); /* counted in the next step's time */
+    double rate = (double)tokens_of_step(t) / row->step_seconds;
+    metrics_append(t->metrics, row);
+    bool ok = !t->log || steplog_write(t->log, row, rate, t->total_steps, err);
+    int worst = margin_worst(&t->margins);
+    progress_update(&t->progress, t->step,
+                    &(ProgressFields){ .loss = row->loss,
+                                       .tokens_per_second = rate,
+                                       .worst = worst < 0 ? NULL : run->pairs.category_name[worst],
+                                       .worst_rate = worst < 0 ? NAN : t->margins.violation_rate[worst] });
+    timer_stop(run->timer);
+    return ok;
+}

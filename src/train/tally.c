@@ -1,0 +1,129 @@
+#include "catdpo/train/tally.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    PAIRS,
+    LOSS,
+    ACCURACY,
+    CHOSEN,
+    REJECTED = CHOSEN + 4,
+    ENTROPY = REJECTED + 4,
+    CORRECT,
+    SCALARS
+};                                                         /* indices into sums */
+enum { SIDE_REWARD, SIDE_LOGP, SIDE_LOGITS, SIDE_TOKENS }; /* behind CHOSEN and REJECTED */
+enum { CATEGORY_PAIRS, CATEGORY_REWARD, CATEGORY_ACCURACY, CATEGORY_LOSS, CATEGORY_SUMS };
+
+bool tally_create(Tally *t, int category_count, Error *err)
+{
+    size_t k = (size_t)category_count;
+    *t = (Tally){ .category_count = category_count };
+    t->counts = calloc(2 * k, sizeof *t->counts);
+    t->partial = calloc(2 * k, sizeof *t->partial);
+    t->sums = calloc(SCALARS + CATEGORY_SUMS * k, sizeof *t->sums);
+    t->row = calloc(5 * k, sizeof *t->row);
+    t->pairs = calloc(k, sizeof *t->pairs);
+    if (t->counts && t->partial && t->sums && t->row && t->pairs) return true;
+    tally_free(t);
+    return error_fault(err, "out of memory for the sums of %d categories", category_count);
+}
+
+void tally_free(Tally *t)
+{
+    free(t->counts);
+    free(t->partial);
+    free(t->sums);
+    free(t->row);
+    free(t->pairs);
+    *t = (Tally){ 0 };
+}
+
+void tally_clear(Tally *t)
+{
+    size_t k = (size_t)t->category_count;
+    memset(t->counts, 0, sizeof *t->counts * 2 * k);
+    memset(t->sums, 0, sizeof *t->sums * (SCALARS + CATEGORY_SUMS * k));
+}
+
+void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair, const PairLogProbs *logps,
+               const PairLoss *loss, double offset, const SequenceResult result[PAIR_SIDES])
+{
+    const uint8_t *mask = pairs_categories(pairs, pair);
+    bool applies = pairs->margin_applies[pair];
+    margin_count(margins, mask, applies, violation_score(margins, violation_signal(margins, logps, loss->h, offset)),
+                 t->counts);
+
+    double accuracy =
+        fabs(loss->h) < margins->tie ? 0.5 : loss->h > 0; /* policy and reference agree up to rounding at the start */
+    double ratio[PAIR_SIDES] = { logps->chosen - logps->reference_chosen, logps->rejected - logps->reference_rejected };
+    t->sums[PAIRS] += 1;
+    t->sums[LOSS] += loss->loss;
+    t->sums[ACCURACY] += accuracy;
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        double *sums = t->sums + (side == PAIR_CHOSEN ? CHOSEN : REJECTED);
+        sums[SIDE_REWARD] += margins->beta * ratio[side];
+        sums[SIDE_LOGP] += result[side].logp;
+        sums[SIDE_LOGITS] += result[side].logits;
+        sums[SIDE_TOKENS] += pairs_completion(pairs, side, pair);
+        t->sums[ENTROPY] += result[side].entropy;
+    }
+    t->sums[CORRECT] += result[PAIR_CHOSEN].correct;
+    for (int k = 0; k < t->category_count; k++)
+        if (mask[k]) {
+            double *sums = t->sums + SCALARS + CATEGORY_SUMS * k;
+            sums[CATEGORY_PAIRS] += 1;
+            sums[CATEGORY_REWARD] += margins->beta * loss->h;
+            sums[CATEGORY_ACCURACY] += accuracy;
+            sums[CATEGORY_LOSS] += loss->loss;
+        }
+}
+
+void tally_reduce(Tally *t, MPI_Comm world)
+{
+    int k = t->category_count;
+    memcpy(t->partial, t->counts, sizeof *t->counts * 2 * (size_t)k);
+    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, t->counts, 2 * k, MPI_INT64_T, MPI_SUM, world));
+    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, t->sums, SCALARS + CATEGORY_SUMS * k, MPI_DOUBLE, MPI_SUM, world));
+}
+
+void tally_fill(const Tally *t, const MarginState *margins, StepMetrics *row)
+{
+    const double *s = t->sums, *chosen = s + CHOSEN, *rejected = s + REJECTED;
+    double pairs = s[PAIRS];
+    int k = t->category_count;
+    row->loss = s[LOSS] / pairs;
+    row->rewards_chosen = chosen[SIDE_REWARD] / pairs;
+    row->rewards_rejected = rejected[SIDE_REWARD] / pairs;
+    row->rewards_margins = row->rewards_chosen - row->rewards_rejected;
+    row->rewards_accuracies = s[ACCURACY] / pairs;
+    row->logps_chosen = chosen[SIDE_LOGP] / pairs;
+    row->logps_rejected = rejected[SIDE_LOGP] / pairs;
+    row->logits_chosen = chosen[SIDE_LOGITS] / chosen[SIDE_TOKENS];
+    row->logits_rejected = rejected[SIDE_LOGITS] / rejected[SIDE_TOKENS];
+    row->entropy = s[ENTROPY] / (chosen[SIDE_TOKENS] + rejected[SIDE_TOKENS]);
+    row->mean_token_accuracy = s[CORRECT] / chosen[SIDE_TOKENS];
+
+    double *violations = t->row, *reward = t->row + k, *accuracy = t->row + 2 * k, *loss = t->row + 3 * k,
+           *margin = t->row + 4 * k;
+    for (int i = 0; i < k; i++) {
+        const double *sums = s + SCALARS + CATEGORY_SUMS * i;
+        t->pairs[i] = (int64_t)sums[CATEGORY_PAIRS];
+        violations[i] = (double)t->counts[k + i] * margin_unit(margins);
+        reward[i] = sums[CATEGORY_REWARD] / sums[CATEGORY_PAIRS]; /* 0 / 0: NaN, no value */
+        accuracy[i] = sums[CATEGORY_ACCURACY] / sums[CATEGORY_PAIRS];
+        loss[i] = sums[CATEGORY_LOSS] / sums[CATEGORY_PAIRS];
+        margin[i] = margins->margin[i];
+    }
+    row->n = t->counts;
+    row->violations = violations;
+    row->pairs = t->pairs;
+    row->margin = margin;
+    row->category_rewards_margins = reward;
+    row->category_accuracy = accuracy;
+    row->category_loss = loss;
+    row->partial_n = t->partial;
+    row->partial_violations = t->partial + k;
+}
