@@ -1,6 +1,5 @@
 #include "catdpo/model/transformer.h"
 
-#include "catdpo/parallel/gemm.h"
 #include "catdpo/ops/mlp.h"
 #include "catdpo/core/phase.h"
 #include "catdpo/ops/rmsnorm.h"
@@ -9,24 +8,9 @@
 
 /* ---- views ------------------------------------------------------------------------------------------------------ */
 
-static Matrix weight(const Transformer *t, int index)
-{
-    return tensor_matrix(&t->parameters.tensor[index], t->grid, t->weights);
-}
-static Matrix gradient(const Transformer *t, int index)
-{
-    return tensor_matrix(&t->parameters.tensor[index], t->grid, t->gradients);
-}
 static float *vector(const Transformer *t, float *flat, int index)
 {
     return index < 0 || !flat ? NULL : flat + t->parameters.tensor[index].offset;
-}
-
-/* [rows x w] on every process column */
-static Matrix activation(const Transformer *t, const Axis *rows, int width, float *data)
-{
-    Axis columns = axis_make(t->grid->columns * width, width, t->grid->columns, t->grid->column);
-    return matrix_make(t->grid, rows, &columns, rows->local, data);
 }
 
 static NormShape norm_shape(const Transformer *t, const Batch *batch)
@@ -36,33 +20,25 @@ static NormShape norm_shape(const Transformer *t, const Batch *batch)
 
 /* ---- a product and its gradients -------------------------------------------------------------------------------- */
 
-/* y[out x w] = W x[in x w] + beta y */
-static void product_forward(Transformer *t, const Batch *batch, int index, const Axis *in, float *x, const Axis *out,
-                            float beta, float *y)
+static void product_forward(Transformer *t, const Batch *batch, const Linear *l, float *x, float beta, float *y)
 {
     timer_start(t->timer, PHASE_MATMUL);
-    Matrix w = weight(t, index), xm = activation(t, in, batch->width, x), ym = activation(t, out, batch->width, y);
-    gemm(t->grid, PLAIN, &w, PLAIN, &xm, beta, &ym);
+    linear_forward(l, batch->width, x, beta, y);
     timer_stop(t->timer);
 }
 
-/* dx[in x w] = W' dy[out x w] */
-static void product_backward_input(Transformer *t, const Batch *batch, int index, const Axis *in, float *dx,
-                                   const Axis *out, float *dy)
+static void product_backward_input(Transformer *t, const Batch *batch, const Linear *l, float *dx, float *dy)
 {
     timer_start(t->timer, PHASE_MATMUL);
-    Matrix w = weight(t, index), dxm = activation(t, in, batch->width, dx), dym = activation(t, out, batch->width, dy);
-    gemm(t->grid, TRANSPOSED, &w, PLAIN, &dym, 0, &dxm);
+    linear_backward_input(l, batch->width, dx, dy);
     timer_stop(t->timer);
 }
 
-/* dW = dy[out x w] x[in x w]' (+ dW if accumulate) */
-static void product_backward_weight(Transformer *t, const Batch *batch, int index, const Axis *in, float *x,
-                                    const Axis *out, float *dy, bool accumulate)
+static void product_backward_weight(Transformer *t, const Batch *batch, const Linear *l, float *x, float *dy,
+                                    bool accumulate)
 {
     timer_start(t->timer, PHASE_MATMUL);
-    Matrix dw = gradient(t, index), xm = activation(t, in, batch->width, x), dym = activation(t, out, batch->width, dy);
-    gemm(t->grid, PLAIN, &dym, TRANSPOSED, &xm, accumulate, &dw);
+    linear_backward_weight(l, batch->width, x, dy, accumulate);
     timer_stop(t->timer);
 }
 
@@ -94,38 +70,40 @@ static void norm_backward(Transformer *t, const Batch *batch, int index, const f
 static void attention_block_forward(Transformer *t, const Batch *batch, int l)
 {
     const LayerTensors *w = &t->parameters.layer[l];
+    const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
     norm_forward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, false);
-    product_forward(t, batch, w->qkv, &t->hidden, t->normed, &t->qkv, 0, a->qkv);
+    product_forward(t, batch, &p->qkv, t->normed, 0, a->qkv);
 
     timer_start(t->timer, PHASE_ATTENTION);
-    attention_prepare(&t->attention, batch, &t->rotary, vector(t, t->weights, w->qkv_bias),
-                      vector(t, t->weights, w->q_norm), vector(t, t->weights, w->k_norm), a->qkv, a->raw);
+    attention_prepare(&t->attention, batch, &t->rotary, vector(t, t->weights, w->q_norm),
+                      vector(t, t->weights, w->k_norm), a->qkv, a->raw);
     attention_forward(&t->attention, batch, a->qkv, a->attention, a->lse, t->scratch);
     timer_stop(t->timer);
 
     memcpy(a->middle, t->input[l], sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
-    product_forward(t, batch, w->attention_out, &t->query, a->attention, &t->hidden, 1, a->middle);
+    product_forward(t, batch, &p->attention_out, a->attention, 1, a->middle);
 }
 
 /* t->dx: gradient of middle, becomes the gradient of x */
 static void attention_block_backward(Transformer *t, const Batch *batch, int l, bool accumulate)
 {
     const LayerTensors *w = &t->parameters.layer[l];
+    const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
-    product_backward_input(t, batch, w->attention_out, &t->query, t->dattention, &t->hidden, t->dx);
-    product_backward_weight(t, batch, w->attention_out, &t->query, a->attention, &t->hidden, t->dx, accumulate);
+    product_backward_input(t, batch, &p->attention_out, t->dattention, t->dx);
+    product_backward_weight(t, batch, &p->attention_out, a->attention, t->dx, accumulate);
 
     timer_start(t->timer, PHASE_ATTENTION);
     attention_backward(&t->attention, batch, a->qkv, a->attention, a->lse, t->dattention, t->dqkv, t->scratch);
     attention_prepare_backward(&t->attention, batch, &t->rotary, vector(t, t->weights, w->q_norm),
-                               vector(t, t->weights, w->k_norm), a->raw, t->dqkv, vector(t, t->gradients, w->qkv_bias),
-                               vector(t, t->gradients, w->q_norm), vector(t, t->gradients, w->k_norm));
+                               vector(t, t->weights, w->k_norm), a->raw, t->dqkv, vector(t, t->gradients, w->q_norm),
+                               vector(t, t->gradients, w->k_norm));
     timer_stop(t->timer);
 
     norm_forward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, true);
-    product_backward_weight(t, batch, w->qkv, &t->hidden, t->normed, &t->qkv, t->dqkv, accumulate);
-    product_backward_input(t, batch, w->qkv, &t->hidden, t->dnormed, &t->qkv, t->dqkv);
+    product_backward_weight(t, batch, &p->qkv, t->normed, t->dqkv, accumulate);
+    product_backward_input(t, batch, &p->qkv, t->dnormed, t->dqkv);
     norm_backward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, t->dnormed, t->dx);
 }
 
@@ -135,34 +113,34 @@ static void attention_block_backward(Transformer *t, const Batch *batch, int l, 
 static void mlp_block_forward(Transformer *t, const Batch *batch, int l, float *next)
 {
     const LayerTensors *w = &t->parameters.layer[l];
+    const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
-    const Axis *gate_up = &t->parameters.tensor[w->gate_up].rows;
     norm_forward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, false);
-    product_forward(t, batch, w->gate_up, &t->hidden, t->normed, gate_up, 0, a->gate_up);
+    product_forward(t, batch, &p->gate_up, t->normed, 0, a->gate_up);
     if (!next) /* running a layer again for its backward pass ends here */
         return;
     timer_start(t->timer, PHASE_MLP);
     swiglu_forward(&t->mlp, batch->width, a->gate_up, t->act);
     timer_stop(t->timer);
     memcpy(next, a->middle, sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
-    product_forward(t, batch, w->mlp_down, &t->mlp, t->act, &t->hidden, 1, next);
+    product_forward(t, batch, &p->mlp_down, t->act, 1, next);
 }
 
 /* t->dx: gradient of next, becomes the gradient of middle */
 static void mlp_block_backward(Transformer *t, const Batch *batch, int l, bool accumulate)
 {
     const LayerTensors *w = &t->parameters.layer[l];
+    const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
-    const Axis *gate_up = &t->parameters.tensor[w->gate_up].rows;
-    product_backward_input(t, batch, w->mlp_down, &t->mlp, t->act, &t->hidden, t->dx);
+    product_backward_input(t, batch, &p->mlp_down, t->act, t->dx);
     timer_start(t->timer, PHASE_MLP);
     swiglu_backward(&t->mlp, batch->width, a->gate_up, t->act);
     timer_stop(t->timer);
-    product_backward_weight(t, batch, w->mlp_down, &t->mlp, t->act, &t->hidden, t->dx, accumulate);
+    product_backward_weight(t, batch, &p->mlp_down, t->act, t->dx, accumulate);
 
     norm_forward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, true);
-    product_backward_weight(t, batch, w->gate_up, &t->hidden, t->normed, gate_up, a->gate_up, accumulate);
-    product_backward_input(t, batch, w->gate_up, &t->hidden, t->dnormed, gate_up, a->gate_up);
+    product_backward_weight(t, batch, &p->gate_up, t->normed, a->gate_up, accumulate);
+    product_backward_input(t, batch, &p->gate_up, t->dnormed, a->gate_up);
     norm_backward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, t->dnormed, t->dx);
 }
 

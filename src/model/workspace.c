@@ -85,9 +85,40 @@ static bool lay_out(Transformer *t, const Architecture *a, Grid *grid, const Tra
     t->attention = (AttentionShape){ t->query.local / (per_group * dim), per_group, dim, a->norm_epsilon };
     t->input = calloc((size_t)a->layers + 1, sizeof *t->input);
     t->layer = calloc((size_t)a->layers, sizeof *t->layer);
-    if (!t->input || !t->layer) return error_fault(err, "out of memory for the table of %d layers", a->layers);
+    t->products = calloc((size_t)a->layers, sizeof *t->products);
+    if (!t->input || !t->layer || !t->products)
+        return error_fault(err, "out of memory for the table of %d layers", a->layers);
     return parameters_layout(&t->parameters, a, grid, err) &&
            embedding_create(&t->embedding, grid, a->vocab, a->hidden, limits->max_width, err);
+}
+
+/* W of `weight`, with the bias unless it is -1, applied to activations with rows `in`. */
+static Linear linear_of(const Transformer *t, int weight, int bias, const Axis *in)
+{
+    const Tensor *w = &t->parameters.tensor[weight];
+    int64_t at = bias < 0 ? 0 : t->parameters.tensor[bias].offset;
+    return (Linear){
+        .grid = t->grid,
+        .in = *in,
+        .out = w->rows,
+        .weight = tensor_matrix(w, t->grid, t->weights),
+        .gradient = t->gradients ? tensor_matrix(w, t->grid, t->gradients) : (Matrix){ .data = NULL },
+        .bias = bias < 0 ? NULL : t->weights + at,
+        .dbias = bias < 0 || !t->gradients ? NULL : t->gradients + at,
+    };
+}
+
+static void make_products(Transformer *t)
+{
+    for (int l = 0; l < t->architecture.layers; l++) {
+        const LayerTensors *w = &t->parameters.layer[l];
+        t->products[l] = (LayerProducts){
+            .qkv = linear_of(t, w->qkv, w->qkv_bias, &t->hidden),
+            .attention_out = linear_of(t, w->attention_out, -1, &t->query),
+            .gate_up = linear_of(t, w->gate_up, -1, &t->hidden),
+            .mlp_down = linear_of(t, w->mlp_down, -1, &t->mlp),
+        };
+    }
 }
 
 static bool allocate(Transformer *t, Error *err)
@@ -100,6 +131,7 @@ static bool allocate(Transformer *t, Error *err)
     t->weights = memory_allocate(t->weight_bytes, "weights", err);
     t->gradients = t->weights && t->limits.backward ? memory_allocate(t->gradient_bytes, "gradients", err) : NULL;
     if (!t->weights || (t->limits.backward && !t->gradients)) return false;
+    make_products(t);
     t->memory =
         memory_allocate(t->activation_bytes,
                         "activations (lower batch.max_tokens or engine.logits_mb, or set engine.recompute)", err);
@@ -109,8 +141,8 @@ static bool allocate(Transformer *t, Error *err)
 bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits,
                         Timer *timer, Error *err)
 {
-    bool ok = lay_out(t, a, grid, limits, timer, err) && rotary_create(&t->rotary, &a->rope, a->head_dim, limits->longest + 1, err) &&
-              allocate(t, err);
+    bool ok = lay_out(t, a, grid, limits, timer, err) &&
+              rotary_create(&t->rotary, &a->rope, a->head_dim, limits->longest + 1, err) && allocate(t, err);
     if (!error_agree(grid->world, ok, err)) {
         transformer_free(t);
         return false;
@@ -126,6 +158,7 @@ void transformer_free(Transformer *t)
     embedding_free(&t->embedding);
     rotary_free(&t->rotary);
     parameters_free(&t->parameters);
+    free(t->products);
     free(t->layer);
     free(t->input);
     *t = (Transformer){ 0 };

@@ -36,14 +36,13 @@ static void head_norm_backward(int d, double epsilon, const float *w, const floa
     for (int i = 0; i < d; i++) dy[i] = (float)(r * w[i] * dy[i] - r * r * r / d * sum * x[i]);
 }
 
-void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *bias,
-                       const float *q_norm, const float *k_norm, float *qkv, float *raw)
+void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
+                       const float *k_norm, float *qkv, float *raw)
 {
     int rows = qkv_rows(s), d = s->head_dim;
     for (int i = 0; i < batch->segment_count; i++)
         for (int t = 0; t < batch->segment[i].length; t++) {
             float *x = qkv + (int64_t)(batch->segment[i].start + t) * rows;
-            for (int j = 0; bias && j < rows; j++) x[j] += bias[j];
             if (raw) memcpy(raw + (x - qkv), x, sizeof(float) * (size_t)rows);
             for (int g = 0; g < s->groups; g++)
                 for (int head = 0; head <= s->per_group; head++) { /* the last one is the key */
@@ -55,8 +54,7 @@ void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary
 }
 
 void attention_prepare_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
-                                const float *k_norm, const float *raw, float *dqkv, float *dbias, float *dq_norm,
-                                float *dk_norm)
+                                const float *k_norm, const float *raw, float *dqkv, float *dq_norm, float *dk_norm)
 {
     int rows = qkv_rows(s), d = s->head_dim;
     for (int i = 0; i < batch->segment_count; i++)
@@ -70,7 +68,6 @@ void attention_prepare_backward(const AttentionShape *s, const Batch *batch, con
                         head_norm_backward(d, s->norm_epsilon, head < s->per_group ? q_norm : k_norm, raw + (at - dqkv),
                                            at, head < s->per_group ? dq_norm : dk_norm);
                 }
-            for (int j = 0; dbias && j < rows; j++) dbias[j] += dx[j];
         }
 }
 

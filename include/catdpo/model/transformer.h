@@ -9,8 +9,14 @@
 #include "catdpo/ops/attention.h"
 #include "catdpo/ops/embedding.h"
 #include "catdpo/ops/head.h"
+#include "catdpo/ops/linear.h"
 #include "catdpo/model/parameters.h"
 #include "catdpo/core/timer.h"
+
+/* The products of a layer. */
+typedef struct LayerProducts {
+    Linear qkv, attention_out, gate_up, mlp_down;
+} LayerProducts;
 
 /* What the backward pass of a layer needs from its forward pass. */
 typedef struct LayerActivations {
@@ -42,6 +48,7 @@ typedef struct Transformer {
     float *weights;               /* [parameters.local_floats] */
     float *gradients;             /* [parameters.local_floats]; NULL unless limits.backward */
     Axis hidden, mlp, query, qkv; /* rows of the activations */
+    LayerProducts *products;      /* [layers] views of weights and gradients */
     AttentionShape attention;
     Rotary rotary;
     Embedding embedding;

@@ -25,15 +25,13 @@ int64_t attention_scratch(const AttentionShape *s, int longest);
  * too. */
 double attention_scores(const Batch *batch);
 
-/* In place on qkv, for the tokens of batch: add the bias [rows of qkv] (NULL: none), RMSNorm of query and key heads
- * with weights q_norm, k_norm [d] (NULL: none), rotation. raw [as qkv]: where the values before the norm are kept (NULL
- * without a norm). */
-void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *bias,
-                       const float *q_norm, const float *k_norm, float *qkv, float *raw);
-/* The gradient of attention_prepare, in place on dqkv; dbias, dq_norm, dk_norm += (NULL: none). */
+/* In place on qkv, for the tokens of batch: RMSNorm of query and key heads with weights q_norm, k_norm [d] (NULL:
+ * none), rotation. raw [as qkv]: where the values before the norm are kept (NULL without a norm). */
+void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
+                       const float *k_norm, float *qkv, float *raw);
+/* The gradient of attention_prepare, in place on dqkv; dq_norm, dk_norm += (NULL: none). */
 void attention_prepare_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
-                                const float *k_norm, const float *raw, float *dqkv, float *dbias, float *dq_norm,
-                                float *dk_norm);
+                                const float *k_norm, const float *raw, float *dqkv, float *dq_norm, float *dk_norm);
 
 /* out = softmax(q k' / sqrt(d)) v; padding columns become zero. lse[heads/G g x n] = log-sum-exp of the scores, for the
  * backward. */
