@@ -11,11 +11,12 @@ from test_import import same, weights
 from tokenizers import Tokenizer, pre_tokenizers
 
 from catdpo_analysis.files import h5io
-from catdpo_analysis.prepare.chat import ChatTokenizer
-from catdpo_analysis.models.gguf_source import PER_LAYER, llama3_factors
+from catdpo_analysis.models.families.family import Family
+from catdpo_analysis.models.gguf_source import llama3_factors
 from catdpo_analysis.models.gguf_tokenizer import sentencepiece
+from catdpo_analysis.prepare.chat import ChatTokenizer
 
-TO_GGUF = {hf: name for name, hf in PER_LAYER.items()}
+TO_GGUF = {hf: name for name, hf in Family.gguf_names.items()}
 
 
 def rotary_pairs_side_by_side(rows, heads):

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 
 from catdpo_analysis.files import h5io
-from catdpo_analysis.models.architecture import ARCHITECTURES, Architecture, dataset_name, read_config
+from catdpo_analysis.models.architecture import Architecture, dataset_name, read_config
 from catdpo_analysis.files.digest import tensor_checksum, weights_digest
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.text.progress import Progress
@@ -32,7 +32,7 @@ def config_from(architecture):
             "original_max_position_embeddings": a.rope_original_max_position,
         }
     config = {
-        "architectures": [ARCHITECTURES[a.architecture]],
+        "architectures": [a.family.hf_class],
         "model_type": a.architecture,
         "hidden_act": "silu",
         "hidden_size": a.hidden_size,
@@ -49,11 +49,7 @@ def config_from(architecture):
         "tie_word_embeddings": bool(a.tie_word_embeddings),
         "use_cache": True,
     }
-    if a.architecture == "llama":
-        config |= {"attention_bias": False, "mlp_bias": False}
-    if a.architecture == "mistral":
-        config["sliding_window"] = None
-    return config
+    return config | a.family.config_entries(a)
 
 
 def config_of(model, architecture, dtype):
@@ -64,7 +60,7 @@ def config_of(model, architecture, dtype):
             config = config_from(architecture)
     except (ValueError, UserError):
         config = config_from(architecture)
-    config["architectures"] = [ARCHITECTURES[architecture.architecture]]
+    config["architectures"] = [architecture.family.hf_class]
     config.pop("_name_or_path", None)
     config.pop("torch_dtype", None)
     config.pop("dtype", None)

@@ -10,28 +10,12 @@ import zipfile
 import gguf
 import numpy as np
 
-from catdpo_analysis.models.architecture import ARCHITECTURES, read_config
+from catdpo_analysis.models.architecture import read_config
 from catdpo_analysis.errors import UserError, shorten
+from catdpo_analysis.models.families import OF_GGUF, list_names
 from catdpo_analysis.models.gguf_layout import check_layout
 from catdpo_analysis.models.gguf_tokenizer import build_tokenizer_files
 
-PER_LAYER = {
-    "attn_norm.weight": "input_layernorm.weight",
-    "attn_q.weight": "self_attn.q_proj.weight",
-    "attn_q.bias": "self_attn.q_proj.bias",
-    "attn_k.weight": "self_attn.k_proj.weight",
-    "attn_k.bias": "self_attn.k_proj.bias",
-    "attn_v.weight": "self_attn.v_proj.weight",
-    "attn_v.bias": "self_attn.v_proj.bias",
-    "attn_q_norm.weight": "self_attn.q_norm.weight",
-    "attn_k_norm.weight": "self_attn.k_norm.weight",
-    "attn_output.weight": "self_attn.o_proj.weight",
-    "attn_output.bias": "self_attn.o_proj.bias",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "ffn_gate.weight": "mlp.gate_proj.weight",
-    "ffn_up.weight": "mlp.up_proj.weight",
-    "ffn_down.weight": "mlp.down_proj.weight",
-}
 GLOBAL = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -39,24 +23,15 @@ GLOBAL = {
 }
 
 
-def hf_name(name):
-    """GGUF tensor name -> Hugging Face name; an unknown one is kept, so that import refuses it by its own name."""
+def hf_name(name, layer_names):
+    """GGUF tensor name -> Hugging Face name; an unknown one is kept, so that import refuses it by its own name.
+    `layer_names`: those of the family's layers."""
     if name in GLOBAL:
         return GLOBAL[name]
     parts = name.split(".", 2)
-    if len(parts) == 3 and parts[0] == "blk" and parts[1].isdigit() and parts[2] in PER_LAYER:
-        return f"model.layers.{parts[1]}.{PER_LAYER[parts[2]]}"
+    if len(parts) == 3 and parts[0] == "blk" and parts[1].isdigit() and parts[2] in layer_names:
+        return f"model.layers.{parts[1]}.{layer_names[parts[2]]}"
     return name
-
-
-def interleaved_to_halves(rows, heads):
-    """Undo the row order that GGUF gives Llama's q and k.
-
-    Within a head of size d, GGUF stores the rotary pairs side by side (0, d/2, 1, d/2 + 1, ...); Hugging Face stores
-    all first halves, then all second halves. `rows`: [heads * d, ...].
-    """
-    d = rows.shape[0] // heads
-    return rows.reshape(heads, d // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def short_float(value):
@@ -72,7 +47,8 @@ class GgufSource:
         check_layout(path, self.path)
         try:
             self.reader = gguf.GGUFReader(path)
-            self.tensors = {hf_name(tensor.name): tensor for tensor in self.reader.tensors}
+            self.family = self._family()
+            self.tensors = {hf_name(tensor.name, self.family.gguf_names): tensor for tensor in self.reader.tensors}
             self.config = self._config()
             self.architecture = read_config(self.config, self.path)
             self.config_text = json.dumps(self.config, indent=2) + "\n"
@@ -88,13 +64,17 @@ class GgufSource:
         field = self.reader.get_field(key)
         return default if field is None else field.contents()
 
-    def _config(self):
+    def _family(self):
         kind = self._get("general.architecture")
-        if kind not in ARCHITECTURES:
+        if kind not in OF_GGUF:
             raise UserError(
-                f'{self.path}: GGUF architecture "{kind}" is not supported; catdpo reads llama (also Mistral), qwen2 '
-                "and qwen3"
+                f'{self.path}: GGUF architecture "{kind}" is not supported; catdpo reads {list_names(OF_GGUF)} '
+                "(Mistral calls itself llama)"
             )
+        return OF_GGUF[kind]
+
+    def _config(self):
+        kind = self.family.gguf_name
         if (self._get("split.count") or 0) > 1:
             raise UserError(
                 f"{self.path}: one part of a split GGUF; join the parts first with llama.cpp's llama-gguf-split --merge"
@@ -126,8 +106,8 @@ class GgufSource:
                     f"head size {head_dim}"
                 )
         config = {
-            "architectures": [ARCHITECTURES[kind]],
-            "model_type": kind,
+            "architectures": [self.family.hf_class],
+            "model_type": self.family.name,
             "hidden_act": "silu",
             "hidden_size": hidden,
             "intermediate_size": need("feed_forward_length"),
@@ -144,8 +124,7 @@ class GgufSource:
             "torch_dtype": "float32",
             "use_cache": True,
         }
-        if kind == "llama":
-            config |= {"attention_bias": "model.layers.0.self_attn.q_proj.bias" in self.tensors, "mlp_bias": False}
+        config |= self.family.gguf_entries(self.tensors)
         window = self._get(f"{kind}.attention.sliding_window")
         if window is not None and 0 < window < config["max_position_embeddings"]:
             raise UserError(
@@ -204,12 +183,7 @@ class GgufSource:
                 "cannot undo"
             ) from None
         values = np.ascontiguousarray(values, dtype="<f4").reshape(self.shape(name))
-        if self.architecture.architecture == "llama" and ".self_attn." in name:
-            if ".q_proj." in name:
-                values = interleaved_to_halves(values, self.architecture.num_attention_heads)
-            elif ".k_proj." in name:
-                values = interleaved_to_halves(values, self.architecture.num_key_value_heads)
-        return values
+        return self.family.gguf_values(name, values, self.architecture)
 
 
 def llama3_factors(config, scaling):

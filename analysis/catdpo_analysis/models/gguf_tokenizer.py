@@ -93,10 +93,7 @@ def build_tokenizer_files(get, path):
         "add_eos_token": "eos" in add,
     }
     config |= {f"{name}_token": tokens[token] for name, token in named.items()}
-    length = next(
-        (get(f"{kind_}.context_length") for kind_ in ("llama", "qwen2", "qwen3") if get(f"{kind_}.context_length")),
-        None,
-    )
+    length = get(f"{get('general.architecture')}.context_length")
     if length:
         config["model_max_length"] = length
     files = {

@@ -1,0 +1,16 @@
+"""Mistral. Its GGUF files call themselves llama."""
+
+from catdpo_analysis.models.families.family import Family
+
+
+class Mistral(Family):
+    name = "mistral"
+    title = "Mistral"
+    hf_class = "MistralForCausalLM"
+    defaults = {"num_key_value_heads": 8, "sliding_window": 4096}
+
+    def config_entries(self, a):
+        return {"sliding_window": None}
+
+
+FAMILY = Mistral()
