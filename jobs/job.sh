@@ -19,6 +19,7 @@ note() { printf '%s  job %s: %s\n' "$(date '+%F %T')" "$job" "$*"; }
 
 job_start() {
     export OMP_NUM_THREADS=$threads OPENBLAS_NUM_THREADS=$threads MKL_NUM_THREADS=$threads
+    CATDPO_LOG=$(readlink "/proc/$$/fd/1") && export CATDPO_LOG     # where the job's output goes, for status.json
     export SRUN_CPUS_PER_TASK=$threads      # since SLURM 22.05 srun does not take it from the job
     if [ "$CATDPO_LAUNCHER" = auto ]; then
         CATDPO_LAUNCHER=mpirun

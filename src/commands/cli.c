@@ -238,7 +238,8 @@ static const char exit_help[] =
     "  0  done\n"
     "  1  something failed while running: files, numbers or memory; the message says what\n"
     "  2  command line, config or input files are wrong; mend them before trying again\n"
-    "  85 stopped by a signal or the time limit, after saving: submit the same again with --resume\n";
+    "  85 stopped by a signal or the time limit, after saving: submit the same again with --resume\n"
+    "  86 stopped by the file \"stop\" in run.dir, after saving: --resume goes on, when somebody wants it\n";
 
 static void help(FILE *out, const Command commands[])
 {

@@ -181,7 +181,7 @@ static bool log_probs(Run *run, Evaluation *e, Error *err)
                        err))
             return false;
         if (verdict.stop && done < run->pairs.count)
-            return error_stopped(err, "stopped by %s after %lld of %lld pairs, nothing was written: start again",
+            return error_stopped(err, false, "stopped by %s after %lld of %lld pairs, nothing was written: start again",
                                  verdict.why, (long long)done, (long long)run->pairs.count);
         lifecycle_saved(&run->life, 0); /* nothing to save */
     }
@@ -193,14 +193,13 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
     const char *model = command_option(line, "--model"), *split = command_option(line, "--split"),
                *out = command_option(line, "--out");
     char path[FILE_PATH], reference_digest[WEIGHTS_DIGEST];
-    Config config; /* data.heldout is needed before the run is open */
-    if (!config_load_all(&config, line->config, line->set_count, line->sets, world, err)) return false;
-    if (!split) split = config.data.heldout;
-    if (!run_open(run, line->config, line->set_count, line->sets, split, model, false, world, err)) return false;
-    run->watchdog = watchdog_start(run->timer, run->config.run.watchdog, NULL, world);
-    run->life.interval = 0; /* an evaluation saves nothing before its end */
-    *run->life.request = '\0';
+    static const char *const required[] = { "model.path", "data.path", "run.dir", NULL };
+    if (!run_begin(run, line->config, line->set_count, line->sets, required, world, err)) return false;
+    if (!split) split = run->config.data.heldout;
     if (!model) model = run->config.model.path;
+    if (!run_open(run, split, model, false, err)) return false;
+    run_watch(run);
+    run->life.interval = 0; /* an evaluation saves nothing before its end */
     run_path(run, "eval.h5", path);
     if (!out) out = path;
     if (run->pairs.count == 0)

@@ -49,13 +49,13 @@ static const Command commands[] = {
         .summary = "align a model on preference pairs (objectives catdpo, safedpo and dpo)",
         .help =
             "Trains the model in model.path on the pairs in data.path and writes to the run directory run.dir:\n"
-            "config.cfg (the settings as resolved), metrics.h5, log.jsonl, reference.h5 (the reference model's\n"
-            "log-probabilities, made once and reused while data and model stay the same) and checkpoints/, each of\n"
-            "which is itself a model: at intervals (checkpoint.*), at the end, when the file checkpoint.request "
-            "appears\n"
-            "in the run directory, and before the program stops on a signal (TERM, INT, USR1, USR2) or for its time\n"
-            "limit. --resume goes on from there, on any number of ranks and any grid; the same command line with\n"
-            "--resume starts a run that has no checkpoint yet.\n"
+            "config.cfg and config.json (the settings as resolved), metrics.h5, log.jsonl, status.json (how it ended\n"
+            "and why), reference.h5 (the reference model's log-probabilities, made once and reused while data and\n"
+            "model stay the same) and checkpoints/, each of which is itself a model: at intervals (checkpoint.*), at\n"
+            "the end, when the file checkpoint.request appears in the run directory, and before the program stops: on\n"
+            "a signal (TERM, INT, USR1, USR2), for its time limit, or when the file stop appears there.\n"
+            "--resume goes on from there, on any number of ranks and any grid; the same command line with --resume\n"
+            "starts a run that has no checkpoint yet.\n"
             "The number of ranks is replicas x rows x columns of the process grid: see parallel.* in --help-config.\n",
         .examples = "  mpirun -n 2 catdpo train run.cfg\n"
                     "  mpirun -n 2 catdpo train run.cfg --resume\n"

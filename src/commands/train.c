@@ -2,7 +2,9 @@
 #include "catdpo/train/trainer.h"
 
 #include "catdpo/commands/cli.h"
+#include "catdpo/core/stop.h"
 #include "catdpo/optim/schedule.h"
+#include "catdpo/rundir/status.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -154,10 +156,14 @@ static bool refuse_second_run(const Run *run, bool overwrite, bool resume, Error
 static bool open_run(Trainer *t, const CommandLine *line, MPI_Comm world, Error *err)
 {
     Run *run = &t->run;
+    static const char *const required[] = { "run.dir", "model.path", "data.path", NULL };
     bool overwrite = command_option(line, "--overwrite") != NULL, resume = command_option(line, "--resume") != NULL;
-    if (!run_open(run, line->config, line->set_count, line->sets, "train", NULL, true, world, err) ||
-        !error_agree(world, run->rank > 0 || refuse_second_run(run, overwrite, resume, err), err))
+    if (!run_begin(run, line->config, line->set_count, line->sets, required, world, err) ||
+        !error_agree(world, run->rank > 0 || refuse_second_run(run, overwrite, resume, err), err) ||
+        !run_own_folder(run, command_option(line, "--take-over") != NULL, err) ||
+        !run_open(run, "train", run->config.model.path, true, err))
         return false;
+    run_watch(run);
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some",
                            run->config.data.path);
@@ -168,8 +174,7 @@ static bool open_run(Trainer *t, const CommandLine *line, MPI_Comm world, Error 
                          ? config->schedule.steps
                          : (int64_t)ceil(config->schedule.epochs * (double)t->sampler.steps_per_epoch);
     t->best = INFINITY;
-    return run_own_folder(run, command_option(line, "--take-over") != NULL, err) &&
-           error_agree(world, run->rank > 0 || !overwrite || save_clear(t, err), err);
+    return error_agree(world, run->rank > 0 || !overwrite || save_clear(t, err), err);
 }
 
 static bool prepare(Trainer *t, const CommandLine *line, MPI_Comm world, Error *err)
@@ -195,12 +200,23 @@ static bool prepare(Trainer *t, const CommandLine *line, MPI_Comm world, Error *
     return (found || run_load_model(run, config->model.path, err)) && record_open(t, err);
 }
 
+/* How to end the run without losing anything; Ctrl-C is the wrong way. */
+static void say_how_to_stop(Run *run)
+{
+    long launcher = stop_launcher();
+    char kill[64] = "";
+    if (launcher) snprintf(kill, sizeof kill, " or kill -USR1 %ld", launcher);
+    log_info(&run->log, "stop     touch %s%s: a checkpoint after the step at hand, then the end%s", run->life.stop,
+             kill, launcher ? " (Ctrl-C: mpirun kills the ranks within two seconds)" : "");
+}
+
 /* All steps, or as many as there is time for. */
 static bool run_steps(Trainer *t, Verdict *verdict, Error *err)
 {
     Run *run = &t->run;
     StepMetrics row;
     bool ok = true;
+    say_how_to_stop(run);
     progress_begin(&t->progress, &run->log, (ProgressMode)run->config.run.progress, "train", t->first_step,
                    t->total_steps);
     timer_reset(run->timer);
@@ -231,8 +247,9 @@ static bool train(Trainer *t, Error *err)
     }
     if (t->step < t->total_steps)
         return error_stopped(
-            err, "stopped by %s after step %lld of %lld with a checkpoint: start again with --resume to go on",
-            verdict.why, (long long)t->step, (long long)t->total_steps);
+            err, verdict.for_good,
+            "stopped by %s after step %lld of %lld with a checkpoint: start again with --resume to go on", verdict.why,
+            (long long)t->step, (long long)t->total_steps);
     if (t->first_step == t->total_steps)
         log_info(&run->log, "all %lld steps were done before", (long long)t->total_steps);
     return metrics_flush(t->metrics, err) &&
@@ -266,6 +283,8 @@ int command_train(const CommandLine *line, MPI_Comm world)
         if (t.run.writer && writer_lost(t.run.writer, true, &lost) && err.exit_status == EXIT_FAULT) err = lost;
         log_error(&t.run.log, &err);
     }
+    if (t.run.writer && t.run.rank == 0)
+        (void)status_write(t.run.writer, err.exit_status, err.message, t.step, t.total_steps);
     trainer_free(&t);
     return err.exit_status;
 }

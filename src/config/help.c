@@ -1,6 +1,8 @@
 /* Writing settings: the resolved config, and the reference of all keys for people. */
 #include "catdpo/config/options.h"
 
+#include "catdpo/core/json.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +46,8 @@ static void write_value(const Option *option, const Config *config, FILE *out)
     switch (option->type) {
     case OPTION_BOOL: fputs(*(const bool *)value ? "true" : "false", out); break;
     case OPTION_INT: write_int(*(const int64_t *)value, out); break;
-    case OPTION_FLOAT: write_float(*(const double *)value, out); break;
+    case OPTION_FLOAT:
+    case OPTION_MINUTES: write_float(*(const double *)value, out); break;
     case OPTION_TEXT: write_string(value, out); break;
     case OPTION_CHOICE: write_string(option->choices[*(const int *)value], out); break;
     case OPTION_COUNT_OR_AUTO:
@@ -76,6 +79,57 @@ void config_print(const Config *config, FILE *out)
         }
         fputs("};\n", out);
     }
+}
+
+/* ---- values in JSON ---- */
+
+static void write_json(const Option *option, const Config *config, const char *key, Json *j)
+{
+    const void *value = option_value(option, config);
+    switch (option->type) {
+    case OPTION_BOOL: json_bool(j, key, *(const bool *)value); break;
+    case OPTION_INT: json_integer(j, key, *(const int64_t *)value); break;
+    case OPTION_FLOAT:
+    case OPTION_MINUTES: json_number(j, key, *(const double *)value); break;
+    case OPTION_TEXT: json_text(j, key, value); break;
+    case OPTION_CHOICE: json_text(j, key, option->choices[*(const int *)value]); break;
+    case OPTION_COUNT_OR_AUTO:
+        if (*(const int64_t *)value == 0)
+            json_text(j, key, "auto");
+        else
+            json_integer(j, key, *(const int64_t *)value);
+        break;
+    case OPTION_GRID: {
+        const int64_t *shape = value;
+        if (shape[0] == 0) {
+            json_text(j, key, "auto");
+            break;
+        }
+        json_array(j, key);
+        json_integer(j, NULL, shape[0]);
+        json_integer(j, NULL, shape[1]);
+        json_close(j);
+        break;
+    }
+    }
+}
+
+void config_print_json(const Config *config, FILE *out)
+{
+    Json j = json_begin(out);
+    json_object(&j, NULL);
+    for (int g = 0; g < option_group_count; g++) {
+        json_break(&j);
+        json_object(&j, option_groups[g].name);
+        for (int k = 0; k < option_count; k++) {
+            if (!option_in_group(&option_table[k], &option_groups[g])) continue;
+            json_break(&j);
+            write_json(&option_table[k], config, strchr(option_table[k].key, '.') + 1, &j);
+        }
+        json_close(&j);
+    }
+    json_close(&j);
+    fputc('\n', out);
 }
 
 /* ---- differences ---- */
@@ -123,6 +177,9 @@ static void write_kind(const Option *option, const char *quote, FILE *out)
     case OPTION_BOOL: fputs("true or false", out); break;
     case OPTION_INT: fprintf(out, "integer in %s", option->bounds); break;
     case OPTION_FLOAT: fprintf(out, "number in %s", option->bounds); break;
+    case OPTION_MINUTES:
+        fprintf(out, "minutes in %s or %s\"hours:minutes:seconds\"%s", option->bounds, quote, quote);
+        break;
     case OPTION_TEXT: fputs("string", out); break;
     case OPTION_CHOICE:
         for (int k = 0; option->choices[k]; k++)

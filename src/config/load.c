@@ -91,6 +91,35 @@ static bool set_float(const Option *option, const config_setting_t *setting, dou
     return true;
 }
 
+/* "12:00:00", "1-12:00:00": hours, minutes, seconds, after days. As SLURM has them, but not "12:00", which is hours to
+ * some and minutes to SLURM. */
+static bool parse_duration(const char *text, double *minutes)
+{
+    unsigned days = 0, hours, left, seconds;
+    int length = 0;
+    if (strspn(text, "0123456789:-") != strlen(text) || !isdigit((unsigned char)*text)) return false;
+    const char *clock = text;
+    if (sscanf(text, "%4u-%n", &days, &length) == 1 && length > 0)
+        clock += length;
+    else
+        days = 0;
+    length = 0;
+    bool ok = strchr(clock, '-') == NULL && sscanf(clock, "%5u:%2u:%2u%n", &hours, &left, &seconds, &length) == 3 &&
+              length > 0 && !clock[length] && left < 60 && seconds < 60;
+    if (ok) *minutes = 1440.0 * days + 60.0 * hours + left + seconds / 60.0;
+    return ok;
+}
+
+static bool set_minutes(const Option *option, const config_setting_t *setting, double *field, const char *place,
+                        Error *err)
+{
+    if (config_setting_type(setting) == CONFIG_TYPE_STRING) {
+        if (parse_duration(config_setting_get_string(setting), field)) return true;
+        return refuse_type(option, setting, "a number of minutes or \"hours:minutes:seconds\"", place, err);
+    }
+    return set_float(option, setting, field, place, err);
+}
+
 static bool set_text(const Option *option, const config_setting_t *setting, char *field, const char *place, Error *err)
 {
     if (config_setting_type(setting) != CONFIG_TYPE_STRING)
@@ -157,6 +186,7 @@ static bool set_option(const Option *option, const config_setting_t *setting, Co
         return true;
     case OPTION_INT: return set_int(option, setting, field, "an integer", place, err);
     case OPTION_FLOAT: return set_float(option, setting, field, place, err);
+    case OPTION_MINUTES: return set_minutes(option, setting, field, place, err);
     case OPTION_TEXT: return set_text(option, setting, field, place, err);
     case OPTION_CHOICE: return set_choice(option, setting, field, place, err);
     case OPTION_COUNT_OR_AUTO:
@@ -382,12 +412,23 @@ bool config_load_all(Config *config, const char *path, int set_count, char *cons
 
 bool config_require(const Config *config, const char *const keys[], Error *err)
 {
+    char missing[512] = "";
+    const Option *last = NULL;
+    int count = 0;
     for (; *keys; keys++) {
         int option = option_find(*keys);
         CHECK(option >= 0 && option_table[option].type == OPTION_TEXT);
-        if (!*(const char *)option_value(&option_table[option], config))
-            return error_usage(err, "%s is not set; set it in the config or with --set %s=... (%s)", *keys, *keys,
-                               option_table[option].help);
+        if (*(const char *)option_value(&option_table[option], config)) continue;
+        size_t used = strlen(missing);
+        snprintf(missing + used, sizeof missing - used, "%s%s", count++ > 0 ? ", " : "", *keys);
+        last = &option_table[option];
     }
-    return true;
+    if (count == 0) return true;
+    if (count == 1)
+        return error_usage(err, "%s is not set; set it in the config or with --set %s=... (%s)", missing, missing,
+                           last->help);
+    return error_usage(err,
+                       "%s are not set; set them in the config or with --set (catdpo --help-config says what they "
+                       "are)",
+                       missing);
 }

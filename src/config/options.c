@@ -44,8 +44,8 @@ const Option option_table[] = {
     { "run.seed", OPTION_INT, AT(run.seed), "42", "[0, inf)", NULL, "Seed of the order of the pairs." },
     { "run.progress", OPTION_CHOICE, AT(run.progress), "\"auto\"", NULL, progress_modes,
       "Progress on stderr: a bar, plain lines, or nothing; auto: a bar on a terminal, plain lines elsewhere." },
-    { "run.time_limit", OPTION_FLOAT, AT(run.time_limit), "0.0", "[0, inf)", NULL,
-      "Minutes after which the run ends with a checkpoint and exit status 85, in time for both; 0: SLURM's own limit "
+    { "run.time_limit", OPTION_MINUTES, AT(run.time_limit), "0.0", "[0, inf)", NULL,
+      "Time after which the run ends with a checkpoint and exit status 85, in time for both; 0: SLURM's own limit "
       "(SLURM_JOB_END_TIME), if there is one." },
     { "run.lease", OPTION_FLOAT, AT(run.lease), "60.0", "[1, 86400]", NULL,
       "Seconds without a heartbeat after which another copy of the run, on another node, counts as dead." },

@@ -43,11 +43,11 @@ bool error_fault(Error *err, const char *format, ...)
     return false;
 }
 
-bool error_stopped(Error *err, const char *format, ...)
+bool error_stopped(Error *err, bool for_good, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    fill(err, EXIT_RESUBMIT, format, arguments);
+    fill(err, for_good ? EXIT_STOPPED : EXIT_RESUBMIT, format, arguments);
     va_end(arguments);
     return false;
 }

@@ -3,7 +3,9 @@
 #include "catdpo/core/error.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What a handler may touch has to be global. */
 static volatile sig_atomic_t arrived;
@@ -38,4 +40,32 @@ const char *stop_name(int signal_number)
     case SIGUSR2: return "SIGUSR2";
     default: return "a signal";
     }
+}
+
+/* The name of a process, and its parent; 0 if it is not to be seen. */
+static long parent_of(long process, char name[32])
+{
+    char path[64];
+    long parent = 0;
+    snprintf(path, sizeof path, "/proc/%ld/stat", process);
+    FILE *file = fopen(path, "r");
+    if (!file) return 0;
+    int found = fscanf(file, "%*d (%31[^)]) %*c %ld", name, &parent);
+    fclose(file);
+    return found == 2 ? parent : 0;
+}
+
+long stop_launcher(void)
+{
+    enum { STEPS = 4 }; /* a shell or a profiler may stand between */
+    static const char *const names[] = { "mpirun", "mpiexec", "orterun", "prterun" };
+    char name[32];
+    long process = getppid();
+    for (int i = 0; i < STEPS && process > 1; i++) {
+        long parent = parent_of(process, name);
+        for (size_t k = 0; parent && k < sizeof names / sizeof *names; k++)
+            if (strcmp(name, names[k]) == 0) return process;
+        process = parent;
+    }
+    return 0;
 }

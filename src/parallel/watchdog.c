@@ -26,6 +26,8 @@ struct Watchdog {
     const Timer *timer;
     double seconds;
     char folder[FOLDER]; /* "": none */
+    WatchdogEnd *end;
+    void *context;
     MPI_Comm node;
     MPI_Win window;
     Sign *sign;      /* [ranks] of the node; shared */
@@ -146,14 +148,15 @@ static void end_job(Watchdog *w, double silence)
         }
         const char *phase =
             least.phase >= 0 && least.phase < timer_count(w->timer) ? timer_names(w->timer)[least.phase] : "?";
-        if (first == me)
-            fprintf(stderr,
-                    "catdpo: rank %d on %s %s: for %.0f s nothing has moved since phase %s of step %" PRId64
-                    "; the job ends. Look at that node "
-                    "(memory, disk, network); run.watchdog sets the patience\n",
-                    least.rank, least.host, least.runs ? "does not answer" : "does not run (stopped or lost)", silence,
-                    phase, least.step);
+        char message[512];
+        snprintf(message, sizeof message,
+                 "rank %d on %s %s: for %.0f s nothing has moved since phase %s of step %" PRId64
+                 "; the job ends. Look at that node (memory, disk, network); run.watchdog sets the patience",
+                 least.rank, least.host, least.runs ? "does not answer" : "does not run (stopped or lost)", silence,
+                 phase, least.step);
+        if (first == me) fprintf(stderr, "catdpo: %s\n", message);
         fflush(stderr);
+        if (first == me && w->end) w->end(w->context, message);
     } else
         pause_seconds(2 * grace);
     pause_seconds(grace / 2); /* for the message to come through before a launcher ends everything */
@@ -187,13 +190,16 @@ static void *watch(void *argument)
     return NULL;
 }
 
-Watchdog *watchdog_start(const Timer *timer, double seconds, const char *folder, MPI_Comm comm)
+Watchdog *watchdog_start(const Timer *timer, double seconds, const char *folder, WatchdogEnd *end, void *context,
+                         MPI_Comm comm)
 {
     if (seconds <= 0) return NULL;
     Watchdog *w = calloc(1, sizeof *w);
     CHECK(w);
     w->timer = timer;
     w->seconds = seconds;
+    w->end = end;
+    w->context = context;
     snprintf(w->folder, sizeof w->folder, "%s", folder ? folder : "");
     CHECK_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &w->node));
     CHECK_MPI(MPI_Comm_size(w->node, &w->ranks));

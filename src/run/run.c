@@ -3,6 +3,7 @@
 #include "catdpo/parallel/gemm.h"
 #include "catdpo/files/pairs_file.h"
 #include "catdpo/files/reference_file.h"
+#include "catdpo/rundir/status.h"
 #include "catdpo/core/stop.h"
 
 #include <errno.h>
@@ -65,10 +66,9 @@ static bool widen_limits(const Run *run, TransformerLimits *limits, Error *err)
     return true;
 }
 
-bool run_open(Run *run, const char *config_path, int set_count, char *const sets[], const char *group,
-              const char *model_path, bool backward, MPI_Comm world, Error *err)
+bool run_begin(Run *run, const char *config_path, int set_count, char *const sets[], const char *const required[],
+               MPI_Comm world, Error *err)
 {
-    static const char *const required[] = { "model.path", "data.path", "run.dir", NULL };
     Config *config = &run->config;
     *run = (Run){ .world = world };
     CHECK_MPI(MPI_Comm_rank(world, &run->rank));
@@ -81,7 +81,13 @@ bool run_open(Run *run, const char *config_path, int set_count, char *const sets
     lifecycle_begin(&run->life, config, world);
     if (*config->parallel.io)
         setenv("OMPI_MCA_io", config->parallel.io, 1); /* read when the first file is opened in parallel */
-    if (!model_path) model_path = config->model.path;
+    return true;
+}
+
+bool run_open(Run *run, const char *group, const char *model_path, bool backward, Error *err)
+{
+    const Config *config = &run->config;
+    MPI_Comm world = run->world;
     run->blas = blas_check(world, (int)config->parallel.threads);
     gemm_set_block((int)config->parallel.block);
 
@@ -122,9 +128,23 @@ bool run_own_folder(Run *run, bool take_over, Error *err)
     if (!run_make_folder(run, NULL, err)) return false;
     run->writer = writer_acquire(run->config.run.dir, run->config.run.lease, take_over, &run->log, run->world, err);
     if (!run->writer) return false;
-    run->life.writer = run->writer;
-    run->watchdog = watchdog_start(run->timer, run->config.run.watchdog, writer_folder(run->writer), run->world);
+    lifecycle_own(&run->life, run->writer, &run->log);
+    if (run->rank == 0) (void)status_write(run->writer, STATUS_RUNNING, NULL, 0, 0);
     return true;
+}
+
+/* A WatchdogEnd whose context is the Run. */
+static void note_hang(void *context, const char *message)
+{
+    const Run *run = context;
+    (void)status_write(run->writer, EXIT_FAULT, message, 0, 0);
+}
+
+void run_watch(Run *run)
+{
+    const char *folder = run->writer ? writer_folder(run->writer) : NULL;
+    run->watchdog =
+        watchdog_start(run->timer, run->config.run.watchdog, folder, run->writer ? note_hang : NULL, run, run->world);
 }
 
 void run_close(Run *run)
@@ -284,7 +304,7 @@ bool run_reference(Run *run, Batcher *batcher, const char *group, double *chosen
             return false;
         if (done < pairs->count && verdict.stop)
             return error_stopped(
-                err,
+                err, verdict.for_good,
                 "stopped by %s: %lld of %lld pairs' reference log-probs are in %s, start again with --resume to go on",
                 verdict.why, (long long)done, (long long)pairs->count, cache);
         lifecycle_saved(&run->life, 0);

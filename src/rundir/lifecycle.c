@@ -29,8 +29,20 @@ void lifecycle_begin(Lifecycle *l, const Config *config, MPI_Comm world)
                       .steps = config->checkpoint.steps,
                       .interval = 60 * config->checkpoint.minutes };
     CHECK_MPI(MPI_Comm_rank(world, &l->rank));
-    snprintf(l->request, sizeof l->request, "%s/checkpoint.request", config->run.dir);
 }
+
+void lifecycle_own(Lifecycle *l, const Writer *writer, Log *log)
+{
+    const char *restart = getenv("SLURM_RESTART_COUNT");
+    l->writer = writer;
+    snprintf(l->request, sizeof l->request, "%.*s/checkpoint.request", FILE_PATH - 32, writer_directory(writer));
+    snprintf(l->stop, sizeof l->stop, "%.*s/stop", FILE_PATH - 32, writer_directory(writer));
+    bool meant = restart && strtol(restart, NULL, 10) > 0;
+    if (l->rank == 0 && !meant && unlink(l->stop) == 0)
+        log_info(log, "stop     %s was there before this start: removed", l->stop);
+}
+
+static bool is_there(const char *path) { return *path && access(path, F_OK) == 0; }
 
 /* One more piece of work and a checkpoint have to fit. */
 static bool time_is_up(const Lifecycle *l, double now)
@@ -40,7 +52,7 @@ static bool time_is_up(const Lifecycle *l, double now)
 
 bool lifecycle_agree(Lifecycle *l, bool ok, int64_t step, Verdict *verdict, Error *err)
 {
-    enum { FAILED, SIGNAL, TIME, SAVE, QUESTIONS };
+    enum { FAILED, SIGNAL, TIME, SAVE, STOP, QUESTIONS };
     double now = seconds_now();
     l->slowest_piece = fmax(l->slowest_piece, now - l->mark);
     l->mark = now;
@@ -48,12 +60,18 @@ bool lifecycle_agree(Lifecycle *l, bool ok, int64_t step, Verdict *verdict, Erro
     int mine[QUESTIONS] = { [FAILED] = !ok, [SIGNAL] = stop_signal() }, all[QUESTIONS];
     if (l->rank == 0) {
         mine[TIME] = time_is_up(l, now);
-        mine[SAVE] = (l->interval > 0 && now - l->last_checkpoint >= l->interval) || access(l->request, F_OK) == 0;
+        mine[SAVE] = (l->interval > 0 && now - l->last_checkpoint >= l->interval) || is_there(l->request);
+        l->asked = l->asked || is_there(l->stop);
+        mine[STOP] = l->asked;
     }
     CHECK_MPI(MPI_Allreduce(mine, all, QUESTIONS, MPI_INT, MPI_MAX, l->world));
-    *verdict = (Verdict){ .stop = all[SIGNAL] || all[TIME] };
+    *verdict = (Verdict){ .stop = all[SIGNAL] || all[TIME] || all[STOP], .for_good = all[STOP] };
     verdict->checkpoint = verdict->stop || all[SAVE] || (step > 0 && l->steps > 0 && step % l->steps == 0);
-    snprintf(verdict->why, sizeof verdict->why, "%s", all[SIGNAL] ? stop_name(all[SIGNAL]) : "the time limit");
+    if (all[STOP])
+        snprintf(verdict->why, sizeof verdict->why, "%.*s", (int)sizeof verdict->why - 1, l->stop);
+    else
+        snprintf(verdict->why, sizeof verdict->why, "%s", all[SIGNAL] ? stop_name(all[SIGNAL]) : "the time limit");
+    if (l->asked) unlink(l->stop); /* the next start goes on */
     return !all[FAILED] || error_agree(l->world, ok, err);
 }
 
@@ -62,5 +80,5 @@ void lifecycle_saved(Lifecycle *l, double seconds)
     l->slowest_checkpoint = fmax(l->slowest_checkpoint, seconds);
     l->checkpoint_seconds += seconds;
     l->last_checkpoint = l->mark = seconds_now();
-    if (l->rank == 0) unlink(l->request);
+    if (l->rank == 0 && *l->request) unlink(l->request);
 }

@@ -23,7 +23,7 @@ enum { NAME = 128, BEAT_SECONDS = 5, TEXT = 1024 };
 
 struct Writer {
     char directory[FILE_PATH], folder[FILE_PATH]; /* folder: the same on all ranks */
-    char token[NAME];
+    char token[NAME], started[NAME];
     int rank;
     int lock;        /* rank 0: descriptor of "owner", locked as long as the process lives; -1 elsewhere */
     bool beating;    /* the thread runs */
@@ -333,6 +333,7 @@ static bool take(Writer *w, const char *directory, double lease, bool take_over,
     int64_t highest, now = (int64_t)time(NULL);
     describe_self(&self);
     strcpy(w->token, self.token);
+    strcpy(w->started, self.started);
     if (!find_highest(directory, &highest, err) ||
         (highest > 0 && !take_over && !judge(directory, highest, &self, lease, log, err)))
         return false;
@@ -358,6 +359,7 @@ Writer *writer_acquire(const char *directory, double lease, bool take_over, Log 
     bool ok = w->rank > 0 || take(w, directory, lease, take_over, log, err);
     if (error_agree(comm, ok, err)) {
         CHECK_MPI(MPI_Bcast(w->folder, sizeof w->folder, MPI_CHAR, 0, comm));
+        CHECK_MPI(MPI_Bcast(w->started, sizeof w->started, MPI_CHAR, 0, comm));
         return w;
     }
     writer_release(w);
@@ -365,6 +367,8 @@ Writer *writer_acquire(const char *directory, double lease, bool take_over, Log 
 }
 
 const char *writer_folder(const Writer *w) { return w->folder; }
+const char *writer_directory(const Writer *w) { return w->directory; }
+const char *writer_started(const Writer *w) { return w->started; }
 
 bool writer_lost(const Writer *w, bool look, Error *err)
 {

@@ -23,14 +23,15 @@ char *config_text(const Config *config)
     return text;
 }
 
-/* config.cfg, written in the writer's folder and renamed. On rank 0. */
-static bool write_config(const Run *run, const char *text, Error *err)
+/* The settings under a name in the run directory, written in the writer's folder and renamed. On rank 0. */
+static bool write_config(const Run *run, const char *name, void (*print)(const Config *config, FILE *out), Error *err)
 {
-    char path[FILE_PATH], unfinished[FILE_PATH + 16];
-    run_path(run, "config.cfg", path);
-    snprintf(unfinished, sizeof unfinished, "%s/config.cfg.tmp", writer_folder(run->writer));
+    char path[FILE_PATH], unfinished[FILE_PATH + 32];
+    run_path(run, name, path);
+    snprintf(unfinished, sizeof unfinished, "%s/%s.tmp", writer_folder(run->writer), name);
     FILE *file = fopen(unfinished, "w");
-    bool ok = file && fputs(text, file) >= 0 && fflush(file) == 0 && fsync(fileno(file)) == 0;
+    if (file) print(&run->config, file);
+    bool ok = file && fflush(file) == 0 && !ferror(file) && fsync(fileno(file)) == 0;
     ok = (!file || fclose(file) == 0) && ok && rename(unfinished, path) == 0;
     return ok ||
            error_usage(err, "cannot write %s: set run.dir to a place that you may write to and that has room", path);
@@ -106,8 +107,9 @@ bool record_open(Trainer *t, Error *err)
     Run *run = &t->run;
     char *text = config_text(&run->config);
     bool ok = run_make_folder(run, "checkpoints", err);
-    ok =
-        ok && error_agree(run->world, run->rank > 0 || write_config(run, text, err), err) && open_metrics(t, text, err);
+    bool written = run->rank > 0 || (ok && write_config(run, "config.cfg", config_print, err) &&
+                                     write_config(run, "config.json", config_print_json, err));
+    ok = ok && error_agree(run->world, written, err) && open_metrics(t, text, err);
     free(text);
     return ok;
 }

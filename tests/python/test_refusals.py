@@ -226,7 +226,7 @@ def test_refused_in_one_line(refused, name):
             assert "format" in engine.attributes(run.path(path))
     assert "checkpoints/final.h5" not in left and "eval.h5" not in left
     if name in CONFIG or name in FILES and "tensor" not in name:
-        assert left == []         # refused before anything was done
+        assert left in ([], ["status.json"])         # refused before anything was done; the reason may be there
 
 
 @pytest.mark.parametrize("name", ["wrong number of ranks", RUN_AWAY])

@@ -90,7 +90,8 @@ static void every_field_has_exactly_one_option(void **state)
         for (int g = 0; g < option_group_count; g++) groups += option_in_group(&option_table[a], &option_groups[g]);
         assert_int_equal(groups, 1);
         bool number = option_table[a].type == OPTION_INT || option_table[a].type == OPTION_FLOAT ||
-                      option_table[a].type == OPTION_GRID || option_table[a].type == OPTION_COUNT_OR_AUTO;
+                      option_table[a].type == OPTION_MINUTES || option_table[a].type == OPTION_GRID ||
+                      option_table[a].type == OPTION_COUNT_OR_AUTO;
         assert_true(number == (option_table[a].bounds != NULL));
         assert_true((option_table[a].type == OPTION_CHOICE) == (option_table[a].choices != NULL));
         for (int b = 0; b < a; b++) {
@@ -128,6 +129,29 @@ static void choices_follow_the_enums(void **state)
         Config c = load(NULL, 1, sets);
         assert_int_equal(*(int *)((char *)&c + cases[k].offset), cases[k].value);
     }
+}
+
+static void time_is_minutes_or_a_clock(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *set;
+        double minutes;
+    } right[] = { { "run.time_limit=90", 90 },
+                  { "run.time_limit=0.5", 0.5 },
+                  { "run.time_limit=12:00:00", 720 },
+                  { "run.time_limit=\"0:01:30\"", 1.5 },
+                  { "run.time_limit=1-12:30:00", 2190 } };
+    for (size_t k = 0; k < sizeof right / sizeof *right; k++) {
+        char *sets[] = { (char *)right[k].set };
+        assert_true(load(NULL, 1, sets).run.time_limit == right[k].minutes);
+    }
+    assert_true(load("run: { time_limit = \"01:00:00\"; };\n", 0, NULL).run.time_limit == 60);
+    static const char *const wrong[] = { "run.time_limit=12:00",    "run.time_limit=1:60:00",  "run.time_limit=1:00:61",
+                                         "run.time_limit=1:00:00h", "run.time_limit=-1:00:00", "run.time_limit=soon",
+                                         "run.time_limit=1-12",     "run.time_limit=\"\"" };
+    for (size_t k = 0; k < sizeof wrong / sizeof *wrong; k++)
+        assert_says(refusal(NULL, wrong[k]), "\"hours:minutes:seconds\"");
 }
 
 static void set_goes_before_file_and_file_before_default(void **state)
@@ -455,7 +479,12 @@ static void required_keys_are_asked_for_by_name(void **state)
     assert_true(config_require(&config, enough, &err));
     assert_false(config_require(&config, more, &err));
     assert_int_equal(err.exit_status, EXIT_USAGE);
-    assert_says(err.message, "model.path is not set");
+    assert_says(err.message, "model.path, data.path are not set");
+    char *most[] = { "run.dir=x", "data.path=y" };
+    config = load(NULL, 2, most);
+    err = (Error){ 0 };
+    assert_false(config_require(&config, more, &err));
+    assert_says(err.message, "model.path is not set; set it in the config or with --set model.path=...");
 }
 
 static void nearest_names(void **state)
@@ -494,6 +523,7 @@ int main(void)
         cmocka_unit_test(defaults_hold_without_a_file),
         cmocka_unit_test(every_field_has_exactly_one_option),
         cmocka_unit_test(choices_follow_the_enums),
+        cmocka_unit_test(time_is_minutes_or_a_clock),
         cmocka_unit_test(set_goes_before_file_and_file_before_default),
         cmocka_unit_test(values_of_every_type_are_read),
         cmocka_unit_test(included_file_is_overridden_below_its_line),

@@ -218,6 +218,8 @@ def as_json(entries, failed, tests):
                 "path": entry.path,
                 "state": entry.state,
                 "finished": entry.ended,
+                "exit_status": entry.status.exit_status if entry.status else None,
+                "reason": entry.status.reason if entry.status else None,
                 "step": entry.steps,
                 "total_steps": entry.total or None,
                 "seed": entry.seed,

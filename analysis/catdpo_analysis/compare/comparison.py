@@ -14,6 +14,7 @@ from catdpo_analysis.files.run_data import Evaluation, Metrics, paired_changes, 
 from catdpo_analysis.report.run_summary import recent
 from catdpo_analysis.files.settings import parse_settings, setting_text
 from catdpo_analysis.files.stats import holm, interval_of_mean, mcnemar, summarise
+from catdpo_analysis.files.status import Status, read_status
 from catdpo_analysis.files.step_log import StepLog
 
 # where a run writes and how often: no part of what is compared
@@ -37,6 +38,7 @@ class Entry:
     evaluation: Evaluation | None
     total: int  # steps of the whole training, 0 if unknown
     ended: bool
+    status: Status | None
     notes: list
 
     @property
@@ -49,7 +51,8 @@ class Entry:
             return "finished"
         if not self.steps:
             return "evaluation only"
-        return f"step {self.steps}" + (f" of {self.total}" if self.total else "")
+        how = f"{self.status.status} at " if self.status and self.status.status in ("failed", "stopped") else ""
+        return f"{how}step {self.steps}" + (f" of {self.total}" if self.total else "")
 
     @property
     def seed(self):
@@ -158,14 +161,19 @@ def _read_entry(number, name, path):
         notes.append("metrics.h5 is missing: the figures are those of log.jsonl")
     metrics = with_log(metrics, log.rows)
     evaluation = optional(_evaluation_file(path), read_evaluation)
+    status = read_status(path)
     if not (metrics and metrics.steps) and evaluation is None:
+        if status and status.failed:
+            raise UserError(f"failed before its first step: {status.reason}")
         raise UserError("; ".join(notes) or "no step was done: it failed at its start, or has not begun")
     settings = metrics.settings if metrics and metrics.config else _settings_file(path)
     total = log.rows[-1].get("total_steps") if log.rows else settings.get("schedule.steps")
     total = total if isinstance(total, int) and total > 0 else 0
-    entry = Entry(number, name, path, settings, metrics, evaluation, total, False, notes)
+    entry = Entry(number, name, path, settings, metrics, evaluation, total, False, status, notes)
     final = os.path.exists(os.path.join(path, "checkpoints", "final.h5")) or settings.get("checkpoint.final") is False
     entry.ended = entry.steps > 0 and entry.steps >= total and final
+    if status and status.failed:
+        notes.append(f"{'a later start ' if entry.ended else ''}failed: {status.reason}")
     return entry
 
 

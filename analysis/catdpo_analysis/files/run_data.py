@@ -9,6 +9,7 @@ import numpy as np
 from catdpo_analysis.files import h5io
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files.settings import parse_settings
+from catdpo_analysis.files.status import Status, read_status
 from catdpo_analysis.files.stats import summarise, wilson
 
 SERIES = (
@@ -95,6 +96,7 @@ class Run:
     metrics: Metrics | None
     before: Evaluation | None
     after: Evaluation | None
+    status: Status | None
     missing: list
 
     @property
@@ -125,9 +127,12 @@ def read_run(path, before=None, after=None):
         optional("metrics.h5", None, read_metrics),
         optional("eval-before.h5", before, read_evaluation),
         optional("eval-after.h5", after, read_evaluation),
+        read_status(path),
         missing,
     )
     if not (run.metrics or run.before or run.after):
+        if run.status and run.status.failed:
+            raise UserError(f"{path}: the run failed before its first step: {run.status.reason} ({run.status.place})")
         raise UserError(f"{path} has none of metrics.h5, eval-before.h5 and eval-after.h5; name the directory of a run")
     return run
 

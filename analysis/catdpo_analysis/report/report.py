@@ -10,7 +10,7 @@ from catdpo_analysis.files import h5io
 from catdpo_analysis.errors import shorten
 from catdpo_analysis.report.report_html import html_report
 from catdpo_analysis.files.run_data import read_run
-from catdpo_analysis.report.run_summary import at, changes_text, facts_of, recent, training_value
+from catdpo_analysis.report.run_summary import at, changes_text, ending, facts_of, recent, training_value
 from catdpo_analysis.text.table import format_table
 
 
@@ -85,6 +85,8 @@ def summary_rows(run):
 
 
 def print_terminal(run):
+    if ending(run):
+        print(ending(run) + "\n")
     for value, label in facts_of(run):
         print(f"{value:>16}  {label}")
     if run.metrics and run.metrics.steps:

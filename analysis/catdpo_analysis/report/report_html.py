@@ -7,7 +7,7 @@ import numpy as np
 from catdpo_analysis import CREATOR
 from catdpo_analysis.report import figures
 from catdpo_analysis.report import html_page
-from catdpo_analysis.report.run_summary import at, changes_text, facts_of, recent, training_value
+from catdpo_analysis.report.run_summary import at, changes_text, ending, facts_of, recent, training_value
 
 HEADINGS = {
     "evaluation": "Held-out evaluation",
@@ -127,7 +127,8 @@ def details_of(run):
 def html_report(run, drawn):
     """The page's text. `drawn`: what figures.draw_all gives."""
     styles = figures.category_styles(run.categories)
-    parts = [html_page.tiles(facts_of(run))]
+    parts = [f'<div class="card missing">{html_page.escape(ending(run))}</div>'] if ending(run) else []
+    parts.append(html_page.tiles(facts_of(run)))
     if run.missing:
         parts.append(
             f'<div class="card missing">Not in this run directory: {html_page.escape(", ".join(run.missing))}. What '

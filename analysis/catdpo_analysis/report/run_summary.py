@@ -71,3 +71,11 @@ def changes_text(run):
         f"Of the held-out pairs {better} violate less than before training and {worse} more "
         f"(exact McNemar test: p = {mcnemar(better, worse):.2g})."
     )
+
+
+def ending(run):
+    """How the run ended if it did not end well, with time and place, or None."""
+    status = run.status
+    if status is None or status.status not in ("failed", "stopped"):
+        return None
+    return f"{status.status.capitalize()}: {status.sentence} [{status.place}]"

@@ -12,17 +12,19 @@ from catdpo_analysis.errors import UserError
 from catdpo_analysis.files.history import CATEGORY_OF_LOG, with_log
 from catdpo_analysis.files.run_data import Metrics, read_metrics
 from catdpo_analysis.files.settings import parse_settings
+from catdpo_analysis.files.status import Status, read_status
 from catdpo_analysis.files.step_log import StepLog
 from catdpo_analysis.files.owner import Writer, read_writer
 
 PATIENCE = 15.0  # seconds without a sign of life; a heartbeat is due every 5
 
-RUNNING, FINISHED, LOOKING, SILENT, STOPPED, NOT_STARTED = (
+RUNNING, FINISHED, LOOKING, SILENT, STOPPED, FAILED, NOT_STARTED = (
     "running",
     "finished",
     "looking",
     "silent",
     "stopped",
+    "failed",
     "not started",
 )
 
@@ -38,6 +40,7 @@ class Snapshot:
     metrics: Metrics | None
     settings: dict
     writer: Writer | None
+    status: Status | None
     restarts: int
     step: int
     total: int
@@ -60,6 +63,7 @@ class LiveRun:
         now = self.clock()
         if self.began is None:
             self.began = self.stepped = now
+        status = read_status(self.path)
         writer = read_writer(self.path)  # before the log, so that its end is never older than the writer's
         self._read_metrics()
         self.log.poll()
@@ -68,12 +72,13 @@ class LiveRun:
         step = int(history.series["step"][-1]) if history and history.steps else 0
         settings = self._settings()
         total = int(self.log.rows[-1].get("total_steps") or 0) if self.log.rows else settings.get("schedule.steps", 0)
-        total = max(total, 0) if isinstance(total, int) else 0
+        total = (max(total, 0) if isinstance(total, int) else 0) or (status and status.total_steps) or 0
         if not total and final:
             total = step  # of an unknown length, and at its end
         if self.step is not None and step > self.step:
             self.stepped = now
-        state, detail = self._state(now, writer, step, total, final or settings.get("checkpoint.final") is False)
+        ended_well = final or settings.get("checkpoint.final") is False
+        state, detail = self._state(now, writer, status, step, total, ended_well)
         self.step = step
         return Snapshot(
             self.path,
@@ -82,6 +87,7 @@ class LiveRun:
             history,
             settings,
             writer,
+            status,
             self._restarts(writer),
             step,
             total,
@@ -141,14 +147,14 @@ class LiveRun:
             notes.append("log.jsonl is missing: shown is what metrics.h5 has")
         if self.log.spoilt:
             notes.append(f"log.jsonl: {self.log.spoilt} damaged lines are passed over")
-        if self.log.torn and state in (STOPPED, SILENT):
+        if self.log.torn and state in (STOPPED, SILENT, FAILED):
             notes.append("log.jsonl ends in the middle of a line: the run was cut off while it wrote")
         return notes
 
     # ---- the state -------------------------------------------------------------------------------------------------
 
-    def _state(self, now, writer, step, total, ended_well):
-        """(state, a sentence) from what changed since the last look."""
+    def _state(self, now, writer, status, step, total, ended_well):
+        """(state, a sentence) from what changed since the last look, and from what the run said at its end."""
         sign = (writer.number, writer.heartbeat) if writer and writer.heartbeat else None
         if writer is None and self.sign:  # it ended by itself, which is no sign of death, and none of life either
             self.moved = self.sign = None
@@ -157,11 +163,13 @@ class LiveRun:
         self.sign = sign or self.sign
         lives = self.moved is not None and now - self.moved <= self.patience
         if total and step >= total and ended_well and not (writer and lives):
-            return FINISHED, ""
+            return FINISHED, f"a later start failed: {status.reason}" if status and status.failed else ""
         if writer and lives:
             if total and step >= total:
                 return RUNNING, "writing the final checkpoint"
             return RUNNING, "" if step else "starting: no step yet"
+        if writer and status and status.ended and status.started == writer.owner.get("started"):
+            writer = None  # left behind by a copy that said why it ended, as the watchdog does
         if writer:
             waited = now - (self.began if self.moved is None else self.moved)
             if self.moved is None and waited < self.patience:
@@ -171,6 +179,8 @@ class LiveRun:
             return RUNNING, ""
         if not os.path.isdir(self.path):
             return NOT_STARTED, "there is no such directory yet"
-        if step == 0 and self.metrics is None:
+        if status and status.ended:
+            return FAILED if status.failed else STOPPED, status.sentence
+        if step == 0 and self.metrics is None and status is None:
             return NOT_STARTED, "nothing was written yet"
-        return STOPPED, "it ended before its last step, and goes on when it is requeued, or with --resume"
+        return STOPPED, "it ended before its last step and left no reason; --resume goes on from its last checkpoint"

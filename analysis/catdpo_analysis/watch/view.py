@@ -8,7 +8,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from catdpo_analysis.watch.glyphs import bar, change, clean, sparkline, trend
-from catdpo_analysis.watch.live_run import FINISHED, LOOKING, NOT_STARTED, RUNNING, SILENT, STOPPED
+from catdpo_analysis.watch.live_run import FAILED, FINISHED, LOOKING, NOT_STARTED, RUNNING, SILENT, STOPPED
 
 STATE_STYLE = {
     RUNNING: "bold green",
@@ -16,10 +16,11 @@ STATE_STYLE = {
     LOOKING: "bold yellow",
     SILENT: "bold red",
     STOPPED: "bold yellow",
+    FAILED: "bold red",
     NOT_STARTED: "bold yellow",
 }
 SOFT = "bright_black"
-NAME, MOST_ROWS = 32, 10**6
+NAME, DETAIL_LINES, MOST_ROWS = 32, 5, 10**6
 
 
 def frame(snapshot, width, height, glyphs, footer=""):
@@ -119,8 +120,10 @@ def _header(snapshot, width, glyphs):
     ]
     parts = [Text(clean(f"{label}{value}", glyphs)) for value, label in facts if value not in (None, "")]
     lines = [first, *_joined(parts, width, glyphs, 2)]
-    if snapshot.detail:
-        lines.append(Text(snapshot.detail, STATE_STYLE[snapshot.state].replace("bold ", "")))
+    style = STATE_STYLE[snapshot.state].replace("bold ", "")
+    lines += [Text(line, style) for line in textwrap.wrap(clean(snapshot.detail, glyphs), width)[:DETAIL_LINES]]
+    if snapshot.state in (STOPPED, FAILED) and snapshot.status and snapshot.status.ended:
+        lines += [Text(line, SOFT) for line in textwrap.wrap(clean(f"ended {snapshot.status.place}", glyphs), width)[:2]]
     return lines
 
 

@@ -135,6 +135,9 @@ bool config_require(const Config *config, const char *const keys[], Error *err);
  * (libconfig has the name config_write for itself.) */
 void config_print(const Config *config, FILE *out);
 
+/* The same as JSON, for other programs: {"group": {"key": value}}. Not collective. */
+void config_print_json(const Config *config, FILE *out);
+
 /* The reference of all keys: plain text for a terminal, Markdown tables, or a config file with every default
  * (configs/default.cfg). Not collective. */
 typedef enum { CONFIG_HELP_TEXT, CONFIG_HELP_MARKDOWN, CONFIG_HELP_CFG } ConfigHelpForm;

@@ -10,6 +10,7 @@ typedef enum {
     OPTION_BOOL,          /* bool */
     OPTION_INT,           /* int64_t */
     OPTION_FLOAT,         /* double; an integer is accepted */
+    OPTION_MINUTES,       /* double: minutes; a string is hours:minutes:seconds or days-hours:minutes:seconds */
     OPTION_TEXT,          /* char[CONFIG_TEXT] */
     OPTION_CHOICE,        /* int: index into choices */
     OPTION_COUNT_OR_AUTO, /* int64_t; "auto" is 0 */

@@ -15,7 +15,9 @@ enum {
     EXIT_DONE = 0,
     EXIT_FAULT = 1,     /* something failed while running: I/O, numbers, memory */
     EXIT_USAGE = 2,     /* command line, config or input files are wrong: fix them before trying again */
-    EXIT_RESUBMIT = 85, /* stopped on request after a checkpoint: submit the job again */
+    EXIT_RESUBMIT = 85, /* stopped by a signal or the time limit, after saving: submit the same again */
+    EXIT_STOPPED =
+        86, /* stopped by the file "stop" in the run directory, after saving: not to be started again by itself */
 };
 
 typedef struct Error {
@@ -27,8 +29,8 @@ typedef struct Error {
  * The first message wins: an Error that is already set is left as it is. Not collective. */
 bool error_usage(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool error_fault(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* The same with EXIT_RESUBMIT: nothing is wrong, the work was stopped on request. */
-bool error_stopped(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same where nothing is wrong and the work was stopped on request: EXIT_RESUBMIT, or EXIT_STOPPED if `for_good`. */
+bool error_stopped(Error *err, bool for_good, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Collective over comm. Returns true on every rank if `ok` is true on every rank. Otherwise false on every rank, and
  * every rank's err holds the message of the lowest rank that failed. MPI_COMM_NULL: this process alone. */

@@ -13,4 +13,8 @@ int stop_signal(void);
 /* "SIGTERM", ... */
 const char *stop_name(int signal);
 
+/* The process id of an mpirun above this process on this host, which passes SIGUSR1 on to all ranks; 0 if there is
+ * none, as under srun. */
+long stop_launcher(void);
+
 #endif

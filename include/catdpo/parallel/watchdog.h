@@ -16,9 +16,13 @@
 
 typedef struct Watchdog Watchdog;
 
+/* What is done last, by the one rank that says the message, in the watchdog's thread. */
+typedef void WatchdogEnd(void *context, const char *message);
+
 /* Watches `timer` (not owned). folder (NULL: none) is where nodes tell each other. seconds = 0: NULL is returned and
- * nothing watched. Collective over comm. */
-Watchdog *watchdog_start(const Timer *timer, double seconds, const char *folder, MPI_Comm comm);
+ * nothing watched. end (NULL: nothing) with its context is called before the processes end. Collective over comm. */
+Watchdog *watchdog_start(const Timer *timer, double seconds, const char *folder, WatchdogEnd *end, void *context,
+                         MPI_Comm comm);
 
 /* The step that is being worked on, for the message. NULL is harmless. Not collective. */
 void watchdog_step(Watchdog *watchdog, int64_t step);

@@ -32,15 +32,21 @@ typedef struct Run {
     Transformer model;
 } Run;
 
-/* Reads the config, checks BLAS, loads the pairs of `group`, reads the architecture of `model_path` (NULL:
- * config.model.path), chooses the layout and makes room for the model; no weights yet. Errors are agreed. Collective
- * over world. */
-bool run_open(Run *run, const char *config_path, int set_count, char *const sets[], const char *group,
-              const char *model_path, bool backward, MPI_Comm world, Error *err);
+/* Reads the config, of which the keys `required` (NULL-terminated) have to be set, and starts log, clocks and signals.
+ * run_close is due also after a failure. Errors are agreed. Collective over world. */
+bool run_begin(Run *run, const char *config_path, int set_count, char *const sets[], const char *const required[],
+               MPI_Comm world, Error *err);
 void run_close(Run *run);
 
-/* Own run.dir, which is made if need be, and watch for ranks that hang. Collective over world. */
+/* Own run.dir, which is made if need be: from now on its status.json is this run's to write. Collective over world. */
 bool run_own_folder(Run *run, bool take_over, Error *err);
+
+/* Checks BLAS, loads the pairs of `group`, reads the architecture of `model_path`, chooses the layout and makes room
+ * for the model; no weights yet. Errors are agreed. Collective over world. */
+bool run_open(Run *run, const char *group, const char *model_path, bool backward, Error *err);
+
+/* Watch for ranks that hang. Collective over world. */
+void run_watch(Run *run);
 
 /* Weights of a model file or checkpoint, of the architecture that the run was opened with. Collective over world. */
 bool run_load_model(Run *run, const char *path, Error *err);

@@ -1,5 +1,6 @@
-/* What may interrupt a long loop: signals, the time limit, a failure on some rank, the loss of the run directory, and
- * checkpoints that are due. All ranks agree on it between two pieces of work, with one small MPI_Allreduce. */
+/* What may interrupt a long loop: signals, the time limit, the file "stop" in the run directory, a failure on some
+ * rank, the loss of the run directory, and checkpoints that are due. All ranks agree on it between two pieces of work,
+ * with one small MPI_Allreduce. */
 #ifndef CATDPO_RUNDIR_LIFECYCLE_H
 #define CATDPO_RUNDIR_LIFECYCLE_H
 
@@ -19,18 +20,26 @@ typedef struct Lifecycle {
     double checkpoint_seconds;                /* lost to checkpoints, in sum */
     int64_t steps;                            /* between checkpoints; 0: not by steps */
     double interval;                          /* seconds between checkpoints; 0: not by time */
-    char request[FILE_PATH];                  /* a file whose existence asks for a checkpoint */
+    char request[FILE_PATH];                  /* a file whose existence asks for a checkpoint; "": none */
+    char stop[FILE_PATH];                     /* and one that asks for a checkpoint and the end, */
+    bool asked;                               /* which was there. Rank 0's counts */
 } Lifecycle;
 
 /* What to do after a piece of work. */
 typedef struct Verdict {
     bool checkpoint; /* save now */
-    bool stop;       /* and end with EXIT_RESUBMIT */
-    char why[64];    /* "SIGTERM", "the time limit" */
+    bool stop;       /* and end */
+    bool for_good;   /* with EXIT_STOPPED, else EXIT_RESUBMIT */
+    char why[128];   /* "SIGTERM", "the time limit", "runs/first/stop" */
 } Verdict;
 
 /* The clock of run.time_limit starts here. Not collective. */
 void lifecycle_begin(Lifecycle *l, const Config *config, MPI_Comm world);
+
+/* The directory that `writer` owns may ask for checkpoints and the end; its loss is found out. A file "stop" that is
+ * there already is removed, with a line in the log, unless it came while the same SLURM job waited to be started again.
+ * Not collective. */
+void lifecycle_own(Lifecycle *l, const Writer *writer, Log *log);
 
 /* After a piece of work, `step` steps done in all (0: not a step). ok is this rank's: false if any rank failed or lost
  * the directory, with its message. Collective over world. */

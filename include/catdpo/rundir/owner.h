@@ -26,8 +26,11 @@ typedef struct Writer Writer;
  * over comm (not owned). */
 Writer *writer_acquire(const char *directory, double lease, bool take_over, Log *log, MPI_Comm comm, Error *err);
 
-/* Where unfinished files lie. The same on all ranks. */
+/* Where unfinished files lie, and the directory that is owned. The same on all ranks. */
 const char *writer_folder(const Writer *writer);
+const char *writer_directory(const Writer *writer);
+/* When this copy began, as UTC text. The same on all ranks. */
+const char *writer_started(const Writer *writer);
 
 /* On rank 0, not collective: another copy has taken the directory over; this one must stop. err (if not set) names it.
  * Without `look` it is what the last heartbeat found. Always false on other ranks. */
