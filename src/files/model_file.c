@@ -10,63 +10,49 @@
 
 /* ---- architecture ----------------------------------------------------------------------------------------------- */
 
-static bool read_size(H5File *file, const char *name, int *value, Error *err)
+static bool read_choice(H5File *file, const ArchitectureField *f, int *value, Error *err)
 {
-    int64_t wide = 0;
-    bool ok = h5_read_int64(file, "/model", name, 0, 1 << 30, &wide, err);
-    *value = (int)wide;
-    return ok;
-}
-
-static bool read_flag(H5File *file, const char *name, bool *value, Error *err)
-{
-    int64_t wide = 0;
-    bool ok = h5_read_int64(file, "/model", name, 0, 1, &wide, err);
-    *value = wide != 0;
-    return ok;
-}
-
-static bool read_rope(H5File *file, Architecture *a, Error *err)
-{
-    static const char *const names[] = {
-        [ROPE_DEFAULT] = "default", [ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3"
-    };
-    char type[32];
-    if (!h5_read_string(file, "/model", "rope_type", type, sizeof type, err) ||
-        !h5_read_double(file, "/model", "rope_theta", 1e-6, 1e30, &a->rope.theta, err) ||
-        !h5_read_double(file, "/model", "rope_factor", 1e-6, 1e9, &a->rope.factor, err) ||
-        !h5_read_double(file, "/model", "rope_low_freq_factor", 1e-6, 1e9, &a->rope.low_frequency_factor, err) ||
-        !h5_read_double(file, "/model", "rope_high_freq_factor", 1e-6, 1e9, &a->rope.high_frequency_factor, err) ||
-        !read_size(file, "rope_original_max_position", &a->rope.original_max_positions, err))
-        return false;
-    for (int i = 0; i < 3; i++)
-        if (strcmp(type, names[i]) == 0) {
-            a->rope.type = (RopeType)i;
+    char text[32], known[128];
+    if (!h5_read_string(file, "/model", f->name, text, sizeof text, err)) return false;
+    size_t used = 0;
+    for (int i = 0; f->choices[i]; i++) {
+        if (strcmp(text, f->choices[i]) == 0) {
+            *value = i;
             return true;
         }
-    return error_usage(err, "%s: rope_type \"%s\" is not supported (default, linear, llama3): import the model again",
-                       file->path, type);
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i > 0 ? ", " : "", f->choices[i]);
+    }
+    return error_usage(err, "%s: %s \"%s\" is not supported (%s): import the model again", file->path, f->name, text,
+                       known);
+}
+
+static bool read_field(H5File *file, const ArchitectureField *f, Architecture *a, Error *err)
+{
+    void *value = (char *)a + f->offset;
+    int64_t wide = 0;
+    switch (f->kind) {
+    case FIELD_TEXT: return h5_read_string(file, "/model", f->name, value, f->size, err);
+    case FIELD_COUNT:
+        if (!h5_read_int64(file, "/model", f->name, 0, 1 << 30, &wide, err)) return false;
+        *(int *)value = (int)wide;
+        return true;
+    case FIELD_FLAG:
+        if (!h5_read_int64(file, "/model", f->name, 0, 1, &wide, err)) return false;
+        *(bool *)value = wide != 0;
+        return true;
+    case FIELD_NUMBER: return h5_read_double(file, "/model", f->name, f->least, f->most, value, err);
+    case FIELD_CHOICE: return read_choice(file, f, value, err);
+    }
+    return false;
 }
 
 static bool read_architecture(H5File *file, Architecture *a, Error *err)
 {
-    static const char *const known[] = { "llama", "mistral", "qwen2", "qwen3" };
-    bool ok = h5_read_string(file, "/model", "architecture", a->name, sizeof a->name, err) &&
-              read_size(file, "hidden_size", &a->hidden, err) && read_size(file, "intermediate_size", &a->mlp, err) &&
-              read_size(file, "num_hidden_layers", &a->layers, err) &&
-              read_size(file, "num_attention_heads", &a->heads, err) &&
-              read_size(file, "num_key_value_heads", &a->groups, err) &&
-              read_size(file, "head_dim", &a->head_dim, err) && read_size(file, "vocab_size", &a->vocab, err) &&
-              read_size(file, "max_position_embeddings", &a->max_positions, err) &&
-              h5_read_double(file, "/model", "rms_norm_eps", 1e-30, 1, &a->norm_epsilon, err) &&
-              read_flag(file, "tie_word_embeddings", &a->tied, err) &&
-              read_flag(file, "attention_bias", &a->attention_bias, err) &&
-              read_flag(file, "qk_norm", &a->qk_norm, err) && read_rope(file, a, err);
-    if (!ok || !architecture_check(a, file->path, err)) return false;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(a->name, known[i]) == 0) return true;
-    return error_usage(err, "%s: architecture \"%s\" is not supported (llama, mistral, qwen2, qwen3)", file->path,
-                       a->name);
+    int count;
+    const ArchitectureField *fields = architecture_fields(&count);
+    for (int i = 0; i < count; i++)
+        if (!read_field(file, &fields[i], a, err)) return false;
+    return architecture_check(a, file->path, err);
 }
 
 /* The weights that the sizes ask for lie in the file: nothing is allocated for more. */

@@ -2,9 +2,98 @@
 
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
+
+static const char *const rope_types[] = {
+    [ROPE_DEFAULT] = "default", [ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3", NULL
+};
+
+#define FIELD(text, type, member, ...)                                                                                 \
+    {                                                                                                                  \
+        .name = text, .kind = FIELD_##type, .offset = offsetof(Architecture, member),                                  \
+        .size = sizeof(((Architecture *)0)->member), __VA_ARGS__                                                       \
+    }
+
+static const ArchitectureField fields[] = {
+    FIELD("architecture", TEXT, name, .may_differ = true), /* see architecture_same */
+    FIELD("hidden_size", COUNT, hidden),
+    FIELD("intermediate_size", COUNT, mlp),
+    FIELD("num_hidden_layers", COUNT, layers),
+    FIELD("num_attention_heads", COUNT, heads),
+    FIELD("num_key_value_heads", COUNT, groups),
+    FIELD("head_dim", COUNT, head_dim),
+    FIELD("vocab_size", COUNT, vocab),
+    FIELD("max_position_embeddings", COUNT, max_positions, .may_differ = true),
+    FIELD("rms_norm_eps", NUMBER, norm_epsilon, .least = 1e-30, .most = 1),
+    FIELD("tie_word_embeddings", FLAG, tied),
+    FIELD("attention_bias", FLAG, attention_bias),
+    FIELD("qk_norm", FLAG, qk_norm),
+    FIELD("rope_type", CHOICE, rope.type, .choices = rope_types),
+    FIELD("rope_theta", NUMBER, rope.theta, .least = 1e-6, .most = 1e30),
+    FIELD("rope_factor", NUMBER, rope.factor, .least = 1e-6, .most = 1e9),
+    FIELD("rope_low_freq_factor", NUMBER, rope.low_frequency_factor, .least = 1e-6, .most = 1e9),
+    FIELD("rope_high_freq_factor", NUMBER, rope.high_frequency_factor, .least = 1e-6, .most = 1e9),
+    FIELD("rope_original_max_position", COUNT, rope.original_max_positions),
+};
+enum { FIELDS = sizeof fields / sizeof *fields };
+
+const ArchitectureField *architecture_fields(int *count)
+{
+    *count = FIELDS;
+    return fields;
+}
+
+const Family *architecture_family(const Architecture *a)
+{
+    const Family *family = family_find(a->name);
+    CHECK(family != NULL);
+    return family;
+}
+
+/* ---- comparing -------------------------------------------------------------------------------------------------- */
+
+static void field_text(const ArchitectureField *f, const Architecture *a, char *text, size_t size)
+{
+    const char *value = (const char *)a + f->offset;
+    switch (f->kind) {
+    case FIELD_TEXT: snprintf(text, size, "\"%s\"", value); break;
+    case FIELD_COUNT: snprintf(text, size, "%d", *(const int *)value); break;
+    case FIELD_FLAG: snprintf(text, size, "%d", *(const bool *)value); break;
+    case FIELD_NUMBER: snprintf(text, size, "%.9g", *(const double *)value); break;
+    case FIELD_CHOICE: snprintf(text, size, "\"%s\"", f->choices[*(const int *)value]); break;
+    }
+}
+
+static bool field_same(const ArchitectureField *f, const Architecture *a, const Architecture *b)
+{
+    const char *x = (const char *)a + f->offset, *y = (const char *)b + f->offset;
+    return f->kind == FIELD_TEXT ? strcmp(x, y) == 0 : memcmp(x, y, f->size) == 0;
+}
+
+bool architecture_same(const Architecture *a, const Architecture *b, char *difference, size_t size)
+{
+    bool same_layers = architecture_family(a)->layer == architecture_family(b)->layer; /* as Llama's and Mistral's */
+    for (int i = 0; i < FIELDS; i++) {
+        const ArchitectureField *f = &fields[i];
+        bool ignored = f->may_differ && (f->kind != FIELD_TEXT || same_layers);
+        if (ignored || field_same(f, a, b)) continue;
+        char x[64], y[64];
+        field_text(f, a, x, sizeof x);
+        field_text(f, b, y, sizeof y);
+        snprintf(difference, size, "%s is %s and %s", f->name, x, y);
+        return false;
+    }
+    return true;
+}
+
+/* ---- checking --------------------------------------------------------------------------------------------------- */
 
 bool architecture_check(const Architecture *a, const char *where, Error *err)
 {
+    char known[256];
+    if (!family_find(a->name))
+        return error_usage(err, "%s: architecture \"%s\" is not supported (%s)", where, a->name,
+                           family_names(known, sizeof known));
     if (a->hidden < 1 || a->mlp < 1 || a->vocab < 1 || a->layers < 1 || a->heads < 1 || a->groups < 1 ||
         a->head_dim < 1)
         return error_usage(

@@ -5,19 +5,22 @@
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
+enum { LAYER_TENSORS = 9 }; /* indices in LayerTensors */
+
 typedef struct Builder {
     Parameters *p;
     const Architecture *a;
     const Grid *grid;
 } Builder;
 
-static TensorPart part_make(int layer, const char *name, int rows, int block)
+/* Of layer `layer`; -1: of the whole model. `suffix` is appended to the name. */
+static TensorPart part_make(int layer, const char *name, const char *suffix, int rows, int block)
 {
     TensorPart part = { .rows = rows, .block = block };
     if (layer < 0)
-        snprintf(part.name, sizeof part.name, "%s", name);
+        snprintf(part.name, sizeof part.name, "%s%s", name, suffix);
     else
-        snprintf(part.name, sizeof part.name, "layers.%d.%s", layer, name);
+        snprintf(part.name, sizeof part.name, "layers.%d.%s%s", layer, name, suffix);
     return part;
 }
 
@@ -41,18 +44,22 @@ static int append(Builder *b, bool vector, int columns, int part_count, const Te
 
 static int matrix(Builder *b, int layer, const char *name, int rows, int columns, int block)
 {
-    return append(b, false, columns, 1, (TensorPart[]){ part_make(layer, name, rows, block) });
+    return append(b, false, columns, 1, (TensorPart[]){ part_make(layer, name, ".weight", rows, block) });
 }
 
+/* A norm of the hidden state; -1 without a name. */
 static int norm(Builder *b, int layer, const char *name)
 {
     int hidden = b->a->hidden;
-    return append(b, true, 1, 1, (TensorPart[]){ part_make(layer, name, hidden, ceil_div(hidden, b->grid->rows)) });
+    if (!name) return -1;
+    return append(b, true, 1, 1, (TensorPart[]){ part_make(layer, name, "", hidden, ceil_div(hidden, b->grid->rows)) });
 }
 
+/* A norm of each head; -1 without a name. */
 static int head_norm(Builder *b, int layer, const char *name)
 {
-    int index = append(b, true, 1, 1, (TensorPart[]){ part_make(layer, name, b->a->head_dim, b->a->head_dim) });
+    if (!name) return -1;
+    int index = append(b, true, 1, 1, (TensorPart[]){ part_make(layer, name, "", b->a->head_dim, b->a->head_dim) });
     Tensor *t = &b->p->tensor[index];
     t->rows = axis_make(b->a->head_dim, b->a->head_dim, 1, 0);
     t->everywhere = true;
@@ -60,47 +67,49 @@ static int head_norm(Builder *b, int layer, const char *name)
     return index;
 }
 
+/* q, k and v under one: their weights (columns of H features) or biases. */
+static int append_qkv(Builder *b, int layer, const char *suffix, bool vector)
+{
+    const Architecture *a = b->a;
+    const LayerPlan *plan = &b->p->layer[layer].plan;
+    int dim = a->head_dim, query = a->heads * dim, key = a->groups * dim, group = a->heads / a->groups * dim;
+    return append(b, vector, vector ? 1 : a->hidden, 3,
+                  (TensorPart[]){ part_make(layer, plan->query, suffix, query, group),
+                                  part_make(layer, plan->key, suffix, key, dim),
+                                  part_make(layer, plan->value, suffix, key, dim) });
+}
+
 static void append_matrices(Builder *b)
 {
     const Architecture *a = b->a;
-    int rows = b->grid->rows, dim = a->head_dim, query = a->heads * dim, key = a->groups * dim,
-        group = a->heads / a->groups * dim;
+    int rows = b->grid->rows, query = a->heads * a->head_dim;
     int hidden_block = ceil_div(a->hidden, rows), mlp_block = ceil_div(a->mlp, rows),
         vocab_block = ceil_div(a->vocab, rows);
     Parameters *p = b->p;
 
-    p->embedding = matrix(b, -1, "embed_tokens.weight", a->vocab, a->hidden, vocab_block);
-    p->head = a->tied ? p->embedding : matrix(b, -1, "lm_head.weight", a->vocab, a->hidden, vocab_block);
+    p->embedding = matrix(b, -1, "embed_tokens", a->vocab, a->hidden, vocab_block);
+    p->head = a->tied ? p->embedding : matrix(b, -1, "lm_head", a->vocab, a->hidden, vocab_block);
     for (int l = 0; l < a->layers; l++) {
         LayerTensors *layer = &p->layer[l];
-        layer->qkv = append(b, false, a->hidden, 3,
-                            (TensorPart[]){ part_make(l, "self_attn.q_proj.weight", query, group),
-                                            part_make(l, "self_attn.k_proj.weight", key, dim),
-                                            part_make(l, "self_attn.v_proj.weight", key, dim) });
-        layer->attention_out = matrix(b, l, "self_attn.o_proj.weight", a->hidden, query, hidden_block);
+        layer->qkv = append_qkv(b, l, ".weight", false);
+        layer->attention_out = matrix(b, l, layer->plan.attention_out, a->hidden, query, hidden_block);
         layer->gate_up = append(b, false, a->hidden, 2,
-                                (TensorPart[]){ part_make(l, "mlp.gate_proj.weight", a->mlp, mlp_block),
-                                                part_make(l, "mlp.up_proj.weight", a->mlp, mlp_block) });
-        layer->mlp_down = matrix(b, l, "mlp.down_proj.weight", a->hidden, a->mlp, hidden_block);
+                                (TensorPart[]){ part_make(l, layer->plan.gate, ".weight", a->mlp, mlp_block),
+                                                part_make(l, layer->plan.up, ".weight", a->mlp, mlp_block) });
+        layer->mlp_down = matrix(b, l, layer->plan.mlp_down, a->hidden, a->mlp, hidden_block);
     }
 }
 
 static void append_vectors(Builder *b)
 {
-    const Architecture *a = b->a;
-    int dim = a->head_dim, query = a->heads * dim, key = a->groups * dim, group = a->heads / a->groups * dim;
-    for (int l = 0; l < a->layers; l++) {
+    for (int l = 0; l < b->a->layers; l++) {
         LayerTensors *layer = &b->p->layer[l];
-        layer->attention_norm = norm(b, l, "input_layernorm.weight");
-        layer->mlp_norm = norm(b, l, "post_attention_layernorm.weight");
-        layer->qkv_bias = !a->attention_bias
-                              ? -1
-                              : append(b, true, 1, 3,
-                                       (TensorPart[]){ part_make(l, "self_attn.q_proj.bias", query, group),
-                                                       part_make(l, "self_attn.k_proj.bias", key, dim),
-                                                       part_make(l, "self_attn.v_proj.bias", key, dim) });
-        layer->q_norm = a->qk_norm ? head_norm(b, l, "self_attn.q_norm.weight") : -1;
-        layer->k_norm = a->qk_norm ? head_norm(b, l, "self_attn.k_norm.weight") : -1;
+        const LayerPlan *plan = &layer->plan;
+        layer->attention_norm = norm(b, l, plan->attention_norm);
+        layer->mlp_norm = norm(b, l, plan->mlp_norm);
+        layer->qkv_bias = plan->qkv_bias ? append_qkv(b, l, ".bias", true) : -1;
+        layer->q_norm = head_norm(b, l, plan->query_norm);
+        layer->k_norm = head_norm(b, l, plan->key_norm);
     }
     b->p->final_norm = norm(b, -1, "norm.weight");
 }
@@ -108,12 +117,13 @@ static void append_vectors(Builder *b)
 bool parameters_layout(Parameters *p, const Architecture *a, const Grid *grid, Error *err)
 {
     *p = (Parameters){ 0 };
-    p->tensor = calloc((size_t)(3 + 9 * a->layers), sizeof *p->tensor);
+    p->tensor = calloc((size_t)(3 + LAYER_TENSORS * a->layers), sizeof *p->tensor);
     p->layer = calloc((size_t)a->layers, sizeof *p->layer);
     if (!p->tensor || !p->layer) {
         parameters_free(p);
         return error_fault(err, "out of memory for the table of the model's tensors");
     }
+    for (int l = 0; l < a->layers; l++) p->layer[l].plan = architecture_family(a)->layer(a, l);
     Builder builder = { p, a, grid };
     append_matrices(&builder);
     int matrices = p->count;

@@ -163,26 +163,17 @@ void run_close(Run *run)
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
-static bool same_shape(const Architecture *a, const Architecture *b)
-{
-    return a->hidden == b->hidden && a->mlp == b->mlp && a->vocab == b->vocab && a->layers == b->layers &&
-           a->heads == b->heads && a->groups == b->groups && a->head_dim == b->head_dim && a->tied == b->tied &&
-           a->attention_bias == b->attention_bias && a->qk_norm == b->qk_norm && a->norm_epsilon == b->norm_epsilon &&
-           memcmp(&a->rope.theta, &b->rope.theta, sizeof a->rope.theta) == 0 && a->rope.type == b->rope.type &&
-           a->rope.factor == b->rope.factor;
-}
-
 bool run_load_model(Run *run, const char *path, Error *err)
 {
     H5File file;
     ModelInfo info;
-    char digest[WEIGHTS_DIGEST];
+    char digest[WEIGHTS_DIGEST], difference[192];
     if (!model_file_open(&file, path, &info, run->world, err)) return false;
-    bool ok = same_shape(&info.architecture, &run->model.architecture) ||
+    bool ok = architecture_same(&info.architecture, &run->model.architecture, difference, sizeof difference) ||
               error_usage(err,
                           "%s is a model of another architecture than the run's: the policy and its reference must "
-                          "have the same shape",
-                          path);
+                          "have the same shape, but %s",
+                          path, difference);
     ok = ok && model_load(&file, &run->model, digest, err);
     h5_close(&file);
     if (ok && strcmp(digest, info.weights_digest) != 0)

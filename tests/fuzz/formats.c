@@ -42,41 +42,21 @@ static const Architecture tiny = { .name = "qwen3",
 
 static bool write_architecture(H5File *f, const Architecture *a, Error *err)
 {
-    const struct {
-        const char *name;
-        int64_t value;
-    } integers[] = {
-        { "hidden_size", a->hidden },
-        { "intermediate_size", a->mlp },
-        { "num_hidden_layers", a->layers },
-        { "num_attention_heads", a->heads },
-        { "num_key_value_heads", a->groups },
-        { "head_dim", a->head_dim },
-        { "vocab_size", a->vocab },
-        { "max_position_embeddings", a->max_positions },
-        { "tie_word_embeddings", a->tied },
-        { "attention_bias", a->attention_bias },
-        { "qk_norm", a->qk_norm },
-        { "rope_original_max_position", a->rope.original_max_positions },
-    };
-    const struct {
-        const char *name;
-        double value;
-    } reals[] = {
-        { "rms_norm_eps", a->norm_epsilon },
-        { "rope_theta", a->rope.theta },
-        { "rope_factor", a->rope.factor },
-        { "rope_low_freq_factor", a->rope.low_frequency_factor },
-        { "rope_high_freq_factor", a->rope.high_frequency_factor },
-    };
-    bool ok = h5_write_string(f, "/model", "architecture", a->name, err) &&
-              h5_write_string(f, "/model", "rope_type", "llama3", err) &&
-              h5_write_string(f, "/model", "tokenizer_digest", "t", err) &&
+    int count;
+    const ArchitectureField *fields = architecture_fields(&count);
+    bool ok = h5_write_string(f, "/model", "tokenizer_digest", "t", err) &&
               h5_write_string(f, "/model", "weights_digest", "w", err);
-    for (size_t i = 0; ok && i < sizeof integers / sizeof *integers; i++)
-        ok = h5_write_int64(f, "/model", integers[i].name, integers[i].value, err);
-    for (size_t i = 0; ok && i < sizeof reals / sizeof *reals; i++)
-        ok = h5_write_double(f, "/model", reals[i].name, reals[i].value, err);
+    for (int i = 0; ok && i < count; i++) {
+        const char *name = fields[i].name;
+        const void *value = (const char *)a + fields[i].offset;
+        switch (fields[i].kind) {
+        case FIELD_TEXT: ok = h5_write_string(f, "/model", name, value, err); break;
+        case FIELD_COUNT: ok = h5_write_int64(f, "/model", name, *(const int *)value, err); break;
+        case FIELD_FLAG: ok = h5_write_int64(f, "/model", name, *(const bool *)value, err); break;
+        case FIELD_NUMBER: ok = h5_write_double(f, "/model", name, *(const double *)value, err); break;
+        case FIELD_CHOICE: ok = h5_write_string(f, "/model", name, fields[i].choices[*(const int *)value], err); break;
+        }
+    }
     return ok;
 }
 

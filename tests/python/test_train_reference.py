@@ -140,3 +140,15 @@ def test_reference_of_another_shape_is_refused():
     run = engine.launch("train", 2, **{**SHORT, "reference.model": engine.fixture("tiny_llama_linear"), "parallel.replicas": 2})
     assert run.statuses == [2, 2] and len(run.errors) == 1 and "architecture" in run.errors[0], repr(run)
     assert not engine.leftovers(run.folder)
+
+
+def test_reference_with_another_rotation_is_refused():
+    """A reference model that differs from the policy only in Llama 3's scaling of the rotary frequencies has the same weights and
+    another result: it is refused, naming what differs, and not run with the policy's."""
+    other = engine.copy(engine.fixture("tiny_llama3_tied"),
+                        lambda file: engine.catdpo_h5.set_attributes(file["model"], rope_low_freq_factor=2.0), "reference.h5")
+    run = engine.launch("train", 2, **{**SHORT, "model.path": engine.fixture("tiny_llama3_tied"), "reference.model": other,
+                                       "parallel.replicas": 2})
+    assert run.statuses == [2, 2] and len(run.errors) == 1, repr(run)
+    assert "reference.h5" in run.errors[0] and "rope_low_freq_factor is 2 and 1" in run.errors[0]
+    assert not engine.leftovers(run.folder)

@@ -1,24 +1,57 @@
-/* What kind of transformer a model is: the attributes of /model in model.h5. */
+/* What kind of transformer a model is: the attributes of /model in model.h5. They are listed once, in architecture.c:
+ * reading, comparing and the fuzzer's files walk that list. */
 #ifndef CATDPO_MODEL_ARCHITECTURE_H
 #define CATDPO_MODEL_ARCHITECTURE_H
 
+#include "catdpo/model/family.h"
 #include "catdpo/ops/rotary.h"
 
+#include <stddef.h>
+
+/* Fields lie without gaps, so that a test finds one that is not listed. */
 typedef struct Architecture {
-    char name[32];             /* "llama", "mistral", "qwen2", "qwen3" */
+    char name[32]; /* of its family (family.h): "llama", ... */
+    double norm_epsilon;
+    RopeSettings rope;
     int hidden, mlp, vocab;    /* H, M, V */
     int layers, heads, groups; /* groups: key/value heads, G */
     int head_dim;
     int max_positions;
-    double norm_epsilon;
     bool tied;           /* the head is the embedding */
     bool attention_bias; /* biases on q, k, v */
     bool qk_norm;        /* RMSNorm over each query and key head */
-    RopeSettings rope;
 } Architecture;
 
-/* Sizes positive and consistent (heads a multiple of groups, even head size, ...). Not collective. */
+typedef enum FieldKind {
+    FIELD_TEXT,   /* char[size] */
+    FIELD_COUNT,  /* int, not negative */
+    FIELD_FLAG,   /* bool */
+    FIELD_NUMBER, /* double */
+    FIELD_CHOICE, /* enum: index into choices; text in the file */
+} FieldKind;
+
+/* An attribute of /model and the field of Architecture that holds it. */
+typedef struct ArchitectureField {
+    const char *name;
+    FieldKind kind;
+    size_t offset, size;
+    double least, most;         /* of a number */
+    const char *const *choices; /* NULL-terminated */
+    bool may_differ;            /* two models that differ in it alone compute the same */
+} ArchitectureField;
+
+/* All of them, in the order of the file's description. */
+const ArchitectureField *architecture_fields(int *count);
+
+/* Family known, sizes positive and consistent (heads a multiple of groups, even head size, ...). Not collective. */
 bool architecture_check(const Architecture *a, const char *where, Error *err);
+
+/* The family of an architecture that was checked. */
+const Family *architecture_family(const Architecture *a);
+
+/* Do two models compute the same from the same weights? If not, `difference` names the first attribute that differs,
+ * with both values. Not collective. */
+bool architecture_same(const Architecture *a, const Architecture *b, char *difference, size_t size);
 
 /* A grid can have at most as many rows as the model has key/value heads. Refused with the valid grids for `ranks`
  * listed. */

@@ -38,10 +38,12 @@ typedef struct Tensor {
     int64_t local;      /* floats of the local part: column-major, stride rows.local */
 } Tensor;
 
+/* Indices of a layer's tensors; -1 where it has none. */
 typedef struct LayerTensors {
+    LayerPlan plan;
     int qkv, attention_out, gate_up, mlp_down;
     int attention_norm, mlp_norm;
-    int qkv_bias, q_norm, k_norm; /* -1 where the model has none */
+    int qkv_bias, q_norm, k_norm;
 } LayerTensors;
 
 typedef struct Parameters {

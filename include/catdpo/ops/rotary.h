@@ -8,8 +8,8 @@
 typedef enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
 
 typedef struct RopeSettings {
-    RopeType type;
     double theta, factor, low_frequency_factor, high_frequency_factor;
+    RopeType type;
     int original_max_positions;
 } RopeSettings;
 

@@ -1,0 +1,4 @@
+/* Qwen3 (dense): Llama with norms of the query and key heads (qk_norm). */
+#include "catdpo/model/family.h"
+
+const Family family_qwen3 = { "qwen3", llama_layer };
