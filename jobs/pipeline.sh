@@ -53,7 +53,7 @@ evaluate=("$@" "$jobs/eval.sbatch" "$config" "${settings[@]}")
 [ -e "$model_file" ] || chain import "$jobs/analysis.sbatch" import "$model" --out "$model_file"
 [ -e "$pairs_file" ] || chain prepare "$jobs/analysis.sbatch" prepare "${pairs[@]}" --model "$model_file" \
     --out "$pairs_file" "${options[@]}"
-[ -e "$run/eval-before.h5" ] || chain before "${evaluate[@]}" --out "$run/eval-before.h5"
+[ -e "$run/eval-before.h5" ] || chain before "${evaluate[@]}" --model "$model_file" --out "$run/eval-before.h5"
 [ -e "$run/checkpoints/final.h5" ] || chain train "$@" "$jobs/train.sbatch" "$config" "${settings[@]}"
 [ -e "$run/eval-after.h5" ] ||
     chain after "${evaluate[@]}" --model "$run/checkpoints/final.h5" --out "$run/eval-after.h5"

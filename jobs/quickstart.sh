@@ -75,7 +75,7 @@ if ! fresh "$before" "$pairs" "$model" "$config"; then
     for input in "$pairs" "$model"; do      # a cache of other pairs or another model would be refused
         [ ! "$input" -nt "$run/reference.h5" ] || rm -f "$run/reference.h5"
     done
-    { on_ranks eval "$config" --out "$before" && stage_done; } || fail "catdpo eval ended with an error; its message above says what to do"
+    { on_ranks eval "$config" --model "$model" --out "$before" && stage_done; } || fail "catdpo eval ended with an error; its message above says what to do"
 fi
 
 stage "Train with Cat-DPO on $ranks ranks"

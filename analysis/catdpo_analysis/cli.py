@@ -56,7 +56,9 @@ terminal and in the file.
 REPORT = """Show a run: tables on the terminal and an HTML page (no network needed) with plots over the steps and the
 evaluation of each category.
 
-Reads what the run directory has of metrics.h5, eval-before.h5, eval-after.h5 and config.cfg, and says what is missing.
+Reads what the run directory has of metrics.h5, evaluations (eval*.h5) and config.cfg, and says what is missing. The
+digest of the weights tells which evaluation is of the model before training and which of the run's checkpoints; one of
+other weights is named and left out.
 
   catdpo-analysis report runs/first                 writes runs/first/report.html
 """
@@ -75,7 +77,8 @@ COMPARE = """Compare runs: what they were asked for and what came of it, as tabl
 JSON.
 
 Settings that differ are found by themselves; runs that differ only in their seed are summed up with mean and standard
-deviation. Violation rates are those of eval-after.h5 (or another eval*.h5) where there is one, else those of training.
+deviation. Violation rates are those of the evaluation (eval*.h5) of the final checkpoint where there is one, else those
+of training.
 Runs that failed or never started are named, and the others are compared; the exit status is 1 if there are none.
 
   catdpo-analysis compare runs/sweep-* --out compare.html

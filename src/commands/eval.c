@@ -2,6 +2,7 @@
 #include "catdpo/run/run.h"
 
 #include "catdpo/commands/cli.h"
+#include "catdpo/core/text.h"
 #include "catdpo/files/eval_file.h"
 #include "catdpo/objective/margin.h"
 #include "catdpo/objective/statistics.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* One pair's, and one category's share of the results. N pairs, K categories. */
 typedef struct Evaluation {
@@ -91,25 +93,31 @@ static void print_summary(const char *name, const Fairness *f)
            f->gap, f->variance);
 }
 
+static void print_rate(int64_t count, double rate, double low, double high)
+{
+    char text[64] = "-";
+    if (count > 0) snprintf(text, sizeof text, "%.3f [%.3f, %.3f]", rate, low, high);
+    printf("%-22s  ", text);
+}
+
 static void print_table(const Evaluation *e, const Pairs *pairs, const Fairness *accuracy, const Fairness *violation)
 {
-    int width = 8;
-    for (int k = 0; k < pairs->category_count; k++)
-        width = (int)strlen(pairs->category_name[k]) > width ? (int)strlen(pairs->category_name[k]) : width;
-    width = width > 32 ? 32 : width;
+    enum { LEAST = 8, MOST = 32 };
+    int width = LEAST;
+    for (int k = 0; k < pairs->category_count; k++) {
+        int columns = text_columns(pairs->category_name[k]);
+        width = columns > width ? columns : width;
+    }
+    width = width > MOST ? MOST : width;
     printf("%-*s  %6s  %-22s  %5s  %-22s  %8s\n", width, "category", "pairs", "accuracy [95 %]", "n",
            "violation rate [95 %]", "margin");
     for (int k = 0; k < pairs->category_count; k++) {
-        printf("%-*.*s  %6lld  ", width, width, pairs->category_name[k], (long long)e->pairs[k]);
-        if (e->pairs[k] > 0)
-            printf("%.3f [%.3f, %.3f]  ", e->accuracy[k], e->accuracy_low[k], e->accuracy_high[k]);
-        else
-            printf("%-22s  ", "-");
+        const char *name = pairs->category_name[k];
+        int bytes = text_bytes(name, width), columns = text_columns(name);
+        printf("%.*s%*s  %6lld  ", bytes, name, columns < width ? width - columns : 0, "", (long long)e->pairs[k]);
+        print_rate(e->pairs[k], e->accuracy[k], e->accuracy_low[k], e->accuracy_high[k]);
         printf("%5lld  ", (long long)e->n[k]);
-        if (e->n[k] > 0)
-            printf("%.3f [%.3f, %.3f]  ", e->rate[k], e->rate_low[k], e->rate_high[k]);
-        else
-            printf("%-22s  ", "-");
+        print_rate(e->n[k], e->rate[k], e->rate_low[k], e->rate_high[k]);
         if (e->pairs[k] > 0)
             printf("%8.3f\n", e->reward[k]);
         else
@@ -188,39 +196,100 @@ static bool log_probs(Run *run, Evaluation *e, Error *err)
     return true;
 }
 
+/* ---- what is evaluated ------------------------------------------------------------------------------------------ */
+
+typedef struct Task {
+    const char *model, *split, *out; /* not owned */
+    char final[FILE_PATH], results[FILE_PATH];
+} Task;
+
+/* Without --model: the final checkpoint of the run that run.dir holds, if it has one, else model.path. Says which. */
+static void choose_model(Run *run, Task *task)
+{
+    const Config *config = &run->config;
+    int trained = 0;
+    if (!task->model && *config->run.dir) {
+        run_path(run, "checkpoints/final.h5", task->final);
+        trained = run->rank == 0 && access(task->final, F_OK) == 0;
+        CHECK_MPI(MPI_Bcast(&trained, 1, MPI_INT, 0, run->world));
+    }
+    if (task->model)
+        log_info(&run->log, "eval     %s, as --model says", task->model);
+    else if (trained)
+        log_info(&run->log, "eval     %s, the run's final checkpoint; --model evaluates another", task->final);
+    else
+        log_info(&run->log, "eval     model.path = %s: %s%s", config->model.path,
+                 *config->run.dir ? config->run.dir : "there is no run.dir, so no final checkpoint",
+                 *config->run.dir ? " has no checkpoints/final.h5" : "");
+    if (!task->model) task->model = trained ? task->final : config->model.path;
+}
+
+/* The options, and what may be left out with them. */
+static bool read_task(Run *run, Task *task, const CommandLine *line, Error *err)
+{
+    static const char *const data[] = { "data.path", NULL }, *const reference[] = { "model.path", NULL };
+    Config *config = &run->config;
+    const char *pairs = command_option(line, "--data");
+    *task = (Task){ .model = command_option(line, "--model"),
+                    .split = command_option(line, "--split"),
+                    .out = command_option(line, "--out") };
+    if (pairs && snprintf(config->data.path, sizeof config->data.path, "%s", pairs) >= CONFIG_TEXT)
+        return error_usage(err, "--data is longer than %d bytes", CONFIG_TEXT - 1);
+    if (!config_require(config, data, err) ||
+        (!(task->model && *config->reference.model) && !config_require(config, reference, err)))
+        return false;
+    if (!task->out && !*config->run.dir)
+        return error_usage(err, "where do the results go? Name a file with --out, or set run.dir");
+    if (!task->split) task->split = config->data.heldout;
+    if (!task->out) {
+        run_path(run, "eval.h5", task->results);
+        task->out = task->results;
+    }
+    choose_model(run, task);
+    return true;
+}
+
+/* The reference itself: all differences from it are zero. */
+static void say_same_weights(Run *run)
+{
+    static const char words[] =
+        "policy and reference are the same weights: accuracy is 0.5 and the reward margin 0 for "
+        "every category; only violation rates by margin.signal = \"likelihood\" say something";
+    if (run->model_info.step < 0)
+        log_info(&run->log, "note     %s", words);
+    else
+        log_warn(&run->log, "%s. They are those of a checkpoint: set reference.model to the model before training",
+                 words);
+}
+
 static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const CommandLine *line, MPI_Comm world, Error *err)
 {
-    const char *model = command_option(line, "--model"), *split = command_option(line, "--split"),
-               *out = command_option(line, "--out");
-    char path[FILE_PATH], reference_digest[WEIGHTS_DIGEST];
-    static const char *const required[] = { "model.path", "data.path", "run.dir", NULL };
-    if (!run_begin(run, line->config, line->set_count, line->sets, required, world, err)) return false;
-    if (!split) split = run->config.data.heldout;
-    if (!model) model = run->config.model.path;
-    if (!run_open(run, split, model, false, err)) return false;
+    static const char *const nothing[] = { NULL };
+    char reference_digest[WEIGHTS_DIGEST];
+    Task task;
+    if (!run_begin(run, line->config, line->set_count, line->sets, nothing, world, err) ||
+        !read_task(run, &task, line, err) || !run_open(run, task.split, task.model, false, err))
+        return false;
     run_watch(run);
     run->life.interval = 0; /* an evaluation saves nothing before its end */
-    run_path(run, "eval.h5", path);
-    if (!out) out = path;
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no pairs in /%s: prepare it with a larger --heldout", run->config.data.path,
-                           split);
+                           task.split);
     bool ok = allocate(e, run->pairs.count, run->pairs.category_count, err) &&
               margin_create(margins, &run->config, run->pairs.category_count, err);
-    if (!error_agree(world, ok, err) || !run_make_folder(run, NULL, err) ||
+    if (!error_agree(world, ok, err) || (*run->config.run.dir && !run_make_folder(run, NULL, err)) ||
         !run_reference_digest(run, reference_digest, err) ||
-        !run_reference(run, &run->batcher, split, e->reference[PAIR_CHOSEN], e->reference[PAIR_REJECTED], err) ||
-        !run_load_model(run, model, err))
+        !run_reference(run, &run->batcher, task.split, e->reference[PAIR_CHOSEN], e->reference[PAIR_REJECTED], err) ||
+        !run_load_model(run, task.model, err))
         return false;
-    if (strcmp(run->model_info.weights_digest, reference_digest) ==
-        0) /* the reference itself: its log-probs are known */
-        for (int side = 0; side < PAIR_SIDES; side++)
-            memcpy(e->logps[side], e->reference[side], sizeof(double) * (size_t)run->pairs.count);
-    else if (!log_probs(run, e, err))
-        return false;
+    bool same = strcmp(run->model_info.weights_digest, reference_digest) == 0;
+    if (same) say_same_weights(run);
+    for (int side = 0; same && side < PAIR_SIDES; side++) /* its log-probs are known */
+        memcpy(e->logps[side], e->reference[side], sizeof(double) * (size_t)run->pairs.count);
+    if (!same && !log_probs(run, e, err)) return false;
     measure(e, &run->pairs, margins);
-    if (!report(run, e, model, split, out, err)) return false;
-    log_info(&run->log, "results  %s", out);
+    if (!report(run, e, task.model, task.split, task.out, err)) return false;
+    log_info(&run->log, "results  %s", task.out);
     return true;
 }
 

@@ -14,7 +14,9 @@ static const CommandOption train_options[] = {
 static const char *const splits[] = { "heldout", "train", NULL };
 
 static const CommandOption eval_options[] = {
-    { "--model", "FILE", NULL, "model or checkpoint to evaluate instead of model.path", false },
+    { "--model", "FILE", NULL, "model or checkpoint to evaluate (default: run.dir's final checkpoint, else model.path)",
+      false },
+    { "--data", "FILE", NULL, "prepared pairs, instead of data.path", false },
     { "--split", "NAME", splits, "pairs to evaluate on, instead of data.heldout", false },
     { "--out", "FILE", NULL, "file for the results (default: eval.h5 in the run directory)", false },
     { 0 },
@@ -71,10 +73,14 @@ static const Command commands[] = {
             "Runs a model over pairs it was not trained on and reports, for each category and over all of them,\n"
             "accuracy (how often the chosen response gained more than the rejected one), violation rate (as\n"
             "margin.signal defines it) and mean reward margin, with counts and 95 % confidence intervals, the worst\n"
-            "category and the gap between best and worst: as a table on stdout and in an HDF5 file.\n",
+            "category and the gap between best and worst: as a table on stdout and in an HDF5 file, which says by "
+            "digest\n"
+            "whose weights and data they are. The model is the final checkpoint of the run in run.dir if there is "
+            "one,\n"
+            "else model.path; the reference's log-probabilities are reused where they are known (reference.cache).\n",
         .examples = "  mpirun -n 2 catdpo eval run.cfg\n"
-                    "  mpirun -n 2 catdpo eval run.cfg --model runs/first/checkpoints/final.h5 --out "
-                    "runs/first/eval-after.h5\n",
+                    "  mpirun -n 2 catdpo eval run.cfg --model model.h5 --out runs/first/eval-before.h5\n"
+                    "  mpirun -n 2 catdpo eval run.cfg --data other.h5 --split train --out other-eval.h5\n",
         .options = eval_options,
         .run = command_eval,
     },

@@ -3,6 +3,7 @@
 
 #include "catdpo/core/log.h"
 #include "catdpo/core/memory.h"
+#include "catdpo/files/foreign.h"
 #include "catdpo/files/model_file.h"
 #include "catdpo/files/pairs_file.h"
 
@@ -128,7 +129,7 @@ static bool read_model(Plan *plan, Error *err)
     }
     H5File file;
     ModelInfo info;
-    if (!config_require(&plan->config, required, err) ||
+    if (!config_require(&plan->config, required, err) || !foreign_refuse(plan->config.model.path, FOREIGN_MODEL, err) ||
         !model_file_open(&file, plan->config.model.path, &info, MPI_COMM_NULL, err))
         return false;
     h5_close(&file);
@@ -155,7 +156,7 @@ static bool read_pairs(Plan *plan, Error *err)
         return pairs_invent(&plan->pairs, (int64_t)count, tokens, share, plan->architecture.vocab, err);
     }
     snprintf(plan->pairs_name, sizeof plan->pairs_name, "%s", plan->config.data.path);
-    if (!config_require(&plan->config, required, err) ||
+    if (!config_require(&plan->config, required, err) || !foreign_refuse(plan->config.data.path, FOREIGN_PAIRS, err) ||
         !pairs_load(&plan->pairs, plan->config.data.path, "train", MPI_COMM_NULL, err))
         return false;
     if (plan->pairs.vocab_size > plan->architecture.vocab)

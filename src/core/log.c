@@ -4,6 +4,7 @@
 
 #include "catdpo/core/timer.h"
 #include "catdpo/core/terminal.h"
+#include "catdpo/core/text.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -87,23 +88,6 @@ void progress_begin(Progress *progress, Log *log, ProgressMode mode, const char 
                             .last_done = -1 };
 }
 
-/* Columns of UTF-8 text, one a character. */
-static int columns(const char *text)
-{
-    int count = 0;
-    for (; *text; text++) count += ((unsigned char)*text & 0xC0) != 0x80;
-    return count;
-}
-
-/* Bytes of the first `most` characters of UTF-8 text. */
-static int bytes_of(const char *text, int most)
-{
-    const char *c = text;
-    for (; *c; c++)
-        if (((unsigned char)*c & 0xC0) != 0x80 && most-- == 0) break;
-    return (int)(c - text);
-}
-
 static void write_duration(double seconds, char text[32])
 {
     long s = seconds > 1e8 ? 100000000L : lrint(seconds);
@@ -130,8 +114,8 @@ static void write_worst(const ProgressFields *fields, int room, char *text, size
     if (!fields->worst || isnan(fields->worst_rate)) return;
     int longest = room - (int)strlen("worst  0.62");
     if (longest > LONGEST_NAME) longest = LONGEST_NAME;
-    if (longest < SHORTEST_NAME && longest < columns(fields->worst)) return;
-    int bytes = bytes_of(fields->worst, longest);
+    if (longest < SHORTEST_NAME && longest < text_columns(fields->worst)) return;
+    int bytes = text_bytes(fields->worst, longest);
     while (bytes > 0 && fields->worst[bytes - 1] == ' ') bytes--;
     snprintf(text, size, "worst %.*s %.2f", bytes, fields->worst, fields->worst_rate);
 }
@@ -153,16 +137,16 @@ int progress_line(const Progress *p, int64_t done, double now, const ProgressFie
     }
     if (!isnan(fields->loss)) snprintf(part[1], sizeof part[1], "loss %.4f", fields->loss);
     if (!isnan(fields->tokens_per_second)) write_rate(fields->tokens_per_second, part[2]);
-    if (fields->note) snprintf(part[4], sizeof part[4], "%.*s", bytes_of(fields->note, LINE / 16), fields->note);
+    if (fields->note) snprintf(part[4], sizeof part[4], "%.*s", text_bytes(fields->note, LINE / 16), fields->note);
 
     char digits[32];
     int places = snprintf(digits, sizeof digits, "%lld", (long long)p->total);
     size_t used = (size_t)snprintf(text, size, "%s %*lld/%s", p->title, places, (long long)done, digits);
-    int left = width > 0 ? width - 1 - columns(text)
+    int left = width > 0 ? width - 1 - text_columns(text)
                          : LINE;      /* the last column stays free: some terminals break the line there */
     for (int k = 0; k < PARTS; k++) { /* which parts fit */
         if (k == WORST) write_worst(fields, left - 2, part[k], sizeof part[k]);
-        int needs = part[k][0] ? columns(part[k]) + 2 : 0;
+        int needs = part[k][0] ? text_columns(part[k]) + 2 : 0;
         if (needs > left)
             part[k][0] = '\0';
         else
@@ -180,7 +164,7 @@ int progress_line(const Progress *p, int64_t done, double now, const ProgressFie
     for (int k = 0; k < PARTS; k++)
         if (part[shown_order[k]][0] && used < size)
             used += (size_t)snprintf(text + used, size - used, "  %s", part[shown_order[k]]);
-    return columns(text);
+    return text_columns(text);
 }
 
 static bool is_due(const Progress *p, int64_t done, double now)

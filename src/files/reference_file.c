@@ -96,6 +96,38 @@ ReferenceStatus reference_cache_read(const char *path, const char *group, const 
     return !ok ? REFERENCE_REFUSED : has_group ? REFERENCE_FOUND : REFERENCE_ABSENT;
 }
 
+/* FNV-1a over the key's values. */
+static uint64_t key_hash(const ReferenceKey *key)
+{
+    KeyText text[KEYS];
+    uint64_t hash = 0xCBF29CE484222325;
+    list_key(key, text);
+    for (int i = 0; i < KEYS; i++)
+        for (const char *c = text[i].value;; c++) {
+            hash = (hash ^ (unsigned char)*c) * 0x100000001B3;
+            if (!*c) break;
+        }
+    return hash;
+}
+
+void reference_cache_beside(const char *path, const ReferenceKey *key, char beside[FILE_PATH])
+{
+    size_t length = strlen(path), stem = length > 3 && strcmp(path + length - 3, ".h5") == 0 ? length - 3 : length;
+    snprintf(beside, FILE_PATH, "%.*s-%016" PRIx64 ".h5", (int)(stem < FILE_PATH - 32 ? stem : FILE_PATH - 32), path,
+             key_hash(key));
+}
+
+bool reference_cache_is_other(const char *path, const ReferenceKey *key, MPI_Comm comm)
+{
+    H5File file;
+    Error unreadable = { 0 }, other = { 0 };
+    if (!file_exists(path, comm)) return false;
+    bool is_other = h5_open(&file, path, comm, &unreadable) &&
+                    h5_check_format(&file, format, REFERENCE_VERSION, &unreadable) && !check_key(&file, key, &other);
+    h5_close(&file);
+    return is_other;
+}
+
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 static bool write_side(H5File *file, const char *group, const char *side, int64_t count, const double *values,

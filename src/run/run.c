@@ -1,6 +1,7 @@
 #include "catdpo/run/run.h"
 
 #include "catdpo/parallel/gemm.h"
+#include "catdpo/files/foreign.h"
 #include "catdpo/files/pairs_file.h"
 #include "catdpo/files/reference_file.h"
 #include "catdpo/rundir/status.h"
@@ -14,6 +15,11 @@
 #include <sys/stat.h>
 
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
+
+static const char *reference_model(const Config *config)
+{
+    return *config->reference.model ? config->reference.model : config->model.path;
+}
 
 static bool check_fit(const Run *run, const char *model_path, Error *err)
 {
@@ -88,6 +94,10 @@ bool run_open(Run *run, const char *group, const char *model_path, bool backward
 {
     const Config *config = &run->config;
     MPI_Comm world = run->world;
+    bool ours = run->rank > 0 || (foreign_refuse(model_path, FOREIGN_MODEL, err) &&
+                                  foreign_refuse(config->data.path, FOREIGN_PAIRS, err) &&
+                                  foreign_refuse(reference_model(config), FOREIGN_MODEL, err));
+    if (!error_agree(world, ours, err)) return false;
     run->blas = blas_check(world, (int)config->parallel.threads);
     gemm_set_block((int)config->parallel.block);
 
@@ -252,11 +262,6 @@ bool run_logps(Run *run, Batcher *batcher, const char *title, double *chosen, do
     return ok && gather_logps(run, chosen, from, at, err) && gather_logps(run, rejected, from, at, err);
 }
 
-static const char *reference_model(const Config *config)
-{
-    return *config->reference.model ? config->reference.model : config->model.path;
-}
-
 bool run_reference_digest(const Run *run, char digest[WEIGHTS_DIGEST], Error *err)
 {
     H5File file;
@@ -267,21 +272,44 @@ bool run_reference_digest(const Run *run, char digest[WEIGHTS_DIGEST], Error *er
     return true;
 }
 
+/* The file that the reference's log-probs of the group come from and go to; "": none. A run's own is reference.h5 in
+ * its directory. An evaluation reads that if all is in it, and never changes it: it keeps what it computes beside it.
+ */
+static void cache_path(Run *run, const Batcher *batcher, const char *group, const ReferenceKey *key, double *chosen,
+                       double *rejected, char path[FILE_PATH])
+{
+    const Config *config = &run->config;
+    bool given = *config->reference.cache;
+    char own[FILE_PATH] = "";
+    int64_t done = 0;
+    Error other = { 0 };
+    if (given)
+        snprintf(own, sizeof own, "%s", config->reference.cache);
+    else if (*config->run.dir)
+        run_path(run, "reference.h5", own);
+    bool evaluation = !run->writer && *own;
+    bool whole = evaluation && !given &&
+                 reference_cache_read(own, group, key, batcher->pairs->count, chosen, rejected, &done, run->world,
+                                      &other) == REFERENCE_FOUND &&
+                 done == batcher->pairs->count;
+    if (evaluation && (given ? reference_cache_is_other(own, key, run->world) : !whole))
+        reference_cache_beside(own, key, path);
+    else
+        memcpy(path, own, FILE_PATH);
+}
+
 bool run_reference(Run *run, Batcher *batcher, const char *group, double *chosen, double *rejected, Error *err)
 {
     const Config *config = &run->config;
     const Pairs *pairs = batcher->pairs;
     char cache[FILE_PATH], digest[WEIGHTS_DIGEST];
     bool own = !*config->reference.cache && run->writer; /* in the run directory */
-    if (*config->reference.cache)
-        snprintf(cache, sizeof cache, "%s", config->reference.cache);
-    else
-        run_path(run, "reference.h5", cache);
     if (!run_reference_digest(run, digest, err)) return false;
     ReferenceKey key = { pairs->data_digest, digest, run->model_info.tokenizer_digest, "dtype=float32" };
+    cache_path(run, batcher, group, &key, chosen, rejected, cache);
     int64_t done = 0;
-    if (reference_cache_read(cache, group, &key, pairs->count, chosen, rejected, &done, run->world, err) ==
-        REFERENCE_REFUSED)
+    if (*cache && reference_cache_read(cache, group, &key, pairs->count, chosen, rejected, &done, run->world, err) ==
+                      REFERENCE_REFUSED)
         return false;
     if (done > 0)
         log_info(&run->log, "reference log-probs of %s from %s%s", group, cache,
@@ -290,14 +318,15 @@ bool run_reference(Run *run, Batcher *batcher, const char *group, double *chosen
     while (done < pairs->count) {
         Verdict verdict;
         if (!run_logps(run, batcher, "reference", chosen, rejected, &done, &verdict, err) ||
-            !reference_cache_write(cache, own ? writer_folder(run->writer) : NULL, group, &key, pairs->count, chosen,
-                                   rejected, done, run->world, err))
+            (*cache && !reference_cache_write(cache, own ? writer_folder(run->writer) : NULL, group, &key, pairs->count,
+                                              chosen, rejected, done, run->world, err)))
             return false;
         if (done < pairs->count && verdict.stop)
             return error_stopped(
                 err, verdict.for_good,
-                "stopped by %s: %lld of %lld pairs' reference log-probs are in %s, start again with --resume to go on",
-                verdict.why, (long long)done, (long long)pairs->count, cache);
+                "stopped by %s: %lld of %lld pairs' reference log-probs are %s%s, start again%s to go on", verdict.why,
+                (long long)done, (long long)pairs->count, *cache ? "in " : "done, and kept nowhere", cache,
+                run->writer ? " with --resume" : "");
         lifecycle_saved(&run->life, 0);
     }
     return true;

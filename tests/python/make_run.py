@@ -29,6 +29,7 @@ PHASES = [
     "output",
     "other",
 ]
+START, TRAINED = "0" * 16, "f" * 16  # digests of the weights before and after training
 CONFIG = "margin: {\n    eta = 0.5;\n    target = 0.2;\n};\noptimizer: {\n    max_grad_norm = 10.0;\n};\n"
 
 
@@ -79,6 +80,7 @@ def write_metrics(path, steps=60, categories=CATEGORIES, seed=0, leave_out=(), c
             "version": "0.1.0",
             "blas": "OpenBLAS",
             "data_digest": "d",
+            "weights_digest": START,
             "started": "2026-01-01T00:00:00",
         }.items():
             h5io.set_text(file, name, value)
@@ -93,8 +95,8 @@ def write_metrics(path, steps=60, categories=CATEGORIES, seed=0, leave_out=(), c
                 )
 
 
-def write_evaluation(path, level, categories=CATEGORIES, seed=1, n=24, with_pairs=True):
-    """An evaluation in which category k is violated in about `level` * (k + 2) / (K + 2) of its pairs."""
+def write_evaluation(path, level, categories=CATEGORIES, seed=1, n=24, with_pairs=True, weights=TRAINED, **about):
+    """An evaluation of the weights of that digest in which category k is violated in about `level` * (k + 2) / (K + 2) of its pairs."""
     rng = np.random.default_rng(seed)
     harm = np.array([name != "benign" for name in categories], dtype="u1")
     k = len(categories)
@@ -122,13 +124,14 @@ def write_evaluation(path, level, categories=CATEGORIES, seed=1, n=24, with_pair
     with h5io.create(path, "catdpo-eval") as file:
         for name, value in {
             "model": "model.h5",
-            "weights_digest": "w",
+            "weights_digest": weights,
             "data_digest": "d",
             "split": "heldout",
             "signal": "likelihood",
+            **about,
         }.items():
             h5io.set_text(file, name, value)
-        file.attrs["step"], file.attrs["beta"] = -1, 0.1
+        file.attrs["step"], file.attrs["beta"] = -1 if weights == START else 60, 0.1
         file["categories/name"] = h5io.fixed_strings(categories)
         file["categories/harm"] = harm
         for name, values in data.items():
@@ -192,17 +195,20 @@ def write_writer(folder, number=1, **owner):
     beat(folder, 1, number)
 
 
-def write_checkpoints(folder, *names):
+def write_checkpoints(folder, *names, weights=TRAINED):
+    """Files of which only the weights' digest is there."""
     os.makedirs(os.path.join(folder, "checkpoints"), exist_ok=True)
     for name in names:
-        open(os.path.join(folder, "checkpoints", name), "w").close()
+        with h5py.File(os.path.join(folder, "checkpoints", name), "w") as file:
+            h5io.set_text(file.create_group("model"), "weights_digest", weights)
 
 
 def write_run(folder, **kwargs):
     os.makedirs(folder, exist_ok=True)
     write_metrics(os.path.join(folder, "metrics.h5"), **kwargs)
+    write_checkpoints(folder, "final.h5")
     categories = kwargs.get("categories", CATEGORIES)
-    write_evaluation(os.path.join(folder, "eval-before.h5"), 0.9, categories)
+    write_evaluation(os.path.join(folder, "eval-before.h5"), 0.9, categories, weights=START)
     write_evaluation(os.path.join(folder, "eval-after.h5"), 0.4, categories, seed=2)
 
 

@@ -55,7 +55,7 @@ def test_other_faults_end_with_status_1_and_leave_no_file(tmp_path, cli, monkeyp
             "prepare",
             ["PKU-SafeRLHF", "chosen, rejected", "SafeDPO", "--heldout", "--over-length", "ledger", "is_chosen_safe"],
         ),
-        ("report", ["eval-before.h5", "--png"]),
+        ("report", ["eval*.h5", "digest", "--png"]),
         ("watch", ["login node", "heartbeat", "--once", "--interval"]),
         ("compare", ["--baseline", "--json", "seed", "exit status is 1"]),
         ("export", ["transformers", "--dtype", "bf16"]),

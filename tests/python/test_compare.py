@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from make_run import CATEGORIES, CONFIG, write_checkpoints, write_evaluation, write_log, write_metrics
+from make_run import CATEGORIES, CONFIG, START, write_checkpoints, write_evaluation, write_log, write_metrics
 
 from catdpo_analysis.report import figures
 from catdpo_analysis.compare.comparison import best, mean_and_spread, names_of, read_entries
@@ -209,9 +209,12 @@ def test_training_figures_stand_in_for_a_missing_evaluation(cli, tmp_path):
 
 def test_any_evaluation_but_that_of_before_training_counts(cli, tmp_path):
     run = make(tmp_path / "run", level=None)
-    write_evaluation(run / "eval-before.h5", 0.9)
+    write_evaluation(run / "eval-before.h5", 0.9, weights=START)
     assert json.loads(cli("compare", run, "--json").out)["runs"][0]["heldout"] is None
-    write_evaluation(run / "eval-step-40.h5", 0.5)
+    assert "evaluated before training only" in cli("compare", run).out
+    write_checkpoints(run, "step-00000040.h5", weights="4" * 16)
+    write_evaluation(run / "eval-step-40.h5", 0.5, weights="4" * 16)
+    assert "held-out figures are of step 40 (eval-step-40.h5)" in cli("compare", run).out
     write_evaluation(run / "eval-step-60.h5", 0.3)
     heldout = json.loads(cli("compare", run, "--json").out)["runs"][0]["heldout"]
     wanted = read_evaluation(str(run / "eval-step-60.h5")).summary["violation_rate"]["macro"]
@@ -293,3 +296,17 @@ def test_entries_say_whether_a_run_is_finished(tmp_path):
     make(tmp_path / "b", steps=60, total=61)
     entries, failed = read_entries([str(tmp_path / "a"), str(tmp_path / "b")])
     assert [entry.state for entry in entries] == ["finished", "step 60 of 61"] and failed == []
+
+
+def test_the_base_model_is_never_a_run_s_result(cli, tmp_path):
+    """eval.h5 of the model before training, of another run's weights: neither is compared, both are named."""
+    for name, weights, words in (("base", START, "evaluated before training only"), ("foreign", "1" * 16, "other weights")):
+        run = make(tmp_path / name, level=None)
+        write_evaluation(run / "eval.h5", 0.1, weights=weights)
+        assert words in cli("compare", run).out
+        assert json.loads(cli("compare", run, "--json").out)["runs"][0]["heldout"] is None
+    run = make(tmp_path / "damaged", level=None)
+    write_evaluation(run / "eval.h5", 0.5)
+    (run / "eval-after.h5").write_text("none")
+    out = cli("compare", run).out
+    assert "eval-after.h5 cannot be read" in out and "violation rate held-out" in out

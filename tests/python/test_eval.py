@@ -1,5 +1,7 @@
 """`catdpo eval`: every number worked out again in numpy from the values of the pairs that it writes."""
 
+import os
+
 import engine
 import h5py
 import numpy as np
@@ -159,3 +161,114 @@ def test_file_says_where_it_comes_from():
     assert said["weights_digest"] == engine.attributes(checkpoint(), "model")["weights_digest"]
     assert said["data_digest"] == engine.attributes(engine.PAIRS)["data_digest"]
     assert out in run.err and not engine.leftovers(run.folder)
+
+
+# ---- what is evaluated -------------------------------------------------------------------------------------------------
+
+def digest(model):
+    return engine.attributes(model, "model")["weights_digest"]
+
+
+def test_without_a_model_it_is_the_run_s_final_checkpoint():
+    """Before training model.path, after it checkpoints/final.h5; one line says which; the file names the weights' digest."""
+    settings = {**TRAINED, "run.dir": f"{engine.new_folder('own')}/run"}
+    before = engine.succeed(engine.launch("eval", **settings))
+    base = engine.DEFAULTS["model.path"]
+    assert f"eval     model.path = {base}: {settings['run.dir']} has no checkpoints/final.h5" in before.err
+    assert engine.attributes(before.path("eval.h5"))["weights_digest"] == digest(base)
+    assert "note     policy and reference are the same weights" in before.err and "warning" not in before.err
+    trained = engine.succeed(engine.launch("train", **settings))
+    after = engine.succeed(engine.launch("eval", **settings))
+    final = trained.path("checkpoints/final.h5")
+    assert f"eval     {final}, the run's final checkpoint" in after.err
+    said = engine.attributes(after.path("eval.h5"))
+    assert said["weights_digest"] == digest(final) != digest(base) and said["model"] == final and said["step"] == 5
+    named = engine.succeed(engine.launch("eval", options=("--model", base), **settings))
+    assert f"eval     {base}, as --model says" in named.err
+    assert engine.attributes(named.path("eval.h5"))["weights_digest"] == digest(base)
+
+
+def other_pairs():
+    """The same pairs as other data."""
+    return engine.copy(engine.PAIRS, lambda file: engine.set_text(file, "data_digest", "2" * 64), "other.h5")
+
+
+def test_other_data_have_a_reference_of_their_own():
+    """--data evaluates another file; the run's reference.h5 stays as it is, and the second evaluation reuses what the first computed."""
+    settings = {**TRAINED, "run.dir": f"{engine.new_folder('data')}/run"}
+    trained = engine.succeed(engine.launch("train", **settings))
+    cache = open(trained.path("reference.h5"), "rb").read()
+    data = other_pairs()
+    out = f"{trained.folder}/other.h5"
+    first = engine.succeed(engine.launch("eval", options=("--data", data, "--split", "train", "--out", out), **settings))
+    assert engine.attributes(out)["data_digest"] == "2" * 64 and "reference log-probs of" not in first.err
+    second = engine.succeed(engine.launch("eval", options=(f"--data={data}", "--split", "train", "--out", out), **settings))
+    assert "reference log-probs of train from " in second.err and "run/reference-" in second.err
+    own = engine.succeed(engine.launch("eval", options=("--split", "train", "--out", out), **settings))
+    assert f"reference log-probs of train from {trained.path('reference.h5')}\n" in own.err
+    assert open(trained.path("reference.h5"), "rb").read() == cache
+    resumed = engine.launch("train", options=("--resume",), **settings)
+    assert resumed.statuses == [0], repr(resumed)
+
+
+def test_a_cache_that_is_named_is_shared_and_left_alone_where_it_is_of_other_data():
+    folder = engine.new_folder("named")
+    cache = f"{folder}/shared.h5"
+    settings = {**COMMON, "reference.cache": cache, "run.dir": f"{folder}/run"}
+    engine.succeed(engine.launch("eval", **settings))
+    before = open(cache, "rb").read()
+    engine.succeed(engine.launch("eval", options=("--data", other_pairs()), **settings))
+    assert open(cache, "rb").read() == before and len([name for name in os.listdir(folder) if name.startswith("shared-")]) == 1
+
+
+def test_a_file_for_the_results_is_enough():
+    """Without run.dir --out has to be given, and nothing else is written."""
+    folder = engine.new_folder("out")
+    run = engine.launch("eval", options=("--model", checkpoint(), "--out", f"{folder}/e.h5"), **{**COMMON, "run.dir": None})
+    engine.succeed(run)
+    assert os.listdir(folder) == ["e.h5"]
+    none = engine.launch("eval", **{**COMMON, "run.dir": None})
+    assert none.statuses == [2] and "--out" in none.errors[0] and "run.dir" in none.errors[0]
+    reference = {"model.path": None, "reference.model": engine.DEFAULTS["model.path"]}   # the policy by --model, the reference by its own key
+    engine.succeed(engine.launch("eval", options=("--model", checkpoint()), **{**COMMON, **reference}))
+    none = engine.launch("eval", **{**COMMON, **reference})
+    assert none.statuses == [2] and "model.path is not set" in none.errors[0]
+
+
+def test_a_checkpoint_as_its_own_reference_is_warned_of():
+    run = engine.succeed(engine.launch("eval", **{**COMMON, "model.path": checkpoint()}))
+    assert "warning: policy and reference are the same weights" in run.err and "reference.model" in run.err
+
+
+def test_columns_stand_below_each_other_whatever_the_names():
+    """Names of other than ASCII letters are padded by characters, long ones are cut between characters."""
+    names = ["Ärzte/Medizin", "é" * 20 + "x" * 20, "benign"]
+    def rename(file):
+        del file["categories/name"]
+        data = [name.encode() for name in names]
+        file["categories/name"] = np.array(data, dtype=h5py.string_dtype("utf-8", max(map(len, data))))
+    run = engine.succeed(engine.launch("eval", **{**COMMON, "data.path": engine.copy(engine.PAIRS, rename, "pairs.h5")}))
+    lines = run.out.splitlines()[:4]
+    assert lines[1].startswith("Ärzte/Medizin ") and lines[2].startswith("é" * 20 + "x" * 12 + "  ")
+    assert len({len(line) for line in lines}) == 1, run.out
+
+
+@pytest.mark.parametrize("setting, path, words", [
+    ("data.path", os.path.join(engine.ROOT, "configs", "quickstart.jsonl"), "catdpo-analysis prepare"),
+    ("model.path", "hf", "catdpo-analysis import"),
+    ("model.path", "model.gguf", "catdpo-analysis import"),
+    ("reference.model", "hf", "catdpo-analysis import"),
+])
+@pytest.mark.parametrize("command", ["train", "eval", "plan"])
+def test_files_that_are_not_prepared_yet(setting, path, words, command):
+    """Preference data as JSONL, a Hugging Face folder, a GGUF file: the command that makes an HDF5 file of it is named."""
+    folder = engine.new_folder("foreign")
+    if path == "hf":
+        os.mkdir(f"{folder}/hf")
+        open(f"{folder}/hf/config.json", "w").close()
+    if path == "model.gguf":
+        open(f"{folder}/model.gguf", "wb").write(b"GGUF")
+    if command == "plan" and setting == "reference.model":
+        pytest.skip("plan does not read the reference")
+    run = engine.launch(command, options=("--ranks", "1") if command == "plan" else (), **{setting: os.path.join(folder, path)})
+    assert run.statuses == [2] and len(run.errors) == 1 and words in run.errors[0], repr(run)

@@ -11,7 +11,8 @@ import pytest
 from make_run import CATEGORIES, write_evaluation, write_metrics, write_run
 
 from catdpo_analysis.report import figures
-from catdpo_analysis.files.run_data import paired_changes, read_evaluation, read_metrics, read_run
+from catdpo_analysis.files.run_data import paired_changes, read_evaluation, read_metrics
+from catdpo_analysis.report.run import read_run
 from catdpo_analysis.files.stats import mcnemar, smooth, spread, summarise, wilson
 
 
@@ -124,7 +125,7 @@ def test_the_page_needs_no_network_and_its_images_are_whole(cli, tmp_path):
 )
 def test_what_is_missing_is_named_and_the_rest_is_shown(cli, tmp_path, left):
     write_run(tmp_path / "run")
-    missing = set(os.listdir(tmp_path / "run")) - set(left)
+    missing = set(os.listdir(tmp_path / "run")) - {*left, "checkpoints"}
     for name in missing:
         os.remove(tmp_path / "run" / name)
     result = cli("report", tmp_path / "run")
@@ -218,3 +219,28 @@ def test_evaluations_with_other_names_can_be_given(cli, tmp_path):
     result = cli("report", tmp_path / "run", "--before", tmp_path / "x.h5")
     assert "violations before" in result.out and "missing: eval-after.h5" in result.out
     assert "there is no file" in cli("report", tmp_path / "run", "--after", tmp_path / "y.h5", status=2).err
+
+
+def test_evaluations_of_other_weights_are_never_shown_as_the_run_s(cli, tmp_path):
+    """The model before training under the name eval.h5 is "before"; weights of neither are named and left out, and
+    refused where they are asked for."""
+    run = tmp_path / "run"
+    write_run(run)
+    os.replace(run / "eval-before.h5", run / "eval.h5")
+    result = cli("report", run)
+    before = read_evaluation(str(run / "eval.h5")).summary["violation_rate"]["macro"]
+    assert f"{before:.1%} → " in result.out and "missing" not in result.out
+    write_evaluation(run / "eval-after.h5", 0.1, weights="1" * 16)
+    result = cli("report", run)
+    assert "eval-after.h5 is of other weights (model.h5, digest 11111111) than this run's: not shown" in result.out
+    assert "missing: eval-after.h5" in result.out and "not shown" in (run / "report.html").read_text()
+    assert "other weights" in cli("report", run, "--after", run / "eval-after.h5", status=2).err
+    assert "other weights" in cli("report", run, "--after", run / "eval.h5", status=2).err
+    write_evaluation(run / "eval-after.h5", 0.1, split="train")
+    assert "of the training pairs: not shown" in cli("report", run).out
+
+
+def test_an_evaluation_of_a_run_without_checkpoints_is_shown_with_a_note(cli, tmp_path):
+    write_run(tmp_path / "run")
+    os.remove(tmp_path / "run/checkpoints/final.h5")
+    assert "eval-after.h5 cannot be checked" in cli("report", tmp_path / "run").out

@@ -10,7 +10,8 @@ import numpy as np
 
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.history import with_log
-from catdpo_analysis.files.run_data import Evaluation, Metrics, paired_changes, read_evaluation, read_metrics
+from catdpo_analysis.files.evaluations import read_evaluations
+from catdpo_analysis.files.run_data import Evaluation, Metrics, paired_changes, read_metrics
 from catdpo_analysis.report.run_summary import recent
 from catdpo_analysis.files.settings import parse_settings, setting_text
 from catdpo_analysis.files.stats import holm, interval_of_mean, mcnemar, summarise
@@ -23,7 +24,6 @@ PLACE_GROUPS = ("checkpoint.", "metrics.")
 SEED = "run.seed"
 # a file's digest says more than its path
 DIGESTS = {"data.path": ("data", "data_digest"), "model.path": ("model", "weights_digest")}
-EVALUATION = "eval-after.h5"
 
 
 @dataclasses.dataclass
@@ -160,7 +160,11 @@ def _read_entry(number, name, path):
     if metrics is None and log.rows and not notes:
         notes.append("metrics.h5 is missing: the figures are those of log.jsonl")
     metrics = with_log(metrics, log.rows)
-    evaluation = optional(_evaluation_file(path), read_evaluation)
+    evaluations = read_evaluations(path, metrics if metrics and metrics.about else None)
+    evaluation = evaluations.after
+    notes += evaluations.notes
+    if evaluations.before and not evaluation:
+        notes.append("evaluated before training only: catdpo eval measures its final checkpoint")
     status = read_status(path)
     if not (metrics and metrics.steps) and evaluation is None:
         if status and status.failed:
@@ -175,15 +179,6 @@ def _read_entry(number, name, path):
     if status and status.failed:
         notes.append(f"{'a later start ' if entry.ended else ''}failed: {status.reason}")
     return entry
-
-
-def _evaluation_file(path):
-    """eval-after.h5, else the last of the other eval*.h5 by name, but not that of before training."""
-    if os.path.exists(os.path.join(path, EVALUATION)):
-        return os.path.join(path, EVALUATION)
-    others = sorted(glob.glob(os.path.join(glob.escape(path), "eval*.h5")))
-    others = [other for other in others if os.path.basename(other) != "eval-before.h5"]
-    return others[-1] if others else None
 
 
 def _settings_file(path):

@@ -9,7 +9,6 @@ import numpy as np
 from catdpo_analysis.files import h5io
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files.settings import parse_settings
-from catdpo_analysis.files.status import Status, read_status
 from catdpo_analysis.files.stats import summarise, wilson
 
 SERIES = (
@@ -88,53 +87,6 @@ class Evaluation:
     violation: np.ndarray | None  # of each pair, by `index`
     index: np.ndarray | None
     about: dict
-
-
-@dataclasses.dataclass
-class Run:
-    path: str
-    metrics: Metrics | None
-    before: Evaluation | None
-    after: Evaluation | None
-    status: Status | None
-    missing: list
-
-    @property
-    def categories(self):
-        """Names and harm flags of all parts, in the order of the first part that has them."""
-        harm = {}
-        for part in (self.metrics, self.before, self.after):
-            for name, flag in zip(part.categories, part.harm) if part else ():
-                harm[name] = bool(harm.get(name, False) or flag)
-        return harm
-
-
-def read_run(path, before=None, after=None):
-    """Everything that is there. `before`, `after`: evaluation files elsewhere."""
-    if not os.path.isdir(path):
-        raise UserError(f"there is no run directory {path}; it is run.dir in the trainer's config")
-    missing = []
-
-    def optional(name, given, read):
-        file = given or os.path.join(path, name)
-        if given or os.path.exists(file):
-            return read(file)
-        missing.append(name)
-        return None
-
-    run = Run(
-        path,
-        optional("metrics.h5", None, read_metrics),
-        optional("eval-before.h5", before, read_evaluation),
-        optional("eval-after.h5", after, read_evaluation),
-        read_status(path),
-        missing,
-    )
-    if not (run.metrics or run.before or run.after):
-        if run.status and run.status.failed:
-            raise UserError(f"{path}: the run failed before its first step: {run.status.reason} ({run.status.place})")
-        raise UserError(f"{path} has none of metrics.h5, eval-before.h5 and eval-after.h5; name the directory of a run")
-    return run
 
 
 def _attributes(file, names):

@@ -9,7 +9,7 @@ from catdpo_analysis.report import figures
 from catdpo_analysis.files import h5io
 from catdpo_analysis.errors import shorten
 from catdpo_analysis.report.report_html import html_report
-from catdpo_analysis.files.run_data import read_run
+from catdpo_analysis.report.run import read_run
 from catdpo_analysis.report.run_summary import at, changes_text, ending, facts_of, recent, training_value
 from catdpo_analysis.text.table import format_table
 
@@ -17,8 +17,8 @@ from catdpo_analysis.text.table import format_table
 def add_arguments(parser):
     parser.add_argument("run", metavar="RUN_DIR", help="run.dir of the trainer's config")
     parser.add_argument("--out", metavar="FILE", help="the HTML page (default: RUN_DIR/report.html)")
-    parser.add_argument("--before", metavar="FILE", help="evaluation before training (default: RUN_DIR/eval-before.h5)")
-    parser.add_argument("--after", metavar="FILE", help="evaluation after training (default: RUN_DIR/eval-after.h5)")
+    parser.add_argument("--before", metavar="FILE", help="evaluation before training (default: found in RUN_DIR)")
+    parser.add_argument("--after", metavar="FILE", help="evaluation after training (default: found in RUN_DIR)")
     parser.add_argument("--png", metavar="DIR", help="write each figure as a PNG file too")
     parser.add_argument("--no-html", action="store_true", help="the tables only")
 
@@ -109,6 +109,8 @@ def print_terminal(run):
     text = changes_text(run)
     if text:
         print(text)
+    for note in run.notes:
+        print(f"note: {note}")
     for name in run.missing:
         print(f"missing: {name} (what depends on it is left out)")
 

@@ -134,6 +134,7 @@ def html_report(run, drawn):
             f'<div class="card missing">Not in this run directory: {html_page.escape(", ".join(run.missing))}. What '
             "depends on it is left out.</div>"
         )
+    parts += [f'<div class="card missing">{html_page.escape(note)}</div>' for note in run.notes]
     images = {
         name: f'<figure><img alt="{html_page.escape(HEADINGS[name])}" '
         f'src="data:image/png;base64,{html_page.image(figure)}">'

@@ -16,7 +16,8 @@
 #include <stdint.h>
 
 /* One step. Fields are equal on all ranks except where "this rank" is said; NaN = no value. Arrays are not owned and
- * read only during metrics_append. K categories, B pairs a step, P phases. Datasets: the table in src/files/metrics.c. */
+ * read only during metrics_append. K categories, B pairs a step, P phases. Datasets: the table in src/files/metrics.c.
+ */
 typedef struct StepMetrics {
     int64_t step; /* 1-based */
     double epoch;

@@ -28,6 +28,12 @@ typedef enum {
 ReferenceStatus reference_cache_read(const char *path, const char *group, const ReferenceKey *key, int64_t count,
                                      double *chosen, double *rejected, int64_t *done, MPI_Comm comm, Error *err);
 
+/* A readable cache that is made for another key. The same on every rank. Collective over comm. */
+bool reference_cache_is_other(const char *path, const ReferenceKey *key, MPI_Comm comm);
+
+/* A name of this key's own beside `path`: "reference-<hash of the key>.h5" beside reference.h5. Not collective. */
+void reference_cache_beside(const char *path, const ReferenceKey *key, char beside[FILE_PATH]);
+
 /* Add or replace a group and keep the other one; a file made for another key is refused, never overwritten. The file is
  * replaced as a whole, atomically; unfinished it lies in `folder` (NULL: beside path). Collective over comm; rank 0's
  * values count. */

@@ -1,0 +1,45 @@
+"""What a run directory has to say, for a report: metrics, evaluations, how it ended; each may be missing."""
+
+import dataclasses
+import os
+
+from catdpo_analysis.errors import UserError
+from catdpo_analysis.files.evaluations import read_evaluations
+from catdpo_analysis.files.run_data import Evaluation, Metrics, read_metrics
+from catdpo_analysis.files.status import Status, read_status
+
+
+@dataclasses.dataclass
+class Run:
+    path: str
+    metrics: Metrics | None
+    before: Evaluation | None
+    after: Evaluation | None
+    status: Status | None
+    missing: list  # names of files
+    notes: list
+
+    @property
+    def categories(self):
+        """Names and harm flags of all parts, in the order of the first part that has them."""
+        harm = {}
+        for part in (self.metrics, self.before, self.after):
+            for name, flag in zip(part.categories, part.harm) if part else ():
+                harm[name] = bool(harm.get(name, False) or flag)
+        return harm
+
+
+def read_run(path, before=None, after=None):
+    """Everything that is there. `before`, `after`: evaluation files elsewhere."""
+    if not os.path.isdir(path):
+        raise UserError(f"there is no run directory {path}; it is run.dir in the trainer's config")
+    file = os.path.join(path, "metrics.h5")
+    metrics = read_metrics(file) if os.path.exists(file) else None
+    found, status = read_evaluations(path, metrics, before, after), read_status(path)
+    parts = {"metrics.h5": metrics, "eval-before.h5": found.before, "eval-after.h5": found.after}
+    if not any(parts.values()):
+        if status and status.failed:
+            raise UserError(f"{path}: the run failed before its first step: {status.reason} ({status.place})")
+        raise UserError(f"{path} has none of metrics.h5, eval-before.h5 and eval-after.h5; name the directory of a run")
+    missing = [name for name, part in parts.items() if not part]
+    return Run(path, metrics, found.before, found.after, status, missing, found.notes)
