@@ -1,91 +1,16 @@
 /* catdpo eval */
+#include "catdpo/run/evaluate.h"
 #include "catdpo/run/run.h"
 
 #include "catdpo/commands/cli.h"
 #include "catdpo/core/text.h"
 #include "catdpo/files/eval_file.h"
-#include "catdpo/objective/margin.h"
 #include "catdpo/objective/statistics.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-/* One pair's, and one category's share of the results. N pairs, K categories. */
-typedef struct Evaluation {
-    double *logps[PAIR_SIDES], *reference[PAIR_SIDES]; /* [N] nats */
-    double *violation;                                 /* [N] 0, 0.5, 1; NaN where the margin does not apply */
-    int64_t *index;                                    /* [N] */
-    int64_t *pairs, *n;                                /* [K] */
-    double *right, *violations;                        /* [K] ties one half */
-    double *accuracy, *accuracy_low, *accuracy_high;   /* [K] */
-    double *rate, *rate_low, *rate_high;               /* [K] */
-    double *reward;                                    /* [K] mean of beta h */
-    void *memory;
-} Evaluation;
-
-static bool allocate(Evaluation *e, int64_t pairs, int64_t categories, Error *err)
-{
-    Arena arena = { 0 };
-    for (int round = 0; round < 2; round++) {
-        for (int side = 0; side < PAIR_SIDES; side++) {
-            e->logps[side] = arena_take(&arena, pairs, sizeof(double));
-            e->reference[side] = arena_take(&arena, pairs, sizeof(double));
-        }
-        e->violation = arena_take(&arena, pairs, sizeof(double));
-        e->index = arena_take(&arena, pairs, sizeof(int64_t));
-        e->pairs = arena_take(&arena, categories, sizeof(int64_t));
-        e->n = arena_take(&arena, categories, sizeof(int64_t));
-        double **const rows[] = { &e->right, &e->violations, &e->accuracy,  &e->accuracy_low, &e->accuracy_high,
-                                  &e->rate,  &e->rate_low,   &e->rate_high, &e->reward };
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-            *rows[i] = arena_take(&arena, categories, sizeof(double));
-        if (round == 0 && !(e->memory = memory_allocate(arena.used, "the evaluation's results", err))) return false;
-        arena = (Arena){ .base = e->memory };
-    }
-    return true;
-}
-
-/* The same rules as in training: margin_* says what violates, a tie counts one half. */
-static void measure(Evaluation *e, const Pairs *pairs, const MarginState *margins)
-{
-    for (int64_t i = 0; i < pairs->count; i++) {
-        PairLogProbs logps = { e->logps[0][i],
-                               e->logps[1][i],
-                               e->reference[0][i],
-                               e->reference[1][i],
-                               pairs_completion(pairs, PAIR_CHOSEN, i),
-                               pairs_completion(pairs, PAIR_REJECTED, i) };
-        bool applies = pairs->margin_applies[i];
-        double offset = margin_offset(margins, pairs_categories(pairs, i), applies),
-               h = pair_loss(margins->beta, offset, &logps).h;
-        double score =
-            (double)violation_score(margins, violation_signal(margins, &logps, h, offset)) * margin_unit(margins);
-        e->index[i] = i;
-        e->violation[i] = applies ? score : NAN;
-        for (int k = 0; k < pairs->category_count; k++)
-            if (pairs_categories(pairs, i)[k]) {
-                e->pairs[k]++;
-                e->right[k] += fabs(h) < margins->tie ? 0.5 : h > 0;
-                e->reward[k] += margins->beta * h;
-                e->n[k] += applies;
-                e->violations[k] += applies ? score : 0;
-            }
-    }
-    for (int k = 0; k < pairs->category_count; k++) {
-        Interval accuracy = wilson_interval(e->right[k], e->pairs[k]),
-                 rate = wilson_interval(e->violations[k], e->n[k]);
-        e->accuracy[k] = e->right[k] / (double)e->pairs[k]; /* 0 / 0: NaN, no value */
-        e->accuracy_low[k] = accuracy.low;
-        e->accuracy_high[k] = accuracy.high;
-        e->rate[k] = e->violations[k] / (double)e->n[k];
-        e->rate_low[k] = rate.low;
-        e->rate_high[k] = rate.high;
-        e->reward[k] /= (double)e->pairs[k];
-    }
-}
 
 static void print_summary(const char *name, const Fairness *f)
 {
@@ -136,9 +61,6 @@ static EvalSummary summary(const Fairness *f)
 
 static bool report(Run *run, const Evaluation *e, const char *model, const char *split, const char *out, Error *err)
 {
-    static const char *const signal[] = {
-        [SIGNAL_LIKELIHOOD] = "likelihood", [SIGNAL_REWARD] = "reward", [SIGNAL_MARGIN] = "margin"
-    };
     const Pairs *pairs = &run->pairs;
     int k = pairs->category_count;
     Fairness accuracy = fairness(e->right, e->pairs, pairs->category_harm, k, WORST_IS_LOWEST);
@@ -148,7 +70,7 @@ static bool report(Run *run, const Evaluation *e, const char *model, const char 
         .weights_digest = run->model_info.weights_digest,
         .data_digest = pairs->data_digest,
         .split = split,
-        .signal = signal[run->config.margin.signal],
+        .signal = config_choice(&run->config, "margin.signal"),
         .step = run->model_info.step,
         .beta = run->config.objective.beta,
         .category_count = k,
@@ -275,8 +197,9 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no pairs in /%s: prepare it with a larger --heldout", run->config.data.path,
                            task.split);
-    bool ok = allocate(e, run->pairs.count, run->pairs.category_count, err) &&
-              margin_create(margins, &run->config, run->pairs.category_count, err);
+    const ObjectiveSettings *objective = &run->config.objective;
+    bool ok = evaluation_create(e, &run->pairs, err) &&
+              margin_create(margins, &run->config.margin, objective, run->pairs.category_count, err);
     if (!error_agree(world, ok, err) || (*run->config.run.dir && !run_make_folder(run, NULL, err)) ||
         !run_reference_digest(run, reference_digest, err) ||
         !run_reference(run, &run->batcher, task.split, e->reference[PAIR_CHOSEN], e->reference[PAIR_REJECTED], err) ||
@@ -287,7 +210,7 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
     for (int side = 0; same && side < PAIR_SIDES; side++) /* its log-probs are known */
         memcpy(e->logps[side], e->reference[side], sizeof(double) * (size_t)run->pairs.count);
     if (!same && !log_probs(run, e, err)) return false;
-    measure(e, &run->pairs, margins);
+    evaluation_measure(e, &run->pairs, objective, margins);
     if (!report(run, e, task.model, task.split, task.out, err)) return false;
     log_info(&run->log, "results  %s", task.out);
     return true;
@@ -304,7 +227,7 @@ int command_eval(const CommandLine *line, MPI_Comm world)
     log_open(&run.log, stderr, rank);
     if (!evaluate(&run, &e, &margins, line, world, &err)) log_error(&run.log, &err);
     margin_free(&margins);
-    memory_free(e.memory);
+    evaluation_free(&e);
     run_close(&run);
     return err.exit_status;
 }

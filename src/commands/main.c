@@ -48,7 +48,7 @@ static const CommandOption plan_options[] = {
 static const Command commands[] = {
     {
         .name = "train",
-        .summary = "align a model on preference pairs (objectives catdpo, safedpo and dpo)",
+        .summary = "align a model on preference pairs by the objective in objective.type",
         .help =
             "Trains the model in model.path on the pairs in data.path and writes to the run directory run.dir:\n"
             "config.cfg and config.json (the settings as resolved), metrics.h5, log.jsonl, status.json (how it ended\n"

@@ -49,7 +49,7 @@ static void write_value(const Option *option, const Config *config, FILE *out)
     case OPTION_FLOAT:
     case OPTION_MINUTES: write_float(*(const double *)value, out); break;
     case OPTION_TEXT: write_string(value, out); break;
-    case OPTION_CHOICE: write_string(option->choices[*(const int *)value], out); break;
+    case OPTION_CHOICE: write_string(option_choice(option, *(const int *)value).name, out); break;
     case OPTION_COUNT_OR_AUTO:
         if (*(const int64_t *)value == 0)
             fputs("\"auto\"", out);
@@ -71,10 +71,10 @@ void config_print(const Config *config, FILE *out)
 {
     for (int g = 0; g < option_group_count; g++) {
         fprintf(out, "%s:\n{\n", option_groups[g].name);
-        for (int k = 0; k < option_count; k++) {
-            if (!option_in_group(&option_table[k], &option_groups[g])) continue;
-            fprintf(out, "    %s = ", strchr(option_table[k].key, '.') + 1);
-            write_value(&option_table[k], config, out);
+        for (int k = 0; option_at(k); k++) {
+            if (!option_in_group(option_at(k), &option_groups[g])) continue;
+            fprintf(out, "    %s = ", strchr(option_at(k)->key, '.') + 1);
+            write_value(option_at(k), config, out);
             fputs(";\n", out);
         }
         fputs("};\n", out);
@@ -92,7 +92,7 @@ static void write_json(const Option *option, const Config *config, const char *k
     case OPTION_FLOAT:
     case OPTION_MINUTES: json_number(j, key, *(const double *)value); break;
     case OPTION_TEXT: json_text(j, key, value); break;
-    case OPTION_CHOICE: json_text(j, key, option->choices[*(const int *)value]); break;
+    case OPTION_CHOICE: json_text(j, key, option_choice(option, *(const int *)value).name); break;
     case OPTION_COUNT_OR_AUTO:
         if (*(const int64_t *)value == 0)
             json_text(j, key, "auto");
@@ -121,10 +121,10 @@ void config_print_json(const Config *config, FILE *out)
     for (int g = 0; g < option_group_count; g++) {
         json_break(&j);
         json_object(&j, option_groups[g].name);
-        for (int k = 0; k < option_count; k++) {
-            if (!option_in_group(&option_table[k], &option_groups[g])) continue;
+        for (int k = 0; option_at(k); k++) {
+            if (!option_in_group(option_at(k), &option_groups[g])) continue;
             json_break(&j);
-            write_json(&option_table[k], config, strchr(option_table[k].key, '.') + 1, &j);
+            write_json(option_at(k), config, strchr(option_at(k)->key, '.') + 1, &j);
         }
         json_close(&j);
     }
@@ -155,8 +155,8 @@ static void value_text(const Option *option, const Config *config, char text[128
 const char *config_difference(const Config *now, const Config *then, const char *const keys[],
                               const char *const except[], char *text, size_t size)
 {
-    for (int k = 0; k < option_count; k++) {
-        const Option *option = &option_table[k];
+    for (int k = 0; option_at(k); k++) {
+        const Option *option = option_at(k);
         if (!is_listed(option->key, keys) || is_listed(option->key, except)) continue;
         char new_value[128], old_value[128];
         value_text(option, now, new_value);
@@ -182,14 +182,29 @@ static void write_kind(const Option *option, const char *quote, FILE *out)
         break;
     case OPTION_TEXT: fputs("string", out); break;
     case OPTION_CHOICE:
-        for (int k = 0; option->choices[k]; k++)
-            fprintf(out, "%s%s\"%s\"%s", k == 0 ? "" : ", ", quote, option->choices[k], quote);
+        for (int k = 0; k < option_choices(option); k++)
+            fprintf(out, "%s%s\"%s\"%s", k == 0 ? "" : ", ", quote, option_choice(option, k).name, quote);
         break;
     case OPTION_COUNT_OR_AUTO: fprintf(out, "%s\"auto\"%s or integer in %s", quote, quote, option->bounds); break;
     case OPTION_GRID:
         fprintf(out, "%s\"auto\"%s or %s[rows, columns]%s, each in %s", quote, quote, quote, quote, option->bounds);
         break;
     }
+}
+
+/* Meaning of the option, and of each of its choices where a table explains them. Owned by the caller. */
+static char *meaning(const Option *option)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    CHECK(out);
+    fputs(option->help, out);
+    for (int k = 0; option->type == OPTION_CHOICE && option_choice(option, k).help; k++)
+        fprintf(out, "%s%s: %s", k > 0 || *option->help ? " " : "", option_choice(option, k).name,
+                option_choice(option, k).help);
+    CHECK(fclose(out) == 0);
+    return text;
 }
 
 /* Words of text on lines of at most `width` columns, each line after `prefix`. */
@@ -212,13 +227,15 @@ static void write_wrapped(const char *prefix, int width, const char *text, FILE 
 static void help_text(const OptionGroup *group, FILE *out)
 {
     fprintf(out, "\n%s: %s\n", group->name, group->help);
-    for (int k = 0; k < option_count; k++) {
-        const Option *option = &option_table[k];
+    for (int k = 0; option_at(k); k++) {
+        const Option *option = option_at(k);
         if (!option_in_group(option, group)) continue;
         fprintf(out, "  %s = %s  (", option->key, option->preset);
         write_kind(option, "", out);
         fputs(")\n", out);
-        write_wrapped("      ", 100, option->help, out);
+        char *help = meaning(option);
+        write_wrapped("      ", 100, help, out);
+        free(help);
     }
 }
 
@@ -226,16 +243,18 @@ static void help_markdown(const OptionGroup *group, FILE *out)
 {
     fprintf(out, "\n**%s**: %s\n\n| key | default | values | meaning |\n| --- | --- | --- | --- |\n", group->name,
             group->help);
-    for (int k = 0; k < option_count; k++) {
-        const Option *option = &option_table[k];
+    for (int k = 0; option_at(k); k++) {
+        const Option *option = option_at(k);
         if (!option_in_group(option, group)) continue;
         fprintf(out, "| `%s` | `%s` | ", option->key, option->preset);
         write_kind(option, "`", out);
         fputs(" | ", out);
-        for (const char *c = option->help; *c; c++) {
+        char *help = meaning(option);
+        for (const char *c = help; *c; c++) {
             if (*c == '|') fputc('\\', out); /* would end the table's cell */
             fputc(*c, out);
         }
+        free(help);
         fputs(" |\n", out);
     }
 }
@@ -246,12 +265,14 @@ static void help_cfg(const OptionGroup *group, FILE *out)
     write_wrapped("# ", 100, group->help, out);
     fprintf(out, "%s:\n{\n", group->name);
     bool first = true;
-    for (int k = 0; k < option_count; k++) {
-        const Option *option = &option_table[k];
+    for (int k = 0; option_at(k); k++) {
+        const Option *option = option_at(k);
         if (!option_in_group(option, group)) continue;
         if (!first) fputc('\n', out);
         first = false;
-        write_wrapped("    # ", 100, option->help, out);
+        char *help = meaning(option);
+        write_wrapped("    # ", 100, help, out);
+        free(help);
         fputs("    # ", out);
         write_kind(option, "", out);
         fprintf(out, "\n    %s = %s;\n", strchr(option->key, '.') + 1, option->preset);

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLACE_SIZE = 512, VALUE_SIZE = 128, MOST_OPTIONS = 128 };
+enum { PLACE_SIZE = 512, VALUE_SIZE = 128, MOST_OPTIONS = 128, MOST_CHOICES = 32 };
 
 typedef struct Loader {
     Config *config;
@@ -136,20 +136,23 @@ static bool set_text(const Option *option, const config_setting_t *setting, char
 static bool set_choice(const Option *option, const config_setting_t *setting, int *field, const char *place, Error *err)
 {
     char list[VALUE_SIZE] = "";
+    const char *names[MOST_CHOICES];
     int count = option_choices(option);
+    CHECK(count <= MOST_CHOICES);
     for (int k = 0; k < count; k++) {
         size_t used = strlen(list);
         const char *joint = k == 0 ? "" : k == count - 1 ? " or " : ", ";
-        snprintf(list + used, sizeof list - used, "%s\"%s\"", joint, option->choices[k]);
+        names[k] = option_choice(option, k).name;
+        snprintf(list + used, sizeof list - used, "%s\"%s\"", joint, names[k]);
     }
     if (config_setting_type(setting) != CONFIG_TYPE_STRING) return refuse_type(option, setting, list, place, err);
     const char *value = config_setting_get_string(setting);
     for (int k = 0; k < count; k++)
-        if (strcmp(value, option->choices[k]) == 0) {
+        if (strcmp(value, names[k]) == 0) {
             *field = k;
             return true;
         }
-    const char *nearest = option->choices[nearest_name(value, option->choices, count)];
+    const char *nearest = names[nearest_name(value, names, count)];
     if (!is_likely_meant(value, nearest)) return refuse_type(option, setting, list, place, err);
     return error_usage(err, "%s: %s must be %s; did you mean \"%s\" with \"%.60s\"?", place, option->key, list, nearest,
                        value);
@@ -204,7 +207,7 @@ static bool set_option(const Option *option, const config_setting_t *setting, Co
 
 static bool refuse_key(const char *key, const char *place, Error *err)
 {
-    const char *nearest = option_table[option_nearest(key)].key;
+    const char *nearest = option_at(option_nearest(key))->key;
     return error_usage(err, "%s: unknown key '%.100s'; the nearest known one is '%s' (catdpo --help-config lists all)",
                        place, key, nearest);
 }
@@ -235,7 +238,7 @@ static bool apply_group(Loader *loader, const config_setting_t *group, const Sou
         snprintf(key, sizeof key, "%s.%s", config_setting_name(group), config_setting_name(setting));
         int option = option_find(key);
         if (option < 0) return refuse_key(key, place, err);
-        if (!set_option(&option_table[option], setting, loader->config, place, err)) return false;
+        if (!set_option(option_at(option), setting, loader->config, place, err)) return false;
         strcpy(loader->place[option], place);
     }
     return true;
@@ -340,7 +343,7 @@ static bool apply_set(Loader *loader, const char *set, Error *err)
     char *text = malloc(size);
     if (!text) return error_fault(err, "%s: no memory left to read it", place);
     snprintf(text, size, "value = %s", value);
-    Override override = { loader, &option_table[option], place, false };
+    Override override = { loader, option_at(option), place, false };
     bool ok = source_read_text(text, place, apply_value, &override, err);
     free(text);
     if (ok && !override.done) ok = apply_word(&override, value, err);
@@ -352,11 +355,11 @@ static bool apply_set(Loader *loader, const char *set, Error *err)
 
 static bool apply_defaults(Loader *loader, Error *err)
 {
-    for (int k = 0; k < option_count; k++) {
+    for (int k = 0; option_at(k); k++) {
         char text[VALUE_SIZE];
-        snprintf(text, sizeof text, "value = %s;", option_table[k].preset);
-        Override override = { loader, &option_table[k], option_table[k].key, false };
-        if (!source_read_text(text, option_table[k].key, apply_value, &override, err)) return false;
+        snprintf(text, sizeof text, "value = %s;", option_at(k)->preset);
+        Override override = { loader, option_at(k), option_at(k)->key, false };
+        if (!source_read_text(text, option_at(k)->key, apply_value, &override, err)) return false;
         CHECK(override.done);
     }
     return true;
@@ -376,7 +379,7 @@ static bool check_agreement(Loader *loader, Error *err)
 
 bool config_load(Config *config, const char *path, int set_count, char *const sets[], Error *err)
 {
-    CHECK(option_count <= MOST_OPTIONS);
+    CHECK(option_count() <= MOST_OPTIONS);
     memset(config, 0, sizeof *config);
     Loader *loader = calloc(1, sizeof *loader);
     if (!loader) return error_fault(err, "no memory left to read the config");
@@ -417,11 +420,11 @@ bool config_require(const Config *config, const char *const keys[], Error *err)
     int count = 0;
     for (; *keys; keys++) {
         int option = option_find(*keys);
-        CHECK(option >= 0 && option_table[option].type == OPTION_TEXT);
-        if (*(const char *)option_value(&option_table[option], config)) continue;
+        CHECK(option >= 0 && option_at(option)->type == OPTION_TEXT);
+        if (*(const char *)option_value(option_at(option), config)) continue;
         size_t used = strlen(missing);
         snprintf(missing + used, sizeof missing - used, "%s%s", count++ > 0 ? ", " : "", *keys);
-        last = &option_table[option];
+        last = option_at(option);
     }
     if (count == 0) return true;
     if (count == 1)
@@ -431,4 +434,20 @@ bool config_require(const Config *config, const char *const keys[], Error *err)
                        "%s are not set; set them in the config or with --set (catdpo --help-config says what they "
                        "are)",
                        missing);
+}
+
+const char *config_choice(const Config *config, const char *key)
+{
+    int option = option_find(key);
+    CHECK(option >= 0 && option_at(option)->type == OPTION_CHOICE);
+    return option_choice(option_at(option), *(const int *)option_value(option_at(option), config)).name;
+}
+
+bool config_is_choice(const char *key, const char *name)
+{
+    int option = option_find(key);
+    CHECK(option >= 0 && option_at(option)->type == OPTION_CHOICE);
+    for (int k = 0; option_choice(option_at(option), k).name; k++)
+        if (strcmp(option_choice(option_at(option), k).name, name) == 0) return true;
+    return false;
 }

@@ -1,4 +1,5 @@
-/* Every setting of catdpo, once: key, type, place in Config, default, bounds, choices, help. */
+/* Every setting of catdpo, once: key, type, place in Config, default, bounds, choices, help. Those of the group
+ * objective stand in src/objective. */
 #include "catdpo/config/options.h"
 
 #include "catdpo/core/nearest.h"
@@ -9,14 +10,13 @@
 #include <string.h>
 
 /* In the order of the enums in config.h. */
-static const char *const objectives[] = { "catdpo", "safedpo", "dpo", NULL };
-static const char *const scopes[] = { "category", "global", "fixed", NULL };
-static const char *const aggregations[] = { "max", "mean", "sum", NULL };
-static const char *const signals[] = { "likelihood", "reward", "margin", NULL };
-static const char *const samplings[] = { "uniform", "balanced", "sequential", NULL };
-static const char *const schedules[] = { "constant", "linear", "cosine", NULL };
-static const char *const nonfinite_policies[] = { "stop", "skip", NULL };
-static const char *const progress_modes[] = { "auto", "bar", "plain", "off", NULL };
+static const OptionChoices scopes = { .names = (const char *const[]){ "category", "global", "fixed", NULL } };
+static const OptionChoices aggregations = { .names = (const char *const[]){ "max", "mean", "sum", NULL } };
+static const OptionChoices signals = { .names = (const char *const[]){ "likelihood", "reward", "margin", NULL } };
+static const OptionChoices samplings = { .names = (const char *const[]){ "uniform", "balanced", "sequential", NULL } };
+static const OptionChoices schedules = { .names = (const char *const[]){ "constant", "linear", "cosine", NULL } };
+static const OptionChoices nonfinite_policies = { .names = (const char *const[]){ "stop", "skip", NULL } };
+static const OptionChoices progress_modes = { .names = (const char *const[]){ "auto", "bar", "plain", "off", NULL } };
 
 const OptionGroup option_groups[] = {
     { "run", "the run directory and what the run shows" },
@@ -38,11 +38,11 @@ const int option_group_count = (int)(sizeof option_groups / sizeof *option_group
 
 #define AT(field) offsetof(Config, field)
 
-const Option option_table[] = {
+static const Option table[] = {
     { "run.dir", OPTION_TEXT, AT(run.dir), "\"\"", NULL, NULL,
       "Run directory; made if it does not exist. Required by train." },
     { "run.seed", OPTION_INT, AT(run.seed), "42", "[0, inf)", NULL, "Seed of the order of the pairs." },
-    { "run.progress", OPTION_CHOICE, AT(run.progress), "\"auto\"", NULL, progress_modes,
+    { "run.progress", OPTION_CHOICE, AT(run.progress), "\"auto\"", NULL, &progress_modes,
       "Progress on stderr: a bar, plain lines, or nothing; auto: a bar on a terminal, plain lines elsewhere." },
     { "run.time_limit", OPTION_MINUTES, AT(run.time_limit), "0.0", "[0, inf)", NULL,
       "Time after which the run ends with a checkpoint and exit status 85, in time for both; 0: SLURM's own limit "
@@ -64,13 +64,7 @@ const Option option_table[] = {
     { "reference.cache", OPTION_TEXT, AT(reference.cache), "\"\"", NULL, NULL,
       "File of the reference's log-probabilities, made when absent; empty: reference.h5 in the run directory." },
 
-    { "objective.type", OPTION_CHOICE, AT(objective.type), "\"catdpo\"", NULL, objectives,
-      "catdpo: a margin for each harm category that follows its violation rate. safedpo: one margin, fixed at "
-      "margin.initial, which must be set (10 is usual). dpo: no margins; margin.initial must be 0." },
-    { "objective.beta", OPTION_FLOAT, AT(objective.beta), "0.1", "(0, inf)", NULL,
-      "Strength of the pull towards the reference, per nat." },
-
-    { "margin.scope", OPTION_CHOICE, AT(margin.scope), "\"category\"", NULL, scopes,
+    { "margin.scope", OPTION_CHOICE, AT(margin.scope), "\"category\"", NULL, &scopes,
       "One margin for each category, one for all of them together (global), or every margin fixed at margin.initial." },
     { "margin.initial", OPTION_FLOAT, AT(margin.initial), "0.0", "[0, inf)", NULL,
       "Margin before the first update, in units of beta h." },
@@ -91,9 +85,9 @@ const Option option_table[] = {
       "step." },
     { "margin.interval", OPTION_INT, AT(margin.interval), "1", "[1, inf)", NULL,
       "Steps between updates; what is counted between two updates enters the next." },
-    { "margin.aggregation", OPTION_CHOICE, AT(margin.aggregation), "\"max\"", NULL, aggregations,
+    { "margin.aggregation", OPTION_CHOICE, AT(margin.aggregation), "\"max\"", NULL, &aggregations,
       "Margin of a pair with several categories: the largest, the mean or the sum of theirs." },
-    { "margin.signal", OPTION_CHOICE, AT(margin.signal), "\"likelihood\"", NULL, signals,
+    { "margin.signal", OPTION_CHOICE, AT(margin.signal), "\"likelihood\"", NULL, &signals,
       "When a pair violates. likelihood: the mean token log-probability of the unsafe response is at least that of the "
       "safe one. reward: h <= 0. margin: beta h is below the pair's margin." },
     { "margin.soft", OPTION_BOOL, AT(margin.soft), "false", NULL, NULL,
@@ -109,7 +103,7 @@ const Option option_table[] = {
       "Tokens that one pass holds at most, for each process column; a step of more runs in several passes." },
     { "batch.accumulation", OPTION_INT, AT(batch.accumulation), "1", "[1, 16777216]", NULL,
       "Passes that a step is cut into at least." },
-    { "batch.sampling", OPTION_CHOICE, AT(batch.sampling), "\"uniform\"", NULL, samplings,
+    { "batch.sampling", OPTION_CHOICE, AT(batch.sampling), "\"uniform\"", NULL, &samplings,
       "uniform: each pair once an epoch, shuffled. balanced: categories equally often. sequential: in the order of the "
       "file." },
     { "batch.share_prompt", OPTION_BOOL, AT(batch.share_prompt), "true", NULL, NULL,
@@ -128,12 +122,12 @@ const Option option_table[] = {
       "Gradients of a larger global norm are scaled down to it; 0: never." },
     { "optimizer.shard", OPTION_BOOL, AT(optimizer.shard), "true", NULL, NULL,
       "Replicas share the optimiser's state out among them: less memory with more than one replica." },
-    { "optimizer.nonfinite", OPTION_CHOICE, AT(optimizer.nonfinite), "\"stop\"", NULL, nonfinite_policies,
+    { "optimizer.nonfinite", OPTION_CHOICE, AT(optimizer.nonfinite), "\"stop\"", NULL, &nonfinite_policies,
       "When the loss or the gradient of a step is not a finite number: stop, or skip the step's update." },
     { "optimizer.max_skipped", OPTION_INT, AT(optimizer.max_skipped), "10", "[0, inf)", NULL,
       "Steps that a run may skip; one more stops it." },
 
-    { "schedule.type", OPTION_CHOICE, AT(schedule.type), "\"linear\"", NULL, schedules,
+    { "schedule.type", OPTION_CHOICE, AT(schedule.type), "\"linear\"", NULL, &schedules,
       "Learning rate after the warm-up." },
     { "schedule.steps", OPTION_INT, AT(schedule.steps), "0", "[0, inf)", NULL,
       "Steps to train; 0: as many as schedule.epochs take." },
@@ -180,12 +174,21 @@ const Option option_table[] = {
     { "metrics.flush_steps", OPTION_INT, AT(metrics.flush_steps), "50", "[1, inf)", NULL,
       "Steps between writes of metrics.h5." },
 };
-const int option_count = (int)(sizeof option_table / sizeof *option_table);
+enum { OWN = sizeof table / sizeof *table };
+
+const Option *option_at(int index) { return index < OWN ? &table[index] : objective_option(index - OWN); }
+
+int option_count(void)
+{
+    int count = OWN;
+    while (option_at(count)) count++;
+    return count;
+}
 
 int option_find(const char *key)
 {
-    for (int k = 0; k < option_count; k++)
-        if (strcmp(option_table[k].key, key) == 0) return k;
+    for (int k = 0; option_at(k); k++)
+        if (strcmp(option_at(k)->key, key) == 0) return k;
     return -1;
 }
 
@@ -199,21 +202,39 @@ int option_nearest(const char *key)
 {
     enum { OTHER_GROUP = 2 }; /* edits that a wrong or missing group counts for */
     int nearest = 0, smallest = 1000;
-    for (int k = 0; k < option_count; k++) {
-        int whole = edit_distance(key, option_table[k].key);
-        int name = OTHER_GROUP + edit_distance(name_in_group(key), name_in_group(option_table[k].key));
+    for (int k = 0; option_at(k); k++) {
+        const char *known = option_at(k)->key;
+        int whole = edit_distance(key, known);
+        int name = OTHER_GROUP + edit_distance(name_in_group(key), name_in_group(known));
         int distance = whole < name ? whole : name;
         if (distance < smallest) nearest = k, smallest = distance;
     }
     return nearest;
 }
 
+OptionChoice option_choice(const Option *option, int index)
+{
+    const OptionChoices *choices = option->choices;
+    return choices->row ? choices->row(index) : (OptionChoice){ choices->names[index], NULL };
+}
+
 int option_choices(const Option *option)
 {
     int count = 0;
-    while (option->choices[count]) count++;
+    while (option_choice(option, count).name) count++;
     return count;
 }
+
+/* The rows of src/objective have their place in ObjectiveSettings. */
+static size_t place_of(const Option *option)
+{
+    bool own = option >= table && option < table + OWN;
+    return own ? option->offset : offsetof(Config, objective) + option->offset;
+}
+
+void *option_field(const Option *option, Config *config) { return (char *)config + place_of(option); }
+
+const void *option_value(const Option *option, const Config *config) { return (const char *)config + place_of(option); }
 
 bool option_in_group(const Option *option, const OptionGroup *group)
 {
@@ -233,29 +254,9 @@ bool option_in_bounds(const char *bounds, double value)
 
 bool options_agree(const Config *c, const char *keys[2], char *message, size_t size)
 {
-    bool adaptive = c->objective.type == OBJECTIVE_CATDPO && c->margin.scope != SCOPE_FIXED;
     keys[0] = keys[1] = NULL;
-
-    if (c->objective.type == OBJECTIVE_DPO && c->margin.initial != 0) {
-        keys[0] = "margin.initial", keys[1] = "objective.type";
-        snprintf(message, size,
-                 "margin.initial = %g, but objective.type = \"dpo\" has no margins: set margin.initial to 0, or "
-                 "objective.type to \"safedpo\" or \"catdpo\"",
-                 c->margin.initial);
-    } else if (c->objective.type == OBJECTIVE_SAFEDPO && c->margin.initial == 0) {
-        keys[0] = "objective.type", keys[1] = "margin.initial";
-        snprintf(
-            message, size,
-            "objective.type = \"safedpo\" keeps the margin at margin.initial, which is 0: set it (10 is usual), or "
-            "objective.type to \"dpo\"");
-    } else if (adaptive && c->margin.min > c->margin.max) {
-        keys[0] = "margin.min", keys[1] = "margin.max";
-        snprintf(message, size, "margin.min = %g is above margin.max = %g", c->margin.min, c->margin.max);
-    } else if (adaptive && (c->margin.initial < c->margin.min || c->margin.initial > c->margin.max)) {
-        keys[0] = "margin.initial", keys[1] = c->margin.initial < c->margin.min ? "margin.min" : "margin.max";
-        snprintf(message, size, "margin.initial = %g is outside margin.min = %g to margin.max = %g", c->margin.initial,
-                 c->margin.min, c->margin.max);
-    } else if (c->batch.accumulation > c->batch.pairs) {
+    if (!margin_agree(&c->margin, &c->objective, keys, message, size)) return false;
+    if (c->batch.accumulation > c->batch.pairs) {
         keys[0] = "batch.accumulation", keys[1] = "batch.pairs";
         snprintf(message, size,
                  "batch.accumulation = %lld cuts a step of batch.pairs = %lld into more passes than it has pairs",

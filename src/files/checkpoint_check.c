@@ -9,7 +9,6 @@
 
 static bool read_run(H5File *file, CheckpointSummary *s, Error *err)
 {
-    static const char *const samplings[] = { "uniform", "balanced", "sequential" };
     char kind[32];
     int64_t position, updates;
     CheckpointHead head;
@@ -26,11 +25,9 @@ static bool read_run(H5File *file, CheckpointSummary *s, Error *err)
               h5_read_string(file, "/sampler", "kind", kind, sizeof kind, err) &&
               h5_read_int64(file, "/optimizer", "updates", 0, s->step, &updates, err);
     checkpoint_head_free(&head);
-    for (size_t i = 0; ok && i < sizeof samplings / sizeof *samplings; i++)
-        if (strcmp(kind, samplings[i]) == 0) return true;
-    return ok &&
-           error_usage(err, "%s: /sampler is of kind \"%s\" (uniform, balanced, sequential): use another checkpoint",
-                       file->path, kind);
+    return ok && (config_is_choice("batch.sampling", kind) ||
+                  error_usage(err, "%s: /sampler is of kind \"%s\", which is no batch.sampling: use another checkpoint",
+                              file->path, kind));
 }
 
 static bool check_category(const H5File *file, const CheckpointSummary *s, const int64_t *counts, double unit,

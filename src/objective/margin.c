@@ -3,33 +3,63 @@
 #include "catdpo/objective/margin.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { HARD_UNITS = 2 }; /* units of one violation */
 static const int64_t SOFT_UNITS = INT64_C(1) << 32;
 
-bool margin_create(MarginState *state, const Config *config, int category_count, Error *err)
+bool margin_agree(const MarginSettings *m, const ObjectiveSettings *objective, const char *keys[2], char *message,
+                  size_t size)
+{
+    const Objective *row = objective_of(objective);
+    bool adaptive = row->margins == MARGINS_ADAPTIVE && m->scope != SCOPE_FIXED;
+    if (row->margins == MARGINS_NONE && m->initial != 0) {
+        keys[0] = "margin.initial", keys[1] = "objective.type";
+        snprintf(message, size,
+                 "margin.initial = %g, but objective.type = \"%s\" has no margins: set margin.initial to 0, or "
+                 "objective.type to \"safedpo\" or \"catdpo\"",
+                 m->initial, row->name);
+    } else if (row->margins == MARGINS_FIXED && m->initial == 0) {
+        keys[0] = "objective.type", keys[1] = "margin.initial";
+        snprintf(message, size,
+                 "objective.type = \"%s\" keeps the margin at margin.initial, which is 0: set it (10 is usual), or "
+                 "objective.type to \"dpo\"",
+                 row->name);
+    } else if (adaptive && m->min > m->max) {
+        keys[0] = "margin.min", keys[1] = "margin.max";
+        snprintf(message, size, "margin.min = %g is above margin.max = %g", m->min, m->max);
+    } else if (adaptive && (m->initial < m->min || m->initial > m->max)) {
+        keys[0] = "margin.initial", keys[1] = m->initial < m->min ? "margin.min" : "margin.max";
+        snprintf(message, size, "margin.initial = %g is outside margin.min = %g to margin.max = %g", m->initial, m->min,
+                 m->max);
+    }
+    return keys[0] == NULL;
+}
+
+bool margin_create(MarginState *state, const MarginSettings *settings, const ObjectiveSettings *objective,
+                   int category_count, Error *err)
 {
     size_t k = (size_t)category_count;
-    bool fixed = config->objective.type != OBJECTIVE_CATDPO;
+    MarginUse use = objective_of(objective)->margins;
     *state = (MarginState){
         .category_count = category_count,
-        .scope = fixed ? SCOPE_FIXED : (MarginScope)config->margin.scope,
-        .aggregation = (MarginAggregation)config->margin.aggregation,
-        .signal = (ViolationSignal)config->margin.signal,
-        .soft = config->margin.soft,
-        .beta = config->objective.beta,
-        .min = config->margin.min,
-        .max = config->margin.max,
-        .eta = config->margin.eta,
-        .target = config->margin.target,
-        .averaging = config->margin.averaging,
-        .tie = config->margin.tie,
-        .temperature = config->margin.temperature,
-        .warmup_steps = config->margin.warmup_steps,
-        .interval = config->margin.interval,
-        .pooled_rate = config->margin.initial_rate,
+        .scope = use == MARGINS_ADAPTIVE ? (MarginScope)settings->scope : SCOPE_FIXED,
+        .aggregation = (MarginAggregation)settings->aggregation,
+        .signal = (ViolationSignal)settings->signal,
+        .soft = settings->soft,
+        .beta = objective->beta,
+        .min = settings->min,
+        .max = settings->max,
+        .eta = settings->eta,
+        .target = settings->target,
+        .averaging = settings->averaging,
+        .tie = settings->tie,
+        .temperature = settings->temperature,
+        .warmup_steps = settings->warmup_steps,
+        .interval = settings->interval,
+        .pooled_rate = settings->initial_rate,
     };
     CHECK(category_count >= 1);
     state->margin = calloc(k, 2 * sizeof(double) + 4 * sizeof(int64_t));
@@ -39,8 +69,8 @@ bool margin_create(MarginState *state, const Config *config, int category_count,
     state->violations = state->n + k;
     state->pending = state->violations + k;
     for (size_t c = 0; c < k; c++) {
-        state->margin[c] = config->objective.type == OBJECTIVE_DPO ? 0 : config->margin.initial;
-        state->violation_rate[c] = config->margin.initial_rate;
+        state->margin[c] = use == MARGINS_NONE ? 0 : settings->initial;
+        state->violation_rate[c] = settings->initial_rate;
     }
     return true;
 }
@@ -73,7 +103,9 @@ double margin_offset(const MarginState *state, const uint8_t *category_mask, boo
 double violation_signal(const MarginState *state, const PairLogProbs *pair, double h, double offset)
 {
     switch (state->signal) {
-    case SIGNAL_LIKELIHOOD: return pair->chosen / pair->chosen_tokens - pair->rejected / pair->rejected_tokens;
+    case SIGNAL_LIKELIHOOD:
+        return pair->logp[PAIR_CHOSEN] / pair->tokens[PAIR_CHOSEN] -
+               pair->logp[PAIR_REJECTED] / pair->tokens[PAIR_REJECTED];
     case SIGNAL_REWARD: return h;
     case SIGNAL_MARGIN: return h - offset / state->beta;
     }

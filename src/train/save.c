@@ -23,40 +23,18 @@ static bool heldout_worst(Trainer *t, double *worst, Error *err)
 {
     Run *run = &t->run;
     const Pairs *pairs = &run->heldout;
-    int k = pairs->category_count;
+    Evaluation *e = &t->heldout;
     int64_t done = 0;
     while (done < pairs->count) {
         Verdict verdict;
-        if (!run_logps(run, &run->heldout_batcher, "held-out", t->heldout[PAIR_CHOSEN], t->heldout[PAIR_REJECTED],
-                       &done, &verdict, err))
+        if (!run_logps(run, &run->heldout_batcher, "held-out", e->logps[PAIR_CHOSEN], e->logps[PAIR_REJECTED], &done,
+                       &verdict, err))
             return false;
         if (verdict.stop && done < pairs->count) return true;
     }
-    int64_t *n = calloc((size_t)k, sizeof *n);
-    double *violations = calloc((size_t)k, sizeof *violations);
-    CHECK(n && violations);
-    for (int64_t i = 0; i < pairs->count; i++) {
-        PairLogProbs logps = { t->heldout[PAIR_CHOSEN][i],
-                               t->heldout[PAIR_REJECTED][i],
-                               t->heldout_reference[PAIR_CHOSEN][i],
-                               t->heldout_reference[PAIR_REJECTED][i],
-                               pairs_completion(pairs, PAIR_CHOSEN, i),
-                               pairs_completion(pairs, PAIR_REJECTED, i) };
-        if (!pairs->margin_applies[i]) continue;
-        double offset = margin_offset(&t->margins, pairs_categories(pairs, i), true),
-               h = pair_loss(t->margins.beta, offset, &logps).h;
-        double score = (double)violation_score(&t->margins, violation_signal(&t->margins, &logps, h, offset)) *
-                       margin_unit(&t->margins);
-        for (int c = 0; c < k; c++)
-            if (pairs_categories(pairs, i)[c]) {
-                n[c]++;
-                violations[c] += score;
-            }
-    }
-    Fairness f = fairness(violations, n, pairs->category_harm, k, WORST_IS_HIGHEST);
+    evaluation_measure(e, pairs, &run->config.objective, &t->margins);
+    Fairness f = fairness(e->violations, e->n, pairs->category_harm, pairs->category_count, WORST_IS_HIGHEST);
     *worst = f.worst;
-    free(n);
-    free(violations);
     return true;
 }
 
@@ -64,9 +42,6 @@ static bool heldout_worst(Trainer *t, double *worst, Error *err)
 
 static bool write_checkpoint(Trainer *t, const char *path, double worst, Error *err)
 {
-    static const char *const sampling[] = {
-        [SAMPLING_UNIFORM] = "uniform", [SAMPLING_BALANCED] = "balanced", [SAMPLING_SEQUENTIAL] = "sequential"
-    };
     Run *run = &t->run;
     char *text = config_text(&run->config), layout[LAYOUT_TEXT];
     layout_text(&run->layout, layout);
@@ -79,7 +54,7 @@ static bool write_checkpoint(Trainer *t, const char *path, double worst, Error *
         .seed = t->sampler.seed,
         .skipped = t->skipped,
         .heldout_worst = worst,
-        .sampling = sampling[run->config.batch.sampling],
+        .sampling = config_choice(&run->config, "batch.sampling"),
         .config = text,
         .version = CATDPO_VERSION,
         .data_digest = run->pairs.data_digest,

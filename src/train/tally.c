@@ -48,23 +48,17 @@ void tally_clear(Tally *t)
     memset(t->sums, 0, sizeof *t->sums * (SCALARS + CATEGORY_SUMS * k));
 }
 
-void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair, const PairLogProbs *logps,
-               const PairLoss *loss, double offset, const SequenceResult result[PAIR_SIDES])
+void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair, const PairScore *score,
+               const SequenceResult result[PAIR_SIDES])
 {
     const uint8_t *mask = pairs_categories(pairs, pair);
-    bool applies = pairs->margin_applies[pair];
-    margin_count(margins, mask, applies, violation_score(margins, violation_signal(margins, logps, loss->h, offset)),
-                 t->counts);
-
-    double accuracy =
-        fabs(loss->h) < margins->tie ? 0.5 : loss->h > 0; /* policy and reference agree up to rounding at the start */
-    double ratio[PAIR_SIDES] = { logps->chosen - logps->reference_chosen, logps->rejected - logps->reference_rejected };
+    margin_count(margins, mask, pairs->margin_applies[pair], score->violation, t->counts);
     t->sums[PAIRS] += 1;
-    t->sums[LOSS] += loss->loss;
-    t->sums[ACCURACY] += accuracy;
+    t->sums[LOSS] += score->loss;
+    t->sums[ACCURACY] += score->accuracy;
     for (int side = 0; side < PAIR_SIDES; side++) {
         double *sums = t->sums + (side == PAIR_CHOSEN ? CHOSEN : REJECTED);
-        sums[SIDE_REWARD] += margins->beta * ratio[side];
+        sums[SIDE_REWARD] += score->reward[side];
         sums[SIDE_LOGP] += result[side].logp;
         sums[SIDE_LOGITS] += result[side].logits;
         sums[SIDE_TOKENS] += pairs_completion(pairs, side, pair);
@@ -75,9 +69,9 @@ void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t
         if (mask[k]) {
             double *sums = t->sums + SCALARS + CATEGORY_SUMS * k;
             sums[CATEGORY_PAIRS] += 1;
-            sums[CATEGORY_REWARD] += margins->beta * loss->h;
-            sums[CATEGORY_ACCURACY] += accuracy;
-            sums[CATEGORY_LOSS] += loss->loss;
+            sums[CATEGORY_REWARD] += score->reward_margin;
+            sums[CATEGORY_ACCURACY] += score->accuracy;
+            sums[CATEGORY_LOSS] += score->loss;
         }
 }
 

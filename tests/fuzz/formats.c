@@ -137,7 +137,8 @@ static void state_make(State *s)
     const OptimizerSettings settings = { .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .shard = true };
     fuzz_must(fuzz_transformer(&s->t, &tiny, &err) &&
                   optimizer_create(&s->optimizer, &s->t.parameters, fuzz_grid(), &settings, &err) &&
-                  config_load(&config, NULL, 0, NULL, &err) && margin_create(&s->margins, &config, K, &err),
+                  config_load(&config, NULL, 0, NULL, &err) &&
+                  margin_create(&s->margins, &config.margin, &config.objective, K, &err),
               &err);
 }
 

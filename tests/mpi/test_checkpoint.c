@@ -40,7 +40,7 @@ static void open_state(State *s, int replicas, int rows, int columns, bool shard
     CHECK(model_load(&file, &s->model, digest, &err));
     h5_close(&file);
     CHECK(optimizer_create(&s->optimizer, &s->model.parameters, &s->grid, &settings, &err));
-    CHECK(margin_create(&s->margins, &config, CATEGORIES, &err));
+    CHECK(margin_create(&s->margins, &config.margin, &config.objective, CATEGORIES, &err));
 }
 
 /* Moments as training would leave them: on every rank a function of the element's value, so that all layouts agree. */

@@ -68,7 +68,7 @@ static void defaults_hold_without_a_file(void **state)
 {
     (void)state;
     Config c = load(NULL, 0, NULL);
-    assert_true(c.objective.type == OBJECTIVE_CATDPO && c.objective.beta == 0.1);
+    assert_true(c.objective.type == objective_find("catdpo") && c.objective.beta == 0.1);
     assert_true(c.optimizer.learning_rate == 1e-6 && c.optimizer.beta2 == 0.999 && c.optimizer.epsilon == 1e-8);
     assert_true(c.margin.max == 10 && c.margin.target == 0.2 && c.margin.averaging == 0.02 && c.margin.tie == 1e-3);
     assert_true(c.margin.signal == SIGNAL_LIKELIHOOD && !c.margin.soft && c.margin.interval == 1);
@@ -85,18 +85,19 @@ static void defaults_hold_without_a_file(void **state)
 static void every_field_has_exactly_one_option(void **state)
 {
     (void)state;
-    for (int a = 0; a < option_count; a++) {
+    Config config;
+    for (int a = 0; a < option_count(); a++) {
+        const Option *option = option_at(a);
         int groups = 0;
-        for (int g = 0; g < option_group_count; g++) groups += option_in_group(&option_table[a], &option_groups[g]);
+        for (int g = 0; g < option_group_count; g++) groups += option_in_group(option, &option_groups[g]);
         assert_int_equal(groups, 1);
-        bool number = option_table[a].type == OPTION_INT || option_table[a].type == OPTION_FLOAT ||
-                      option_table[a].type == OPTION_MINUTES || option_table[a].type == OPTION_GRID ||
-                      option_table[a].type == OPTION_COUNT_OR_AUTO;
-        assert_true(number == (option_table[a].bounds != NULL));
-        assert_true((option_table[a].type == OPTION_CHOICE) == (option_table[a].choices != NULL));
+        bool number = option->type == OPTION_INT || option->type == OPTION_FLOAT || option->type == OPTION_MINUTES ||
+                      option->type == OPTION_GRID || option->type == OPTION_COUNT_OR_AUTO;
+        assert_true(number == (option->bounds != NULL));
+        assert_true((option->type == OPTION_CHOICE) == (option->choices != NULL));
         for (int b = 0; b < a; b++) {
-            assert_int_not_equal(option_table[a].offset, option_table[b].offset);
-            assert_string_not_equal(option_table[a].key, option_table[b].key);
+            assert_ptr_not_equal(option_value(option, &config), option_value(option_at(b), &config));
+            assert_string_not_equal(option->key, option_at(b)->key);
         }
     }
 }
@@ -109,7 +110,6 @@ static void choices_follow_the_enums(void **state)
         size_t offset;
         int value;
     } cases[] = {
-        { "objective.type=dpo", offsetof(Config, objective.type), OBJECTIVE_DPO },
         { "margin.scope=global", offsetof(Config, margin.scope), SCOPE_GLOBAL },
         { "margin.scope=fixed", offsetof(Config, margin.scope), SCOPE_FIXED },
         { "margin.aggregation=mean", offsetof(Config, margin.aggregation), AGGREGATE_MEAN },
@@ -282,9 +282,9 @@ static void help_names_every_key(void **state)
     (void)state;
     for (int form = CONFIG_HELP_TEXT; form <= CONFIG_HELP_MARKDOWN; form++) {
         char *text = help((ConfigHelpForm)form);
-        for (int k = 0; k < option_count; k++) {
-            assert_says(text, option_table[k].key);
-            assert_says(text, option_table[k].preset);
+        for (int k = 0; k < option_count(); k++) {
+            assert_says(text, option_at(k)->key);
+            assert_says(text, option_at(k)->preset);
         }
         free(text);
     }
@@ -466,7 +466,7 @@ static void fixed_objectives_agree_with_their_margin(void **state)
     char *fixed[] = { "margin.scope=fixed", "margin.initial=50" };
     assert_true(load(NULL, 2, fixed).margin.initial == 50);
     char *dpo[] = { "objective.type=dpo" };
-    assert_true(load(NULL, 1, dpo).objective.type == OBJECTIVE_DPO);
+    assert_true(load(NULL, 1, dpo).objective.type == objective_find("dpo"));
 }
 
 static void required_keys_are_asked_for_by_name(void **state)

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "catdpo/config/config.h"
 #include "catdpo/objective/margin.h"
 #include "catdpo/core/rng.h"
 
@@ -27,7 +28,8 @@ static MarginState make(int category_count, ...)
     Config config;
     Error err = { 0 };
     MarginState state;
-    if (!config_load(&config, NULL, count, sets, &err) || !margin_create(&state, &config, category_count, &err))
+    if (!config_load(&config, NULL, count, sets, &err) ||
+        !margin_create(&state, &config.margin, &config.objective, category_count, &err))
         fail_msg("%s", err.message);
     return state;
 }
@@ -171,14 +173,8 @@ static void offset_aggregates_over_the_pairs_categories(void **unused)
 static void signals_are_what_they_say(void **unused)
 {
     (void)unused;
-    PairLogProbs pair = { .chosen = -30,
-                          .rejected = -20,
-                          .reference_chosen = -40,
-                          .reference_rejected = -25,
-                          .chosen_tokens = 10,
-                          .rejected_tokens = 5 };
-    double h = pair_loss(0.1, 0, &pair).h;
-    assert_same(h, 5);
+    PairLogProbs pair = { .logp = { -30, -20 }, .reference = { -40, -25 }, .tokens = { 10, 5 } };
+    const double h = 5;
     MarginState likelihood = MAKE(1, "margin.signal=likelihood"), reward = MAKE(1, "margin.signal=reward");
     MarginState margin = MAKE(1, "margin.signal=margin");
     assert_close(violation_signal(&likelihood, &pair, h, 2), -3.0 - -4.0);

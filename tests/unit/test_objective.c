@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <math.h>
-#include <string.h>
 #include <cmocka.h>
 
 #include "catdpo/objective/objective.h"
@@ -13,14 +12,19 @@
 
 static PairLogProbs random_pair(Rng *rng)
 {
-    return (PairLogProbs){
-        .chosen = -200 * rng_uniform(rng),
-        .rejected = -200 * rng_uniform(rng),
-        .reference_chosen = -200 * rng_uniform(rng),
-        .reference_rejected = -200 * rng_uniform(rng),
-        .chosen_tokens = 1 + (int)rng_below(rng, 100),
-        .rejected_tokens = 1 + (int)rng_below(rng, 100),
-    };
+    PairLogProbs pair;
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        pair.logp[side] = -200 * rng_uniform(rng);
+        pair.reference[side] = -200 * rng_uniform(rng);
+        pair.tokens[side] = 1 + (int)rng_below(rng, 100);
+    }
+    return pair;
+}
+
+static PairTerms terms(const char *objective, double beta, double offset, const PairLogProbs *pair)
+{
+    ObjectiveSettings settings = { .type = objective_find(objective), .beta = beta };
+    return objective_of(&settings)->pair(&settings, offset, pair);
 }
 
 static void assert_close(double value, double expected, double tolerance)
@@ -31,7 +35,7 @@ static void assert_close(double value, double expected, double tolerance)
 static void start_of_training_has_the_known_values(void **state)
 {
     (void)state;
-    PairLogProbs pair = { -50, -60, -50, -60, 10, 12 }; /* policy = reference: h = 0 */
+    PairLogProbs pair = { { -50, -60 }, { -50, -60 }, { 10, 12 } }; /* policy = reference: h = 0 */
     static const struct {
         double offset, loss, factor;
     } known[] = {
@@ -39,54 +43,65 @@ static void start_of_training_has_the_known_values(void **state)
         { 5, 5.0067, 0.9933 }, { 10, 10.00005, 0.99995 },
     };
     for (int k = 0; k < 5; k++) {
-        PairLoss loss = pair_loss(0.1, known[k].offset, &pair);
-        assert_true(loss.h == 0);
-        assert_close(loss.loss, known[k].loss, 6e-5);
-        assert_close(loss.coefficient, -0.1 * known[k].factor, 6e-6);
+        PairTerms t = terms("safedpo", 0.1, known[k].offset, &pair);
+        assert_true(t.h == 0 && t.reward[PAIR_CHOSEN] == 0 && t.reward[PAIR_REJECTED] == 0);
+        assert_close(t.loss, known[k].loss, 6e-5);
+        assert_close(t.coefficient[PAIR_CHOSEN], -0.1 * known[k].factor, 6e-6);
+        assert_close(t.coefficient[PAIR_REJECTED], 0.1 * known[k].factor, 6e-6);
     }
 }
 
 static void offset_zero_is_dpo_bit_for_bit(void **state)
 {
     (void)state;
+    static const char *const names[] = { "dpo", "safedpo", "catdpo" };
     Rng rng = rng_stream(1, 0);
     for (int i = 0; i < 1000; i++) {
         PairLogProbs p = random_pair(&rng);
-        PairLoss loss = pair_loss(0.1, 0, &p);
-        double z = 0.1 * ((p.chosen - p.reference_chosen) - (p.rejected - p.reference_rejected));
-        double dpo = softplus(-z), slope = -0.1 * sigmoid(-z);
-        assert_memory_equal(&loss.loss, &dpo, sizeof dpo);
-        assert_memory_equal(&loss.coefficient, &slope, sizeof slope);
+        double h = (p.logp[0] - p.reference[0]) - (p.logp[1] - p.reference[1]), z = 0.1 * h;
+        const PairTerms dpo = { .loss = softplus(-z),
+                                .coefficient = { -0.1 * sigmoid(-z), 0.1 * sigmoid(-z) },
+                                .reward = { 0.1 * (p.logp[0] - p.reference[0]), 0.1 * (p.logp[1] - p.reference[1]) },
+                                .h = h };
+        for (int k = 0; k < 3; k++) {
+            PairTerms t = terms(names[k], 0.1, 0, &p);
+            assert_memory_equal(&t, &dpo, sizeof dpo);
+        }
     }
 }
 
 static void offset_raises_the_margin_that_is_asked_for(void **state)
 {
     (void)state;
-    PairLogProbs pair = { -40, -80, -50, -70, 10, 10 }; /* h = 20, z = 2 */
-    PairLoss dpo = pair_loss(0.1, 0, &pair), safe = pair_loss(0.1, 2, &pair), more = pair_loss(0.1, 5, &pair);
+    PairLogProbs pair = { { -40, -80 }, { -50, -70 }, { 10, 10 } }; /* h = 20, z = 2 */
+    PairTerms dpo = terms("catdpo", 0.1, 0, &pair), safe = terms("catdpo", 0.1, 2, &pair),
+              more = terms("catdpo", 0.1, 5, &pair);
     assert_true(dpo.loss < safe.loss && safe.loss < more.loss);
     assert_close(safe.loss, log(2), 1e-15); /* the margin is met exactly */
-    assert_true(fabs(dpo.coefficient) < fabs(safe.coefficient) && fabs(safe.coefficient) < fabs(more.coefficient));
+    assert_true(dpo.coefficient[PAIR_REJECTED] < safe.coefficient[PAIR_REJECTED] &&
+                safe.coefficient[PAIR_REJECTED] < more.coefficient[PAIR_REJECTED]);
 }
 
-static void coefficient_is_the_derivative(void **state)
+/* Of every objective of the table: central difference with respect to L_w, then L_l. */
+static void coefficients_are_the_derivatives(void **state)
 {
     (void)state;
     Rng rng = rng_stream(2, 0);
     const double step = 1e-4;
-    for (int i = 0; i < 300; i++) {
-        PairLogProbs p = random_pair(&rng);
-        double offset = 10 * rng_uniform(&rng), beta = 0.05 + rng_uniform(&rng);
-        double coefficient = pair_loss(beta, offset, &p).coefficient;
-        for (int side = 0; side < 2; side++) { /* central difference with respect to L_w, then L_l */
-            PairLogProbs up = p, down = p;
-            *(side == 0 ? &up.chosen : &up.rejected) += step;
-            *(side == 0 ? &down.chosen : &down.rejected) -= step;
-            double slope = (pair_loss(beta, offset, &up).loss - pair_loss(beta, offset, &down).loss) / (2 * step);
-            assert_close(slope, side == 0 ? coefficient : -coefficient, 1e-7);
+    for (int type = 0; objective_choice(type).name; type++)
+        for (int i = 0; i < 300; i++) {
+            const char *name = objective_choice(type).name;
+            PairLogProbs p = random_pair(&rng);
+            double offset = 10 * rng_uniform(&rng), beta = 0.05 + rng_uniform(&rng);
+            PairTerms t = terms(name, beta, offset, &p);
+            for (int side = 0; side < PAIR_SIDES; side++) {
+                PairLogProbs up = p, down = p;
+                up.logp[side] += step;
+                down.logp[side] -= step;
+                double rise = terms(name, beta, offset, &up).loss - terms(name, beta, offset, &down).loss;
+                assert_close(rise / (2 * step), t.coefficient[side], 1e-7);
+            }
         }
-    }
 }
 
 static void softplus_and_sigmoid_hold_for_any_argument(void **state)
@@ -108,8 +123,10 @@ static void softplus_and_sigmoid_hold_for_any_argument(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(start_of_training_has_the_known_values),     cmocka_unit_test(offset_zero_is_dpo_bit_for_bit),
-        cmocka_unit_test(offset_raises_the_margin_that_is_asked_for), cmocka_unit_test(coefficient_is_the_derivative),
+        cmocka_unit_test(start_of_training_has_the_known_values),
+        cmocka_unit_test(offset_zero_is_dpo_bit_for_bit),
+        cmocka_unit_test(offset_raises_the_margin_that_is_asked_for),
+        cmocka_unit_test(coefficients_are_the_derivatives),
         cmocka_unit_test(softplus_and_sigmoid_hold_for_any_argument),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 /* The run's settings: one plain struct, filled from libconfig files and --set overrides through one option table.
  *
- * The table in src/config/options.c (key, type, default, bounds, choices, help) is the only place where a key is named.
+ * The tables in src/config/options.c and src/objective/table.c (key, type, default, bounds, choices, help) are the only
+ * place where a key is named.
  * From it come parsing, checking, `--help-config`, the resolved copy in the run directory and the config reference in
  * the README. Precedence: --set, then the file, then the default.
  */
@@ -8,6 +9,7 @@
 #define CATDPO_CONFIG_CONFIG_H
 
 #include "catdpo/core/error.h"
+#include "catdpo/objective/margin.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,10 +17,6 @@
 
 enum { CONFIG_TEXT = 512 }; /* bytes of a string value, with its NUL */
 
-typedef enum { OBJECTIVE_CATDPO, OBJECTIVE_SAFEDPO, OBJECTIVE_DPO } ObjectiveType;
-typedef enum { SCOPE_CATEGORY, SCOPE_GLOBAL, SCOPE_FIXED } MarginScope;
-typedef enum { AGGREGATE_MAX, AGGREGATE_MEAN, AGGREGATE_SUM } MarginAggregation;
-typedef enum { SIGNAL_LIKELIHOOD, SIGNAL_REWARD, SIGNAL_MARGIN } ViolationSignal;
 typedef enum { SAMPLING_UNIFORM, SAMPLING_BALANCED, SAMPLING_SEQUENTIAL } Sampling;
 typedef enum { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } ScheduleType;
 typedef enum { NONFINITE_STOP, NONFINITE_SKIP } NonfinitePolicy;
@@ -43,24 +41,8 @@ typedef struct Config {
         char model[CONFIG_TEXT]; /* frozen reference; empty: model.path */
         char cache[CONFIG_TEXT]; /* its log-probs; empty: <run.dir>/reference.h5 */
     } reference;
-    struct {
-        int type; /* ObjectiveType */
-        double beta;
-    } objective;
-    struct {
-        int scope;                /* MarginScope */
-        double initial, min, max; /* in units of beta * h */
-        double eta, target;       /* step of the update; accepted violation rate */
-        double averaging;         /* weight of one sample in the running violation rate, in (0, 1] */
-        double initial_rate;      /* running violation rate before any sample */
-        int64_t warmup_steps;     /* steps before the first update */
-        int64_t interval;         /* steps between updates */
-        int aggregation;          /* MarginAggregation: over the categories of a pair */
-        int signal;               /* ViolationSignal */
-        bool soft;                /* sigmoid of the signal instead of its sign */
-        double temperature;       /* of the soft signal, nats */
-        double tie;               /* a hard signal closer to zero than this counts one half, nats */
-    } margin;
+    ObjectiveSettings objective;
+    MarginSettings margin;
     struct {
         int64_t pairs;        /* pairs a step, over all ranks */
         int64_t max_tokens;   /* token budget of one pass, per process column */
@@ -126,6 +108,11 @@ bool config_load_text(Config *config, const char *text, const char *where, Error
  */
 const char *config_difference(const Config *now, const Config *then, const char *const keys[],
                               const char *const except[], char *text, size_t size);
+
+/* The name of the value that the option `key` (an OPTION_CHOICE) has. Not collective. */
+const char *config_choice(const Config *config, const char *key);
+/* Is `name` one of its values? */
+bool config_is_choice(const char *key, const char *name);
 
 /* Required keys that a command needs (NULL-terminated list of "group.key"): refused by name when empty. Not collective.
  */

@@ -7,6 +7,7 @@
 #define CATDPO_DATA_PAIRS_H
 
 #include "catdpo/core/error.h"
+#include "catdpo/core/side.h"
 
 #include <mpi.h>
 #include <stdbool.h>
@@ -17,8 +18,6 @@ enum {
     CATEGORIES_MAX = 1024,
     PAIRS_DIGEST = 72, /* bytes of a digest, with its NUL */
 };
-
-enum { PAIR_CHOSEN, PAIR_REJECTED, PAIR_SIDES };
 
 typedef struct PairSide {
     int64_t *offsets;       /* [N + 1]; sequence i is tokens[offsets[i] .. offsets[i + 1]) */

@@ -22,16 +22,36 @@
 #ifndef CATDPO_OBJECTIVE_MARGIN_H
 #define CATDPO_OBJECTIVE_MARGIN_H
 
-#include "catdpo/config/config.h"
+#include "catdpo/core/error.h"
 #include "catdpo/objective/objective.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
+typedef enum { SCOPE_CATEGORY, SCOPE_GLOBAL, SCOPE_FIXED } MarginScope;
+typedef enum { AGGREGATE_MAX, AGGREGATE_MEAN, AGGREGATE_SUM } MarginAggregation;
+typedef enum { SIGNAL_LIKELIHOOD, SIGNAL_REWARD, SIGNAL_MARGIN } ViolationSignal;
+
+/* The settings margin.*. */
+typedef struct MarginSettings {
+    int scope;                /* MarginScope */
+    double initial, min, max; /* in units of beta * h */
+    double eta, target;       /* step of the update; accepted violation rate */
+    double averaging;         /* weight of one sample in the running violation rate, in (0, 1] */
+    double initial_rate;      /* running violation rate before any sample */
+    int64_t warmup_steps;     /* steps before the first update */
+    int64_t interval;         /* steps between updates */
+    int aggregation;          /* MarginAggregation: over the categories of a pair */
+    int signal;               /* ViolationSignal */
+    bool soft;                /* sigmoid of the signal instead of its sign */
+    double temperature;       /* of the soft signal, nats */
+    double tie;               /* a hard signal closer to zero than this counts one half, nats */
+} MarginSettings;
+
 typedef struct MarginState {
     /* from the config */
     int category_count; /* K */
-    MarginScope scope;  /* SCOPE_FIXED for the objectives dpo and safedpo */
+    MarginScope scope;  /* SCOPE_FIXED unless the objective has adaptive margins */
     MarginAggregation aggregation;
     ViolationSignal signal;
     bool soft;
@@ -49,8 +69,14 @@ typedef struct MarginState {
     int64_t last_update;    /* step of the last one; 0: none */
 } MarginState;
 
+/* Do the settings suit the objective and each other? Else writes what is wrong into message and the two keys involved,
+ * the likelier culprit first. */
+bool margin_agree(const MarginSettings *settings, const ObjectiveSettings *objective, const char *keys[2],
+                  char *message, size_t size);
+
 /* The margins at the start of a run. Not collective. */
-bool margin_create(MarginState *state, const Config *config, int category_count, Error *err);
+bool margin_create(MarginState *state, const MarginSettings *settings, const ObjectiveSettings *objective,
+                   int category_count, Error *err);
 void margin_free(MarginState *state); /* harmless on a state that is all zero */
 
 /* Offset of a pair in the loss: the largest, mean or sum of the margins of its categories (category_mask[K], 0 or 1),

@@ -5,7 +5,7 @@
 
 #include "catdpo/data/batch.h"
 #include "catdpo/ops/head.h"
-#include "catdpo/objective/margin.h"
+#include "catdpo/objective/score.h"
 #include "catdpo/files/metrics.h"
 
 typedef struct Tally {
@@ -22,8 +22,8 @@ void tally_free(Tally *t);
 void tally_clear(Tally *t);
 
 /* A pair that this rank counts. */
-void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair, const PairLogProbs *logps,
-               const PairLoss *loss, double offset, const SequenceResult result[PAIR_SIDES]);
+void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair, const PairScore *score,
+               const SequenceResult result[PAIR_SIDES]);
 
 /* Sums over all ranks: one MPI_Allreduce of 2K int64, one of doubles. Collective over world, also for ranks without
  * pairs. */

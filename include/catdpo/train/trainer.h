@@ -1,8 +1,9 @@
-/* A training run: what its parts (train.c: the steps; record.c: what a step leaves behind; save.c: checkpoints;
- * resume.c: going on from one) share. */
+/* A training run: what its parts (train.c: before, between and after the steps; step.c: a step; record.c: what
+ * it leaves behind; save.c: checkpoints; resume.c: going on from one) share. */
 #ifndef CATDPO_TRAIN_TRAINER_H
 #define CATDPO_TRAIN_TRAINER_H
 
+#include "catdpo/run/evaluate.h"
 #include "catdpo/run/run.h"
 #include "catdpo/train/tally.h"
 
@@ -20,8 +21,7 @@ typedef struct Trainer {
     StepLog *log; /* rank 0 only */
     Progress progress;
     double *reference[PAIR_SIDES]; /* [N] nats */
-    double *heldout_reference[PAIR_SIDES],
-        *heldout[PAIR_SIDES]; /* [held-out pairs] nats; NULL unless checkpoint.best */
+    Evaluation heldout;            /* of the held-out pairs; without memory unless checkpoint.best */
     char start_digest[WEIGHTS_DIGEST],
         reference_digest[WEIGHTS_DIGEST]; /* of the weights that training starts from, and of the reference */
     int64_t *pair;                        /* [B] indices of the step's pairs, -1: none */
@@ -32,6 +32,29 @@ typedef struct Trainer {
     int64_t skipped;                       /* steps without an update */
     double best; /* violation rate of the worst held-out category in best.h5; infinite: there is none */
 } Trainer;
+
+/* ---- train.c ---- */
+
+/* What the command line asks for besides the settings. */
+typedef struct TrainOptions {
+    const char *config; /* file; NULL: none */
+    int set_count;
+    char *const *sets; /* "group.key=value" */
+    bool overwrite, take_over;
+    const char *resume; /* checkpoint to go on from, "": the newest one; NULL: a new run */
+    const char *allow;  /* differences that a resumed run may have; NULL: none */
+} TrainOptions;
+
+/* A run from its settings to its last checkpoint. `t` is zeroed before and freed with trainer_free afterwards, also
+ * after an error; errors are agreed. Collective over world. */
+bool train(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err);
+void trainer_free(Trainer *t);
+
+/* ---- step.c ---- */
+
+/* Step t->step: one update of the weights and of the margins; fills row with everything that the pairs and the update
+ * say. Errors are the same on all ranks. Collective over world. */
+bool train_step(Trainer *t, StepMetrics *row, Error *err);
 
 /* ---- record.c ---- */
 

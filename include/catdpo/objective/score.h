@@ -1,0 +1,26 @@
+/* The one place where a pair's log-probabilities become loss, reward, violation and coefficients: training, evaluation
+ * and the choice of the best checkpoint ask here, so that they cannot differ. Nothing is collective or fails. */
+#ifndef CATDPO_OBJECTIVE_SCORE_H
+#define CATDPO_OBJECTIVE_SCORE_H
+
+#include "catdpo/objective/margin.h"
+
+/* What is known of a pair besides its log-probabilities. */
+typedef struct PairLabels {
+    const uint8_t *categories; /* [K] 0 or 1 */
+    bool applies;              /* the margins apply: chosen is safe and rejected is not */
+} PairLabels;
+
+typedef struct PairScore {
+    double loss;                    /* nats */
+    double coefficient[PAIR_SIDES]; /* d loss / d logp of each side */
+    double reward[PAIR_SIDES];      /* implicit rewards */
+    double reward_margin;           /* beta h */
+    double accuracy;                /* does the chosen response lead? 1, 0, or 1/2 within margin.tie of a tie */
+    int64_t violation;              /* in units of margin_unit: what margin_count adds */
+} PairScore;
+
+PairScore score_pair(const ObjectiveSettings *settings, const MarginState *margins, const PairLogProbs *pair,
+                     const PairLabels *labels);
+
+#endif

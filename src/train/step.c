@@ -1,0 +1,114 @@
+/* One step of training: batch, forward, head and objective, backward, reduce, clip, AdamW, margins. */
+#include "catdpo/train/trainer.h"
+
+#include "catdpo/optim/schedule.h"
+
+#include <math.h>
+#include <string.h>
+
+/* The head has the log-probs of some pairs: what they cost, what that says to margins and metrics, and its gradient. */
+static void pair_gradient(void *context, const Batch *batch, int first, int count, const SequenceResult *result,
+                          float *coefficient)
+{
+    Trainer *t = context;
+    const Pairs *pairs = &t->run.pairs;
+    int me;
+    CHECK_MPI(MPI_Comm_rank(t->run.grid.comm, &me));
+    for (int i = first; i < first + count; i++) {
+        int64_t p = batch->pair[i];
+        const SequenceResult *sides = &result[PAIR_SIDES * i];
+        PairLogProbs logps;
+        for (int side = 0; side < PAIR_SIDES; side++) {
+            logps.logp[side] = sides[side].logp;
+            logps.reference[side] = t->reference[side][p];
+            logps.tokens[side] = pairs_completion(pairs, side, p);
+        }
+        PairLabels labels = { pairs_categories(pairs, p), pairs->margin_applies[p] };
+        PairScore score = score_pair(&t->run.config.objective, &t->margins, &logps, &labels);
+        for (int side = 0; side < PAIR_SIDES; side++)
+            coefficient[PAIR_SIDES * i + side] = (float)(score.coefficient[side] / t->pair_count);
+        if (batch->counter[i] == me) tally_add(&t->tally, &t->margins, pairs, p, &score, sides);
+    }
+}
+
+static void choose_pairs(Trainer *t)
+{
+    t->pair_count = sampler_step(&t->sampler, t->step, t->pair);
+    for (int i = t->pair_count; i < t->sampler.per_step; i++) t->pair[i] = -1;
+    for (int i = 0; i < t->pair_count; i++)
+        t->num_tokens += pairs_length(&t->run.pairs, PAIR_CHOSEN, t->pair[i]) +
+                         pairs_length(&t->run.pairs, PAIR_REJECTED, t->pair[i]);
+    batcher_plan(&t->run.batcher, t->pair, t->pair_count);
+}
+
+/* A step whose numbers are not finite changes nothing; whether the run goes on is for the settings to say. The same on
+ * all ranks. */
+static bool may_skip(Trainer *t, StepMetrics *row, Error *err)
+{
+    const Config *config = &t->run.config;
+    bool skip = config->optimizer.nonfinite == NONFINITE_SKIP && t->skipped < config->optimizer.max_skipped;
+    row->skipped = 1;
+    t->skipped++;
+    if (skip)
+        log_warn(&t->run.log, "step %lld is skipped: the loss is %g and the gradient's norm %g", (long long)t->step,
+                 row->loss, row->grad_norm);
+    return skip || error_fault(err,
+                               "step %lld: the loss is %g and the gradient's norm %g: lower optimizer.learning_rate, "
+                               "and look at the pairs of "
+                               "this step in metrics.h5 (/train/pairs); optimizer.nonfinite = \"skip\" leaves out up "
+                               "to %lld such steps",
+                               (long long)t->step, row->loss, row->grad_norm, (long long)config->optimizer.max_skipped);
+}
+
+/* ---- the step --------------------------------------------------------------------------------------------------- */
+
+/* Gradients of all passes of this replica, and the tally of its pairs. */
+static void passes(Trainer *t)
+{
+    Run *run = &t->run;
+    if (run->batcher.passes == 0) /* this replica has no pair in the step */
+        memset(run->model.gradients, 0, (size_t)run->model.gradient_bytes);
+    for (int pass = 0; pass < run->batcher.passes; pass++)
+        transformer_pass(&run->model, batcher_pass(&run->batcher, pass), pair_gradient, t, pass > 0);
+}
+
+bool train_step(Trainer *t, StepMetrics *row, Error *err)
+{
+    Run *run = &t->run;
+    Transformer *model = &run->model;
+    const Config *config = &run->config;
+    *row = (StepMetrics){ .step = t->step };
+    tally_clear(&t->tally);
+
+    timer_start(run->timer, PHASE_BATCH);
+    choose_pairs(t);
+    timer_stop(run->timer);
+    passes(t);
+
+    timer_start(run->timer, PHASE_MARGINS);
+    tally_reduce(&t->tally, run->world);
+    tally_fill(&t->tally, &t->margins, row);
+    timer_stop(run->timer);
+
+    timer_start(run->timer, PHASE_REDUCE);
+    optimizer_reduce(&t->optimizer, model->gradients);
+    timer_stop(run->timer);
+    timer_start(run->timer, PHASE_OPTIMIZER);
+    row->grad_norm = optimizer_norm(&t->optimizer, model->gradients);
+    row->learning_rate =
+        config->optimizer.learning_rate * schedule_factor((ScheduleType)config->schedule.type, config->schedule.warmup,
+                                                          config->schedule.floor, t->step, t->total_steps);
+    bool finite = isfinite(row->loss) && isfinite(row->grad_norm); /* the same numbers on all ranks */
+    if (finite)
+        row->clipped =
+            optimizer_update(&t->optimizer, model->weights, model->gradients, row->learning_rate, row->grad_norm);
+    timer_stop(run->timer);
+    if (!finite) return may_skip(t, row, err);
+    timer_start(run->timer, PHASE_REDUCE);
+    optimizer_spread(&t->optimizer, model->weights);
+    timer_stop(run->timer);
+    timer_start(run->timer, PHASE_MARGINS);
+    margin_update(&t->margins, t->tally.counts, t->step);
+    timer_stop(run->timer);
+    return true;
+}

@@ -1,0 +1,192 @@
+/* A training run: what has to hold before it starts, its steps one after the other, and how it ends. */
+#include "catdpo/train/trainer.h"
+
+#include "catdpo/core/stop.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- before ----------------------------------------------------------------------------------------------------- */
+
+static bool allocate_logps(double *logps[PAIR_SIDES], int64_t pairs, Error *err)
+{
+    for (int side = 0; side < PAIR_SIDES; side++)
+        if (!(logps[side] = calloc((size_t)pairs + 1, sizeof(double))))
+            return error_fault(err, "out of memory for the log-probs of %lld pairs", (long long)pairs);
+    return true;
+}
+
+static bool allocate(Trainer *t, Error *err)
+{
+    Run *run = &t->run;
+    const Config *config = &run->config;
+    t->pair = calloc((size_t)config->batch.pairs, sizeof *t->pair);
+    t->phase_seconds = calloc(PHASES, sizeof *t->phase_seconds);
+    return ((t->pair && t->phase_seconds) ||
+            error_fault(err, "out of memory for a step of %lld pairs", (long long)config->batch.pairs)) &&
+           allocate_logps(t->reference, run->pairs.count, err) &&
+           (!config->checkpoint.best || evaluation_create(&t->heldout, &run->heldout, err)) &&
+           margin_create(&t->margins, &config->margin, &config->objective, run->pairs.category_count, err) &&
+           tally_create(&t->tally, run->pairs.category_count, err) &&
+           sampler_create(&t->sampler, &run->pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed,
+                          (int)config->batch.pairs, err);
+}
+
+/* A run directory holds one run: another one must not replace it by accident. On rank 0. */
+static bool refuse_second_run(const Run *run, bool overwrite, bool resume, Error *err)
+{
+    char path[FILE_PATH];
+    run_path(run, "metrics.h5", path);
+    if (overwrite && resume)
+        return error_usage(
+            err, "--overwrite and --resume exclude each other: the one replaces a run, the other goes on with it");
+    return overwrite || resume || access(path, F_OK) != 0 ||
+           error_usage(err,
+                       "%s holds a run already: go on with it by --resume, replace it with --overwrite, or choose "
+                       "another run.dir",
+                       run->config.run.dir);
+}
+
+/* An objective with margins that no pair asks for would be another objective. */
+static bool refuse_idle_margins(const Run *run, Error *err)
+{
+    const Pairs *pairs = &run->pairs;
+    const Objective *objective = objective_of(&run->config.objective);
+    if (objective->margins == MARGINS_NONE || memchr(pairs->margin_applies, 1, (size_t)pairs->count)) return true;
+    return error_usage(err,
+                       "%s has no pair under a margin: of none of its %lld training pairs is it known that the chosen "
+                       "response is safe and the rejected one is not, so that objective.type = \"%s\" would be "
+                       "\"dpo\". Prepare data with safety flags and harm categories, or with "
+                       "--assume-unsafe-rejected, or set objective.type to \"dpo\"",
+                       run->config.data.path, (long long)pairs->count, objective->name);
+}
+
+static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err)
+{
+    Run *run = &t->run;
+    static const char *const required[] = { "run.dir", "model.path", "data.path", NULL };
+    bool resume = options->resume != NULL;
+    if (!run_begin(run, options->config, options->set_count, options->sets, required, world, err) ||
+        !error_agree(world, run->rank > 0 || refuse_second_run(run, options->overwrite, resume, err), err) ||
+        !run_own_folder(run, options->take_over, err) || !run_open(run, "train", run->config.model.path, true, err))
+        return false;
+    run_watch(run);
+    if (run->pairs.count == 0)
+        return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some",
+                           run->config.data.path);
+    if (!refuse_idle_margins(run, err) || !error_agree(world, allocate(t, err), err)) return false;
+    memcpy(t->start_digest, run->model_info.weights_digest, WEIGHTS_DIGEST);
+    const Config *config = &run->config;
+    t->total_steps = config->schedule.steps > 0
+                         ? config->schedule.steps
+                         : (int64_t)ceil(config->schedule.epochs * (double)t->sampler.steps_per_epoch);
+    t->best = INFINITY;
+    return error_agree(world, run->rank > 0 || !options->overwrite || save_clear(t, err), err);
+}
+
+static bool prepare(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err)
+{
+    Run *run = &t->run;
+    const char *from = options->resume;
+    if (!open_run(t, options, world, err)) return false;
+    const Config *config = &run->config;
+    const OptimizerSettings settings = { config->optimizer.beta1,         config->optimizer.beta2,
+                                         config->optimizer.epsilon,       config->optimizer.weight_decay,
+                                         config->optimizer.max_grad_norm, config->optimizer.shard };
+    Evaluation *heldout = &t->heldout;
+    if (!(from ? resume_check(t, from, options->allow, err) : run_reference_digest(run, t->reference_digest, err)) ||
+        !run_reference(run, &run->batcher, "train", t->reference[PAIR_CHOSEN], t->reference[PAIR_REJECTED], err) ||
+        (config->checkpoint.best &&
+         !run_reference(run, &run->heldout_batcher, config->data.heldout, heldout->reference[PAIR_CHOSEN],
+                        heldout->reference[PAIR_REJECTED], err)) ||
+        !optimizer_create(&t->optimizer, &run->model.parameters, &run->grid, &settings, err))
+        return false;
+    bool found = false;
+    if (from && !resume_load(t, from, &found, err)) return false;
+    if (from && !found)
+        log_info(&run->log, "resume   nothing to go on from in %s: starting at the beginning", config->run.dir);
+    return (found || run_load_model(run, config->model.path, err)) && record_open(t, err);
+}
+
+/* ---- the steps -------------------------------------------------------------------------------------------------- */
+
+/* How to end the run without losing anything; Ctrl-C is the wrong way. */
+static void say_how_to_stop(Run *run)
+{
+    long launcher = stop_launcher();
+    char kill[64] = "";
+    if (launcher) snprintf(kill, sizeof kill, " or kill -USR1 %ld", launcher);
+    log_info(&run->log, "stop     touch %s%s: a checkpoint after the step at hand, then the end%s", run->life.stop,
+             kill, launcher ? " (Ctrl-C: mpirun kills the ranks within two seconds)" : "");
+}
+
+/* All steps, or as many as there is time for. */
+static bool run_steps(Trainer *t, Verdict *verdict, Error *err)
+{
+    Run *run = &t->run;
+    StepMetrics row;
+    bool ok = true;
+    say_how_to_stop(run);
+    progress_begin(&t->progress, &run->log, (ProgressMode)run->config.run.progress, "train", t->first_step,
+                   t->total_steps);
+    timer_reset(run->timer);
+    run->grid.flops = 0;
+    lifecycle_saved(&run->life, 0); /* the clocks of steps and checkpoints start here */
+    while (ok && t->step < t->total_steps && !verdict->stop) {
+        watchdog_step(run->watchdog, ++t->step);
+        bool sound = train_step(t, &row, err);
+        sound = record_step(t, &row, err) && sound; /* also a step that failed: its pairs are where to look */
+        ok = lifecycle_agree(&run->life, sound, t->step, verdict, err);
+        if (ok && verdict->checkpoint && t->step < t->total_steps)
+            ok = save(t, false, err);
+        else if (ok && metrics_full(t->metrics))
+            ok = metrics_flush(t->metrics, err);
+    }
+    progress_end(&t->progress);
+    return ok;
+}
+
+static bool steps_and_end(Trainer *t, Error *err)
+{
+    Run *run = &t->run;
+    Verdict verdict = { 0 };
+    if (!run_steps(t, &verdict, err)) {
+        Error ignored = { 0 }; /* what is known of the steps before a failure is worth keeping */
+        metrics_flush(t->metrics, &ignored);
+        return false;
+    }
+    if (t->step < t->total_steps)
+        return error_stopped(
+            err, verdict.for_good,
+            "stopped by %s after step %lld of %lld with a checkpoint: start again with --resume to go on", verdict.why,
+            (long long)t->step, (long long)t->total_steps);
+    if (t->first_step == t->total_steps)
+        log_info(&run->log, "all %lld steps were done before", (long long)t->total_steps);
+    return metrics_flush(t->metrics, err) &&
+           (!run->config.checkpoint.final || t->first_step == t->total_steps || save(t, true, err));
+}
+
+bool train(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err)
+{
+    if (prepare(t, options, world, err) && steps_and_end(t, err)) return true;
+    Error lost = { 0 }; /* explains whatever failed */
+    if (t->run.writer && writer_lost(t->run.writer, true, &lost) && err->exit_status == EXIT_FAULT) *err = lost;
+    return false;
+}
+
+void trainer_free(Trainer *t)
+{
+    steplog_close(t->log);
+    metrics_free(t->metrics);
+    tally_free(&t->tally);
+    margin_free(&t->margins);
+    if (t->optimizer.grid) optimizer_free(&t->optimizer);
+    sampler_free(&t->sampler);
+    for (int side = 0; side < PAIR_SIDES; side++) free(t->reference[side]);
+    evaluation_free(&t->heldout);
+    free(t->pair);
+    free(t->phase_seconds);
+    run_close(&t->run);
+}
