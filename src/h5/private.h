@@ -36,8 +36,51 @@ bool seal_measure(H5File *file, int descriptor, Error *err);
 /* and put both behind the end of the finished file `name`. */
 bool seal_append(const H5File *file, const char *name, Error *err);
 void seal_free(H5File *file);
-/* Does a file of `whole` bytes hold what its seal says? An EXIT_USAGE error if not; without a seal *sealed is false. */
-bool seal_verify(const char *path, int descriptor, int64_t whole, bool *sealed, Error *err);
+/* A seal for a file of `size` bytes that covers all of them; words: what seal_words makes of them. */
+bool seal_begin_whole(H5File *file, int64_t size, uint64_t words, Error *err);
+/* Does a file hold what its seal says? An EXIT_USAGE error if not; without a seal *sealed is false. *size: in, the
+ * bytes of the file; out, those in front of the seal. */
+bool seal_verify(const char *path, int descriptor, int64_t *size, bool *sealed, Error *err);
+/* The checksum of the first `size` bytes. False with errno. */
+bool seal_words(int descriptor, int64_t size, uint64_t *words);
+
+/* ---- what HDF5 writes, before it is on the disk: overlay.c; rank 0, not collective ---- */
+
+typedef struct Overlay Overlay;
+enum { PAGE = 4096 };
+
+/* In front of the first `size` bytes of an open file, which is not owned. direct: nobody else reads that one, and
+ * values of datasets may go there at once. NULL without memory. */
+Overlay *overlay_new(int below, int64_t size, bool direct);
+void overlay_free(Overlay *o);
+/* Make it the driver of a file access list; it has to outlive the files that are opened with that. */
+bool overlay_use(Overlay *o, hid_t list);
+/* Was a read refused because it could have overrun memory of HDF5? */
+bool overlay_refused(const Overlay *o);
+/* Bytes of the file as HDF5 has it open, or had when it closed it. */
+int64_t overlay_end(const Overlay *o);
+/* Have all pages from that of byte `from` to the end in memory. False without memory. */
+bool overlay_cover(Overlay *o, int64_t from);
+/* What was written, to its place in a file, which gets its length. False with errno, also of an earlier failure. */
+bool overlay_finish(Overlay *o, int descriptor);
+/* The pages in memory, ascending: their number, and the i-th one's and its bytes. */
+int64_t overlay_count(const Overlay *o);
+int64_t overlay_page(const Overlay *o, int64_t i, const char **bytes);
+/* Bytes of the file below, zeros behind its end. False with errno. */
+bool overlay_below(const Overlay *o, void *bytes, int64_t size, int64_t at);
+
+/* ---- copies that take turns: spares.c; not collective ---- */
+
+const char *spares_path(const Spares *s);
+/* Open the visible file for reading: its descriptor (the caller closes it) and its bytes without a seal. */
+bool spares_open(Spares *s, int *descriptor, int64_t *size, Error *err);
+/* Put the visible file with what the overlay changed (its end is above the old one's) into a file that nobody sees: its
+ * name, and the words of its seal. */
+bool spares_fill(Spares *s, Overlay *o, int visible, char unfinished[FILE_PATH], uint64_t *words, Error *err);
+/* spares_fill's file is on the disk, and takes the visible one's place. */
+bool spares_replace(Spares *s, Error *err);
+/* It does not. */
+void spares_abandon(Spares *s);
 
 /* How many of the held indices of an axis lie below `index` of the dataset. */
 int64_t slab_axis_below(const SlabAxis *axis, int64_t index);

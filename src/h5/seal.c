@@ -9,11 +9,12 @@
  *
  * HDF5 ignores what lies behind its end and cuts it off when it opens a file for writing: a file that another program
  * changed has no seal. The layout of a file is sealed while rank 0 has it in memory; what ranks write later lies in the
- * ranges, and has checksums that were known before. So nothing is read back, and a reader can trust metadata before
- * HDF5 parses them.
+ * ranges, and has checksums that were known before. A reader can trust metadata before HDF5 parses them. The seal of a
+ * file that grows in small commits (spares.c) has no ranges: it covers all, and follows from the pages that changed.
  */
 #include "private.h"
 
+#include "catdpo/core/file.h"
 #include "catdpo/h5/checksum.h"
 
 #include <errno.h>
@@ -158,8 +159,7 @@ static bool sum_file(Sum *s, int descriptor, int64_t from, int64_t to)
 {
     while (from < to) {
         int64_t most = to - from < STAGE - s->held ? to - from : STAGE - s->held;
-        ssize_t got = pread(descriptor, s->stage + s->held, (size_t)most, from);
-        if (got < 0 && errno == EINTR) continue;
+        int64_t got = file_read(descriptor, s->stage + s->held, (size_t)most, from);
         if (got == 0) errno = 0;
         if (got <= 0) return false;
         from += got;
@@ -188,6 +188,29 @@ static bool measure(const Seal *seal, int descriptor, uint64_t *checksum)
     free(s);
     errno = reason;
     return ok;
+}
+
+bool seal_words(int descriptor, int64_t size, uint64_t *words)
+{
+    Sum *s = calloc(1, sizeof *s);
+    bool ok = s && sum_file(s, descriptor, 0, size);
+    if (ok) {
+        sum_stage(s);
+        *words = s->sum;
+    }
+    int reason = errno;
+    free(s);
+    errno = reason;
+    return ok;
+}
+
+bool seal_begin_whole(H5File *file, int64_t size, uint64_t words, Error *err)
+{
+    seal_free(file);
+    file->seal = calloc(1, sizeof *file->seal);
+    if (!file->seal) return error_fault(err, "%s: no memory for the seal", file->path);
+    *file->seal = (Seal){ .size = size, .checksum = words + checksum_words(&size, 2, (uint64_t)(size + 3) / 4, 1) };
+    return true;
 }
 
 bool seal_measure(H5File *file, int descriptor, Error *err)
@@ -221,12 +244,7 @@ bool seal_append(const H5File *file, const char *name, Error *err)
     memcpy(tail + numbers, mark, MARK);
 
     int descriptor = open(name, O_WRONLY | O_CLOEXEC);
-    bool ok = descriptor >= 0;
-    for (size_t done = 0; ok && done < bytes;) {
-        ssize_t put = pwrite(descriptor, tail + done, bytes - done, seal->size + (off_t)done);
-        ok = put >= 0 || errno == EINTR;
-        if (put > 0) done += (size_t)put;
-    }
+    bool ok = descriptor >= 0 && file_write(descriptor, tail, bytes, seal->size);
     if (!ok) error_fault(err, "%s: cannot write: %s", name, strerror(errno));
     if (descriptor >= 0 && close(descriptor) != 0 && ok)
         ok = error_fault(err, "%s: cannot write: %s", name, strerror(errno));
@@ -236,13 +254,7 @@ bool seal_append(const H5File *file, const char *name, Error *err)
 
 static bool read_at(int descriptor, void *bytes, size_t size, int64_t at)
 {
-    for (size_t done = 0; done < size;) {
-        ssize_t got = pread(descriptor, (char *)bytes + done, size - done, at + (off_t)done);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return false;
-        done += (size_t)got;
-    }
-    return true;
+    return file_read(descriptor, bytes, size, at) == (int64_t)size;
 }
 
 /* Is the seal itself what was written? Fills it in; its ranges are owned by the caller. */
@@ -269,9 +281,10 @@ static bool read_seal(int descriptor, int64_t whole, Seal *seal)
     return ok;
 }
 
-bool seal_verify(const char *path, int descriptor, int64_t whole, bool *sealed, Error *err)
+bool seal_verify(const char *path, int descriptor, int64_t *size, bool *sealed, Error *err)
 {
     char found[MARK];
+    int64_t whole = *size;
     *sealed = false;
     if (whole < MARK + FOOT * 8 || !read_at(descriptor, found, MARK, whole - MARK) || memcmp(found, mark, MARK) != 0)
         return true;
@@ -280,10 +293,9 @@ bool seal_verify(const char *path, int descriptor, int64_t whole, bool *sealed, 
     bool ok = read_seal(descriptor, whole, &seal) && measure(&seal, descriptor, &checksum) && checksum == seal.checksum;
     free(seal.range);
     *sealed = ok;
-    return ok ||
-           error_usage(err,
-                       "%s: damaged: what it holds beside its large datasets does not have the checksum at its end. "
-                       "Use another "
-                       "copy, or make it again",
-                       path);
+    if (ok) *size = seal.size;
+    return ok || error_usage(err,
+                             "%s: damaged: what it holds beside its large datasets does not have the checksum at its "
+                             "end. Use another copy, or make it again",
+                             path);
 }

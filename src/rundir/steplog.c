@@ -1,6 +1,8 @@
 /* log.jsonl: a line a step. */
 #include "catdpo/rundir/steplog.h"
 
+#include "catdpo/core/file.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -69,20 +71,16 @@ static bool copy_start(FILE *in, int out, long size)
 static int renew(const char *path, const char *folder, int64_t keep, Error *err)
 {
     char unfinished[2048];
-    const char *slash = strrchr(path, '/');
-    if (folder)
-        snprintf(unfinished, sizeof unfinished, "%s/%s.tmp", folder, slash ? slash + 1 : path);
-    else
-        snprintf(unfinished, sizeof unfinished, "%s.tmp", path);
+    if (!file_temporary(path, folder, unfinished, sizeof unfinished, err)) return -1;
     FILE *in = keep > 0 ? fopen(path, "r") : NULL;
     if (keep > 0 && !in && errno != ENOENT) {
         error_fault(err, "%s: cannot read: %s", path, strerror(errno));
         return -1;
     }
     int out = open(unfinished, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
-    bool ok = out >= 0 && (!in || copy_start(in, out, find_end(in, keep))) && fsync(out) == 0 &&
-              rename(unfinished, path) == 0;
-    if (!ok) error_fault(err, "%s: cannot write: %s", path, strerror(errno));
+    bool ok = (out >= 0 && (!in || copy_start(in, out, find_end(in, keep)))) ||
+              error_fault(err, "%s: cannot write: %s", path, strerror(errno));
+    ok = ok && file_replace(unfinished, path, err);
     if (in) fclose(in);
     if (ok) return out;
     if (out >= 0) close(out);

@@ -1,6 +1,7 @@
 /* What a step of training leaves behind. */
 #include "catdpo/train/trainer.h"
 
+#include "catdpo/core/file.h"
 #include "version.h"
 
 #include <math.h>
@@ -26,15 +27,17 @@ char *config_text(const Config *config)
 /* The settings under a name in the run directory, written in the writer's folder and renamed. On rank 0. */
 static bool write_config(const Run *run, const char *name, void (*print)(const Config *config, FILE *out), Error *err)
 {
-    char path[FILE_PATH], unfinished[FILE_PATH + 32];
+    char path[FILE_PATH], unfinished[FILE_PATH], *text = NULL;
+    size_t size = 0;
     run_path(run, name, path);
-    snprintf(unfinished, sizeof unfinished, "%s/%s.tmp", writer_folder(run->writer), name);
-    FILE *file = fopen(unfinished, "w");
-    if (file) print(&run->config, file);
-    bool ok = file && fflush(file) == 0 && !ferror(file) && fsync(fileno(file)) == 0;
-    ok = (!file || fclose(file) == 0) && ok && rename(unfinished, path) == 0;
-    return ok ||
-           error_usage(err, "cannot write %s: set run.dir to a place that you may write to and that has room", path);
+    FILE *stream = open_memstream(&text, &size);
+    if (stream) print(&run->config, stream);
+    Error why = { 0 };
+    bool ok = (stream && fclose(stream) == 0) || error_fault(&why, "%s: no memory for the settings", path);
+    ok = ok && file_temporary(path, writer_folder(run->writer), unfinished, sizeof unfinished, &why) &&
+         file_create(unfinished, text, size, &why) && file_replace(unfinished, path, &why);
+    free(text);
+    return ok || error_usage(err, "%s; set run.dir to a place that you may write to and that has room", why.message);
 }
 
 static char *host_list(MPI_Comm world)

@@ -1,8 +1,11 @@
 /* Going on from a checkpoint: which one, whether this run is the one that wrote it, and what it brings back. */
 #include "catdpo/train/trainer.h"
 
+#include "catdpo/core/file.h"
+
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -235,18 +238,19 @@ static bool set_aside(const Candidate *c, const char *as, Error *err)
  * rank 0. */
 static bool fetch_metrics(const Run *run, const char *checkpoint, Error *err)
 {
-    char target[FILE_PATH], source[FILE_PATH + 32], unfinished[FILE_PATH + 16], buffer[65536];
+    char target[FILE_PATH], source[FILE_PATH + 32], unfinished[FILE_PATH];
+    Error why = { 0 };
     run_path(run, "metrics.h5", target);
     if (access(target, F_OK) == 0) return true;
     const char *slash = strrchr(checkpoint, '/');
     snprintf(source, sizeof source, "%.*s../metrics.h5", slash ? (int)(slash + 1 - checkpoint) : 0, checkpoint);
-    snprintf(unfinished, sizeof unfinished, "%s/metrics.h5.tmp", writer_folder(run->writer));
-    FILE *in = fopen(source, "r"), *out = in ? fopen(unfinished, "w") : NULL;
-    bool ok = in && out;
-    for (size_t got; ok && (got = fread(buffer, 1, sizeof buffer, in)) > 0;) ok = fwrite(buffer, 1, got, out) == got;
-    ok = ok && !ferror(in) && fflush(out) == 0 && fsync(fileno(out)) == 0;
-    if (in) fclose(in);
-    ok = (!out || fclose(out) == 0) && ok && rename(unfinished, target) == 0;
+    if (!file_temporary(target, writer_folder(run->writer), unfinished, sizeof unfinished, err)) return false;
+    int in = open(source, O_RDONLY | O_CLOEXEC),
+        out = in >= 0 ? open(unfinished, O_WRONLY | O_CREAT | O_CLOEXEC, 0666) : -1;
+    bool ok = out >= 0 && file_copy(in, out);
+    if (in >= 0) close(in);
+    if (out >= 0 && close(out) != 0) ok = false;
+    ok = ok && file_replace(unfinished, target, &why);
     return ok || error_usage(err,
                              "%s has no metrics.h5, and that of %s cannot be copied there: a run goes on with its "
                              "history, so put its metrics.h5 "

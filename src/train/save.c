@@ -2,6 +2,7 @@
  * every step. */
 #include "catdpo/train/trainer.h"
 
+#include "catdpo/core/file.h"
 #include "catdpo/objective/statistics.h"
 #include "version.h"
 
@@ -78,7 +79,7 @@ static bool keep_as_best(Trainer *t, const char *path, double worst, Error *err)
     Error unheard = { 0 };
     run_path(run, "checkpoints/best.h5", best);
     snprintf(unfinished, sizeof unfinished, "%s/best.h5.tmp", writer_folder(run->writer));
-    bool linked = run->rank > 0 || (link(path, unfinished) == 0 && rename(unfinished, best) == 0);
+    bool linked = run->rank > 0 || (link(path, unfinished) == 0 && file_replace(unfinished, best, &unheard));
     return error_agree(run->world, linked, &unheard) || write_checkpoint(t, best, worst, err);
 }
 

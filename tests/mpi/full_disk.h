@@ -23,6 +23,7 @@ static struct {
     bool sticky;     /* stays full, or fails once */
     bool unsynced;   /* something was written that is not on the disk yet */
     bool unlisted;   /* renamed, and the folder not synced */
+    long long bytes; /* asked to be written, armed or not */
 } disk;
 
 /* Is the descriptor the .tmp file that is being written? */
@@ -49,11 +50,13 @@ static bool is_full(int descriptor)
 
 ssize_t write(int descriptor, const void *bytes, size_t size)
 {
+    if (is_target(descriptor)) disk.bytes += (long long)size;
     return is_full(descriptor) ? -1 : syscall(SYS_write, descriptor, bytes, size);
 }
 
 ssize_t pwrite(int descriptor, const void *bytes, size_t size, off_t offset)
 {
+    if (is_target(descriptor)) disk.bytes += (long long)size;
     return is_full(descriptor) ? -1 : syscall(SYS_pwrite64, descriptor, bytes, size, offset);
 }
 

@@ -22,7 +22,7 @@ typedef struct CheckpointInfo {
     const char (*category_name)[CATEGORY_NAME];
 } CheckpointInfo;
 
-/* Writes the file beside its final name and renames it. `model_path` is the file that the run's model came from: its
+/* Writes the file under another name and renames it. `model_path` is the file that the run's model came from: its
  * tokenizer and configuration go along, so that the checkpoint can be exported. Collective over t->grid->world. */
 bool checkpoint_write(const char *path, const char *model_path, const Transformer *t, const Optimizer *optimizer,
                       const MarginState *margins, const CheckpointInfo *info, Error *err);

@@ -48,15 +48,17 @@ size_t data_size(DataType type);      /* bytes of an element */
 const char *data_name(DataType type); /* "int32", ... */
 
 typedef struct H5File {
-    MPI_Comm comm;      /* not owned; MPI_COMM_NULL: this process alone */
-    int rank;           /* in comm; 0 if alone */
-    hid_t meta;         /* rank 0, plain driver; -1 elsewhere, and of a file that is being filled */
-    hid_t data;         /* every rank, MPI-IO; -1 until the first slab is moved */
-    int memory, disk;   /* descriptors on rank 0 while laying out: the file in memory, and `temporary` */
-    int flushing;       /* descriptor of `temporary` while slabs are written: the disk works meanwhile; -1 */
-    int64_t unflushed;  /* bytes that this rank wrote since it last told the disk */
-    bool writing;       /* still `temporary` */
-    int64_t size;       /* bytes of the file when it was opened: no dataset in it can be larger */
+    MPI_Comm comm;           /* not owned; MPI_COMM_NULL: this process alone */
+    int rank;                /* in comm; 0 if alone */
+    hid_t meta;              /* rank 0, plain driver; -1 elsewhere, and of a file that is being filled */
+    hid_t data;              /* every rank, MPI-IO; -1 until the first slab is moved */
+    int disk;                /* descriptor on rank 0 while it has `meta`: of the file below the overlay */
+    struct Overlay *overlay; /* rank 0, while it has `meta`: src/h5/overlay.c; owned */
+    struct Spares *spares;   /* of a file that is being extended, else NULL; not owned */
+    int flushing;            /* descriptor of `temporary` while slabs are written: the disk works meanwhile; -1 */
+    int64_t unflushed;       /* bytes that this rank wrote since it last told the disk */
+    bool writing;            /* still `temporary` */
+    int64_t size;       /* bytes of the file, without its seal, when it was opened: no dataset in it can be larger */
     int64_t call_bytes; /* most bytes a rank moves in one call (CALL_BYTES; never more than 2^31 - 1) */
     bool collective;    /* MPI-IO's collective transfers; false unless set: see src/h5/transfer.c */
     char *scratch;      /* memory for moving slabs, kept from one to the next; owned */
@@ -84,9 +86,28 @@ bool h5_open(H5File *file, const char *path, MPI_Comm comm, Error *err);
 /* Create a file that h5_commit will call `path`. Until then it lies in `folder`, on the same file system, as
  * "NAME.<random>.tmp"; folder NULL: beside path. */
 bool h5_create(H5File *file, const char *path, const char *folder, MPI_Comm comm, Error *err);
-/* Write a changed copy of the file `path`, which stays complete until h5_commit replaces it. Rank 0 holds the copy in
- * memory until the layout ends. */
+/* Write a changed copy of the file `path`, which stays complete until h5_commit replaces it. */
 bool h5_modify(H5File *file, const char *path, const char *folder, MPI_Comm comm, Error *err);
+
+/* A file that grows by little in many commits, each of which costs what it changes, however long the file is.
+ *
+ * Two copies of an earlier state lie out of sight and take turns: h5_extend lets HDF5 change the visible file in
+ * memory; h5_commit brings the older copy up to date, page by page, and lets it take the visible one's place, which
+ * becomes a copy out of sight. So the name stands for a whole file at any instant, and a file that was opened under it
+ * stays as it was for two more commits at least, for as long as it is held open by readers that lock it (as HDF5's do
+ * unless told otherwise), and for ever under another hard link. Where copies cannot be kept (a file system without hard
+ * links), or the visible file was changed by another program, a commit copies the file. */
+typedef struct Spares Spares;
+/* For the file `path` with its copies in `folder` (NULL: beside), which are made by the first h5_extend. Not
+ * collective. NULL without memory, with err set. */
+Spares *spares_new(const char *path, const char *folder, Error *err);
+/* The copies go. NULL is harmless. */
+void spares_free(Spares *spares);
+/* Change the file, by a process alone. Nothing may be cut off or removed. */
+bool h5_extend(H5File *file, Spares *spares, Error *err);
+/* Have the copies ready, so that no h5_extend has to make them. */
+bool spares_prepare(Spares *spares, Error *err);
+
 /* Make the written file the one called `path`: flush, close, fsync, rename, fsync of the directory. On failure the
  * .tmp is removed and the earlier file, if any, is as it was. The file is closed either way. */
 bool h5_commit(H5File *file, Error *err);

@@ -1,0 +1,113 @@
+/* What a flush of metrics.h5 costs after few and after many steps: mpirun -n RANKS bench_flush [STEPS ...]
+ *
+ * Rows of 14 categories and 64 pairs are written up to each number of steps (1000 and 100000 unless named); then
+ * 50-step flushes are timed, each from the first rank's entry to the last one's end. */
+#include "catdpo/core/timer.h"
+#include "catdpo/files/metrics.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { K = 14, B = 64, P = 13, INTERVAL = 50, FILL = 5000, REPEATS = 9 };
+
+static char category[K][CATEGORY_NAME];
+static const uint8_t harm[K] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
+static double reals[K + P + B];
+static int64_t counts[K + B];
+
+static void append(Metrics *m, int64_t step)
+{
+    metrics_append(m, &(StepMetrics){ .step = step,
+                                      .margin = reals,
+                                      .violation_rate = reals,
+                                      .n = counts,
+                                      .violations = reals,
+                                      .pairs = counts,
+                                      .category_rewards_margins = reals,
+                                      .category_accuracy = reals,
+                                      .category_loss = reals,
+                                      .partial_n = counts,
+                                      .partial_violations = counts,
+                                      .pair_index = counts,
+                                      .phase_seconds = reals });
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double flush(Metrics *m)
+{
+    Error err = { 0 };
+    CHECK_MPI(MPI_Barrier(MPI_COMM_WORLD));
+    double start = seconds_now();
+    if (!metrics_flush(m, &err)) fatal(__FILE__, __LINE__, "%s", err.message);
+    double seconds = seconds_now() - start;
+    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &seconds, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD));
+    return seconds;
+}
+
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    static const char *const phases[P] = { "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m" };
+    const char *folder = getenv("TMPDIR");
+    char path[FILE_PATH];
+    int rank, ranks;
+    CHECK_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+    CHECK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &ranks));
+    snprintf(path, sizeof path, "%s/bench-metrics.h5", folder ? folder : "/tmp");
+    for (int k = 0; k < K; k++) snprintf(category[k], CATEGORY_NAME, "category %d", k);
+    const MetricsInfo info = { .run = "bench",
+                               .grid = "",
+                               .version = "",
+                               .mpi = "",
+                               .blas = "",
+                               .hosts = "",
+                               .started = "",
+                               .data_digest = "",
+                               .weights_digest = "",
+                               .tokenizer_digest = "",
+                               .settings = "",
+                               .config = "",
+                               .category_count = K,
+                               .category_name = (const char(*)[CATEGORY_NAME])category,
+                               .category_harm = harm,
+                               .pairs_per_step = B,
+                               .phase_count = P,
+                               .phase_name = phases,
+                               .partial_unit = 0.5,
+                               .capacity = FILL };
+    Error err = { 0 };
+    Metrics *m = metrics_create(path, &info, MPI_COMM_WORLD, &err);
+    if (!m) fatal(__FILE__, __LINE__, "%s", err.message);
+    int64_t step = 0;
+    for (int i = 1; i < (argc > 1 ? argc : 3); i++) {
+        int64_t goal = argc > 1 ? atoll(argv[i]) : i == 1 ? 1000 : 100000;
+        double seconds[REPEATS];
+        while (step < goal) {
+            append(m, ++step);
+            if (metrics_full(m) || step == goal) flush(m);
+        }
+        for (int r = 0; r < REPEATS; r++) {
+            for (int s = 0; s < INTERVAL; s++) append(m, ++step);
+            seconds[r] = flush(m);
+        }
+        qsort(seconds, REPEATS, sizeof *seconds, by_size);
+        struct rusage usage;
+        getrusage(RUSAGE_SELF, &usage);
+        if (rank == 0)
+            printf("%d ranks, %lld steps written: a flush of %d takes %.1f ms (median of %d; %.1f to %.1f); peak memory of rank 0 %.0f MB\n",
+                   ranks, (long long)goal, INTERVAL, 1e3 * seconds[REPEATS / 2], REPEATS, 1e3 * seconds[0],
+                   1e3 * seconds[REPEATS - 1], (double)usage.ru_maxrss / 1e3);
+    }
+    metrics_free(m);
+    if (rank == 0) unlink(path);
+    MPI_Finalize();
+    return 0;
+}
