@@ -101,14 +101,14 @@ def tensors_of(config, seed=0):
     }
 
 
-def write_model(folder, tensors=None, tokenizer=True, **changes):
+def write_model(folder, tensors=None, tokenizer=True, seed=0, **changes):
     """A Hugging Face folder with one safetensors file; `changes` are put into config.json (None removes nothing, it
     is null)."""
     config = CONFIG | changes
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "config.json"), "w") as file:
         json.dump(config, file)
-    save_file(tensors if tensors is not None else tensors_of(config), os.path.join(folder, "model.safetensors"))
+    save_file(tensors if tensors is not None else tensors_of(config, seed), os.path.join(folder, "model.safetensors"))
     if tokenizer:
         write_tokenizer(folder)
     return config
@@ -253,7 +253,7 @@ def prepare(cli, tokenizer_dir, tmp_path):
         options = [*options] if "--heldout" in options else ["--heldout", "0", *options]
         result = cli("prepare", *inputs, "--tokenizer", tokenizer_dir, "--out", out, *options, status=status)
         if status:
-            assert not out.exists() and not (tmp_path / "pairs.h5.tmp").exists()
+            assert not out.exists() and not list(tmp_path.glob("*.tmp"))
             return result
         file = PairsFile(out)
         file.printed = result.out

@@ -248,7 +248,7 @@ def test_the_page_is_whole_and_needs_no_network(cli, sweep):
     for wanted in ("Runs", "Results", "Over the seeds", "Paired tests", "Margins", "Reward margins", "Optimisation"):
         assert wanted in headings
     assert page.count("<img ") == 6 and all(name in page for name in CATEGORIES[:-1])
-    assert not os.path.exists(sweep / "compare.html.tmp")
+    assert not list(sweep.glob("*.tmp"))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 60])

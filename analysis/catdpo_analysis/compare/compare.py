@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from catdpo_analysis.compare import comparison
-from catdpo_analysis.files import h5io
+from catdpo_analysis.files.atomic import atomic_path
 from catdpo_analysis.compare.comparison import best, categories_of, comparable, differing, grouped, mean_and_spread
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.settings import setting_text
@@ -51,7 +51,7 @@ def run(args):
         from catdpo_analysis.compare.compare_html import html_comparison  # matplotlib takes its time
 
         text = html_comparison(entries, failed, tests)
-        with h5io.atomic_path(args.out) as temporary:
+        with atomic_path(args.out) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(text)
         if not args.json:

@@ -1,4 +1,4 @@
-"""HDF5 conventions shared by all files: atomic writing, fixed-length UTF-8 strings, formats, described datasets."""
+"""HDF5 conventions shared by all files: fixed-length UTF-8 strings, formats, described datasets."""
 
 import contextlib
 import datetime
@@ -9,36 +9,10 @@ import numpy as np
 
 from catdpo_analysis import CREATOR
 from catdpo_analysis.errors import UserError, shorten
+from catdpo_analysis.files.atomic import atomic_path
 from catdpo_analysis.files.seal import seal
 
 ATTRIBUTE_LIMIT = 60000  # bytes; HDF5 keeps attributes of up to 64 KiB in the object header
-
-
-@contextlib.contextmanager
-def atomic_path(path):
-    """Yields a temporary path beside `path`; on success it is flushed to disk and renamed, otherwise removed."""
-    temporary = f"{path}.tmp"
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path):
-        raise UserError(f"{path} is a folder; name a file to write")
-    if not os.path.isdir(folder):
-        raise UserError(
-            f"there is no folder {os.path.dirname(path)} to write {os.path.basename(path)} into; make it first"
-        )
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"the folder of {path} is not writable; name another output")
-    try:
-        yield temporary
-        handle = os.open(temporary, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-        os.replace(temporary, path)
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def refuse_overwrite(out, inputs):
@@ -50,9 +24,10 @@ def refuse_overwrite(out, inputs):
 
 @contextlib.contextmanager
 def create(path, format_name):
-    """A new HDF5 file of the given format, complete under its name once the block ends."""
+    """A new HDF5 file of the given format, complete under its name once the block ends. It is nobody else's until
+    then, so no lock is asked for: many shared file systems know none."""
     with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(temporary, "w", locking=False) as file:
             set_text(file, "format", format_name)
             file.attrs.create("format_version", 1, dtype="<i8")
             set_text(file, "creator", CREATOR)

@@ -15,7 +15,7 @@ BLOCK = 1 << 22  # bytes summed at once, a multiple of 4
 def _covered(path):
     """[begin, end) of the datasets that have checksums, in the order of the file; neighbours are one."""
     found = []
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r", locking=False) as file:
 
         def visit(_, item):
             if isinstance(item, h5py.Dataset) and "checksum" in item.attrs and item.id.get_offset() is not None:

@@ -1,13 +1,12 @@
 """The export command: model.h5 or a checkpoint to a Hugging Face folder. One tensor is in memory at a time."""
 
-import contextlib
 import json
 import os
-import shutil
 
 import numpy as np
 
 from catdpo_analysis.files import h5io
+from catdpo_analysis.files.atomic import new_folder
 from catdpo_analysis.models.architecture import Architecture, dataset_name, read_config
 from catdpo_analysis.files.digest import tensor_checksum, weights_digest
 from catdpo_analysis.errors import UserError
@@ -78,26 +77,6 @@ def shards_of(shapes, dtype, limit):
         shards[-1][name] = shape
         size += bytes_
     return shards
-
-
-@contextlib.contextmanager
-def new_folder(path):
-    """A folder that appears under its name once it is complete."""
-    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-        raise UserError(f"{path} exists already; name a new folder, or remove it first")
-    parent = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(parent):
-        raise UserError(f"there is no folder {parent} to write into; make it first")
-    temporary = os.path.abspath(path) + ".tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    os.mkdir(temporary)
-    try:
-        yield temporary
-        if os.path.isdir(path):
-            os.rmdir(path)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def export_model(path, out, dtype="f32", shard_bytes=5 * 10**9):

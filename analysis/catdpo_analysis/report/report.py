@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from catdpo_analysis.report import figures
-from catdpo_analysis.files import h5io
+from catdpo_analysis.files.atomic import atomic_path
 from catdpo_analysis.errors import shorten
 from catdpo_analysis.report.report_html import html_report
 from catdpo_analysis.report.run import read_run
@@ -128,7 +128,7 @@ def run(args):
                 figure.savefig(os.path.join(args.png, f"{name}.png"), bbox_inches="tight", facecolor="white")
         if not args.no_html:
             out = args.out or os.path.join(args.run, "report.html")
-            with h5io.atomic_path(out) as temporary:
+            with atomic_path(out) as temporary:
                 with open(temporary, "w", encoding="utf-8") as file:
                     file.write(html_report(data, drawn))
             print(f"\n{out}")
