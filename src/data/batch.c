@@ -3,44 +3,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A pair of the step with what it costs and where it goes. */
-typedef struct PlannedPair {
-    int64_t pair;
-    int slot;
-    int shared;           /* tokens of the prompt that are run once */
-    int rest[PAIR_SIDES]; /* tokens of each sequence that are run after them */
+typedef struct PlannedSequence {
+    Sequence s;
+    int column; /* where it goes */
+} PlannedSequence;
+
+/* A group of the step with what it costs and where it goes. */
+typedef struct PlannedGroup {
+    int64_t id;
+    int place;
+    int sequence, count; /* its sequences in the batcher's list */
+    int shared;          /* their first tokens, if they can be run once */
+    int cost;            /* tokens to run, on one process column */
     int pass;
-    int column[PAIR_SIDES]; /* equal, or the prompt is not shared */
-} PlannedPair;
-
-static int cost(const PlannedPair *p) { return p->shared + p->rest[PAIR_CHOSEN] + p->rest[PAIR_REJECTED]; }
-static int cost_alone(const PlannedPair *p, int side) { return p->shared + p->rest[side]; }
-
-static void measure(const Batcher *b, int64_t pair, int slot, PlannedPair *p)
-{
-    const Pairs *pairs = b->pairs;
-    *p = (PlannedPair){ .pair = pair, .slot = slot };
-    if (b->limits.share_prompt) {
-        const int32_t *chosen = pairs_tokens(pairs, PAIR_CHOSEN, pair),
-                      *rejected = pairs_tokens(pairs, PAIR_REJECTED, pair);
-        int a = pairs_prompt(pairs, PAIR_CHOSEN, pair), c = pairs_prompt(pairs, PAIR_REJECTED, pair),
-            limit = a < c ? a : c;
-        while (p->shared < limit && chosen[p->shared] == rejected[p->shared]) p->shared++;
-    }
-    for (int side = 0; side < PAIR_SIDES; side++) p->rest[side] = pairs_length(pairs, side, pair) - 1 - p->shared;
-}
-
-static int longest_first(const void *x, const void *y)
-{
-    const PlannedPair *a = x, *b = y;
-    return cost(a) != cost(b) ? cost(b) - cost(a) : a->slot - b->slot;
-}
-
-static int by_pass(const void *x, const void *y)
-{
-    const PlannedPair *a = x, *b = y;
-    return a->pass != b->pass ? a->pass - b->pass : a->slot - b->slot;
-}
+} PlannedGroup;
 
 static int least(const int *load, int count)
 {
@@ -57,61 +33,123 @@ static int most(const int *load, int count)
     return largest;
 }
 
-/* Columns for the pairs [0, count) of one pass, given longest first. Whole pairs share their prompt; split pairs
- * balance better: the shorter result wins. Returns its width. load: 2 C ints. */
-static int assign_columns(PlannedPair *p, int count, int columns, int *load)
+/* Its tokens to run, and its targets. */
+static int tokens_of(const Sequence *s) { return s->end - s->begin; }
+static int targets_of(const Sequence *s) { return s->predict_end - s->predict; }
+
+/* ---- a step's groups -------------------------------------------------------------------------------------------- */
+
+/* Tokens that the sequences begin with in common and that are prompt in all of them. What is kept or lies in the cache
+ * belongs to one sequence. */
+static int shared_tokens(const PlannedSequence *p, int count)
 {
-    int *split = load + columns;
+    const Sequence *first = &p[0].s;
+    int shared = count > 1 ? first->predict : 0;
+    for (int i = 0; i < count; i++) {
+        const Sequence *s = &p[i].s;
+        if (s->begin > 0 || s->keep >= 0) return 0;
+        int limit = s->predict < shared ? s->predict : shared;
+        for (shared = 0; shared < limit && s->token[shared] == first->token[shared]; shared++)
+            ;
+    }
+    return shared;
+}
+
+void batcher_clear(Batcher *b) { b->plan_count = b->sequence_count = b->passes = 0; }
+
+void batcher_add(Batcher *b, int64_t id, const Sequence *sequence, int count)
+{
+    CHECK(b->plan_count < b->limits.groups && b->sequence_count + count <= b->most.sequences);
+    PlannedSequence *p = b->sequence + b->sequence_count;
+    PlannedGroup group = { .id = id, .place = b->plan_count, .sequence = b->sequence_count, .count = count };
+    for (int i = 0; i < count; i++) p[i] = (PlannedSequence){ .s = sequence[i] };
+    if (b->limits.share_prompt) group.shared = shared_tokens(p, count);
+    group.cost = group.shared;
+    for (int i = 0; i < count; i++) group.cost += tokens_of(&sequence[i]) - group.shared;
+    b->plan[b->plan_count++] = group;
+    b->sequence_count += count;
+}
+
+/* ---- sharing out ------------------------------------------------------------------------------------------------ */
+
+static int longest_first(const void *x, const void *y)
+{
+    const PlannedGroup *a = x, *b = y;
+    return a->cost != b->cost ? b->cost - a->cost : a->place - b->place;
+}
+
+static int by_pass(const void *x, const void *y)
+{
+    const PlannedGroup *a = x, *b = y;
+    return a->pass != b->pass ? a->pass - b->pass : a->place - b->place;
+}
+
+/* The sequence's own process column, or the one with the least load. */
+static int choose_column(const Sequence *s, const int *load, int columns)
+{
+    return s->column >= 0 ? s->column : least(load, columns);
+}
+
+/* Columns for the groups [0, count) of one pass, given longest first. Whole groups share their prompt; split groups
+ * balance better: the shorter result wins. Returns its width. load: 2 C ints. */
+static int assign_columns(Batcher *b, const PlannedGroup *group, int count, int *load)
+{
+    int columns = b->limits.columns, *split = load + columns;
     memset(load, 0, sizeof(int) * 2 * (size_t)columns);
     for (int i = 0; i < count; i++) {
-        p[i].column[0] = p[i].column[1] = least(load, columns);
-        load[p[i].column[0]] += cost(&p[i]);
-        for (int side = 0; side < PAIR_SIDES; side++) split[least(split, columns)] += cost_alone(&p[i], side);
+        PlannedSequence *p = b->sequence + group[i].sequence;
+        int column = choose_column(&p->s, load, columns);
+        load[column] += group[i].cost;
+        for (int j = 0; j < group[i].count; j++) {
+            p[j].column = column;
+            split[choose_column(&p[j].s, split, columns)] += tokens_of(&p[j].s);
+        }
     }
     int whole_width = most(load, columns), split_width = most(split, columns);
     if (whole_width <= split_width) return whole_width;
     memset(load, 0, sizeof(int) * (size_t)columns);
-    for (int i = 0; i < count; i++)
-        for (int side = 0; side < PAIR_SIDES; side++) {
-            p[i].column[side] = least(load, columns);
-            load[p[i].column[side]] += cost_alone(&p[i], side);
+    for (int i = 0; i < count; i++) {
+        PlannedSequence *p = b->sequence + group[i].sequence;
+        for (int j = 0; j < group[i].count; j++) {
+            p[j].column = choose_column(&p[j].s, load, columns);
+            load[p[j].column] += tokens_of(&p[j].s);
         }
+    }
     return split_width;
 }
 
-/* Deal the pairs [0, count), given longest first, into `passes` passes of nearly equal length. load: passes ints. */
-static void assign_passes(PlannedPair *p, int count, int passes, int *load)
+/* Deal the groups [0, count), given longest first, into `passes` passes of nearly equal length. load: passes ints. */
+static void assign_passes(PlannedGroup *group, int count, int passes, int *load)
 {
     memset(load, 0, sizeof(int) * (size_t)passes);
     for (int i = 0; i < count; i++) {
-        p[i].pass = least(load, passes);
-        load[p[i].pass] += cost(&p[i]);
+        group[i].pass = least(load, passes);
+        load[group[i].pass] += group[i].cost;
     }
 }
 
-/* Every pass within the token budget, or of one pair? scratch: as for assign_columns. */
-static bool passes_fit(const Batcher *b, PlannedPair *p, int count, int *scratch)
+/* Every pass within the token budget, or of one group? */
+static bool passes_fit(Batcher *b)
 {
-    qsort(p, (size_t)count, sizeof *p, by_pass);
+    PlannedGroup *group = b->plan;
+    int count = b->plan_count;
+    qsort(group, (size_t)count, sizeof *group, by_pass);
     for (int first = 0, end; first < count; first = end) {
-        for (end = first; end < count && p[end].pass == p[first].pass; end++)
+        for (end = first; end < count && group[end].pass == group[first].pass; end++)
             ;
-        qsort(p + first, (size_t)(end - first), sizeof *p, longest_first);
-        if (assign_columns(p + first, end - first, b->limits.columns, scratch) > b->limits.max_tokens &&
-            end - first > 1)
+        qsort(group + first, (size_t)(end - first), sizeof *group, longest_first);
+        if (assign_columns(b, group + first, end - first, b->scratch) > b->limits.max_tokens && end - first > 1)
             return false;
     }
     return true;
 }
 
-void batcher_plan(Batcher *b, const int64_t *pairs, int count)
+void batcher_plan(Batcher *b)
 {
-    CHECK(count <= b->limits.pairs);
     int replicas = b->grid->replicas, kept = 0;
-    for (int i = 0; i < count; i++) measure(b, pairs[i], i, &b->plan[i]);
-    qsort(b->plan, (size_t)count, sizeof *b->plan, longest_first);
-    assign_passes(b->plan, count, replicas, b->scratch); /* replicas first, by the same rule */
-    for (int i = 0; i < count; i++)
+    qsort(b->plan, (size_t)b->plan_count, sizeof *b->plan, longest_first);
+    assign_passes(b->plan, b->plan_count, replicas, b->scratch); /* replicas first, by the same rule */
+    for (int i = 0; i < b->plan_count; i++)
         if (b->plan[i].pass == b->grid->replica) b->plan[kept++] = b->plan[i];
     b->plan_count = kept;
 
@@ -119,9 +157,16 @@ void batcher_plan(Batcher *b, const int64_t *pairs, int count)
     for (;; passes++) {
         qsort(b->plan, (size_t)kept, sizeof *b->plan, longest_first);
         assign_passes(b->plan, kept, passes, b->scratch);
-        if (passes_fit(b, b->plan, kept, b->scratch)) break;
+        if (passes_fit(b)) break;
     }
     b->passes = passes;
+}
+
+void batcher_plan_single(Batcher *b)
+{
+    for (int i = 0; i < b->plan_count; i++) b->plan[i].pass = 0;
+    qsort(b->plan, (size_t)b->plan_count, sizeof *b->plan, longest_first);
+    b->passes = b->plan_count > 0;
 }
 
 /* ---- laying out one pass ---------------------------------------------------------------------------------------- */
@@ -133,53 +178,63 @@ typedef struct Builder {
     int *targets; /* [C] targets of the chunk under way */
 } Builder;
 
-static void lay_segment(Builder *w, int column, const int32_t *tokens, Segment segment)
+static void lay_segment(Builder *w, int column, const int32_t *tokens, const Segment *segment)
 {
-    memcpy(w->batch->token + (size_t)column * (size_t)w->batch->width + segment.start, tokens,
-           sizeof(int) * (size_t)segment.length);
-    w->used[column] += segment.length;
-    if (column == w->b->grid->column && segment.length > 0) w->batch->segment[w->batch->segment_count++] = segment;
+    Batch *batch = w->batch;
+    memcpy(batch->token + (size_t)column * (size_t)batch->width + segment->start, tokens,
+           sizeof(int) * (size_t)segment->length);
+    w->used[column] += segment->length;
+    if (column == w->b->grid->column && segment->length > 0) batch->segment[batch->segment_count++] = *segment;
 }
 
 /* The sequence's tokens after its first `shared`, which lie at prefix_start. */
-static void lay_sequence(Builder *w, const PlannedPair *p, int index, int side, int shared, int prefix_start)
+static void lay_sequence(Builder *w, const PlannedSequence *p, int shared, int prefix_start)
 {
-    const Pairs *pairs = w->b->pairs;
-    const int32_t *tokens = pairs_tokens(pairs, side, p->pair);
-    int column = p->column[side], length = pairs_length(pairs, side, p->pair),
-        prompt = pairs_prompt(pairs, side, p->pair);
-    int start = w->used[column];
-    lay_segment(w, column, tokens + shared, (Segment){ start, length - 1 - shared, prefix_start, shared, shared });
-    w->targets[column] += length - prompt;
-    if (column != w->b->grid->column) return;
-    for (int t = prompt; t < length; t++)
-        w->batch->target[w->batch->target_count++] =
-            (Target){ .column = t - 1 < shared ? prefix_start + t - 1 : start + t - 1 - shared,
-                      .token = tokens[t],
-                      .sequence = 2 * index + side };
+    const Sequence *s = &p->s;
+    Batch *batch = w->batch;
+    int start = w->used[p->column], first = s->begin + shared;
+    Segment segment = { .start = start,
+                        .length = s->end - first,
+                        .prefix_start = prefix_start,
+                        .prefix_length = shared,
+                        .position = first,
+                        .keep = s->keep };
+    memcpy(segment.cached, s->cached, sizeof segment.cached);
+    lay_segment(w, p->column, s->token + first, &segment);
+    w->targets[p->column] += targets_of(s);
+    for (int t = s->predict; t < s->predict_end && p->column == w->b->grid->column; t++)
+        batch->target[batch->target_count++] =
+            (Target){ .column = t - 1 < first ? prefix_start + t - 1 : start + t - 1 - first,
+                      .token = t < s->known ? s->token[t] : -1,
+                      .sequence = batch->sequence_count };
+    batch->sequence_count++;
 }
 
-static void lay_pair(Builder *w, const PlannedPair *p, int index)
+static void lay_group(Builder *w, const PlannedGroup *group)
 {
-    bool together = p->column[PAIR_CHOSEN] == p->column[PAIR_REJECTED];
-    int shared = together ? p->shared : 0, column = p->column[PAIR_CHOSEN], prefix_start = w->used[column];
+    const PlannedSequence *p = w->b->sequence + group->sequence;
+    Batch *batch = w->batch;
+    int index = batch->group_count++, column = p->column, prefix_start = w->used[column], shared = group->shared;
+    for (int i = 1; i < group->count; i++)
+        if (p[i].column != column) shared = 0;
+    batch->group[index] = (BatchGroup){ .id = group->id,
+                                        .place = group->place,
+                                        .counter = index % w->b->grid->rows * w->b->grid->columns + column,
+                                        .sequence = batch->sequence_count };
     if (shared > 0)
-        lay_segment(w, column, pairs_tokens(w->b->pairs, PAIR_CHOSEN, p->pair),
-                    (Segment){ prefix_start, shared, 0, 0, 0 });
-    for (int side = 0; side < PAIR_SIDES; side++) lay_sequence(w, p, index, side, shared, prefix_start);
-    w->batch->pair[index] = p->pair;
-    w->batch->slot[index] = p->slot;
-    w->batch->counter[index] = index % w->b->grid->rows * w->b->grid->columns + column;
+        lay_segment(w, column, p->s.token, &(Segment){ .start = prefix_start, .length = shared, .keep = -1 });
+    for (int i = 0; i < group->count; i++) lay_sequence(w, &p[i], shared, prefix_start);
 }
 
-/* Would the pair make the chunk under way too wide? */
-static bool chunk_overflows(const Builder *w, const PlannedPair *p)
+/* Would the group make the chunk under way too wide? */
+static bool chunk_overflows(const Builder *w, const PlannedGroup *group)
 {
-    int more[PAIR_SIDES];
-    for (int side = 0; side < PAIR_SIDES; side++)
-        more[side] = w->targets[p->column[side]] + pairs_completion(w->b->pairs, side, p->pair);
-    if (p->column[0] == p->column[1]) more[0] += pairs_completion(w->b->pairs, PAIR_REJECTED, p->pair);
-    return more[0] > w->b->limits.logit_columns || more[1] > w->b->limits.logit_columns;
+    const PlannedSequence *p = w->b->sequence + group->sequence;
+    bool overflows = false;
+    for (int i = 0; i < group->count; i++)
+        overflows |= (w->targets[p[i].column] += targets_of(&p[i].s)) > w->b->limits.logit_columns;
+    for (int i = 0; i < group->count; i++) w->targets[p[i].column] -= targets_of(&p[i].s);
+    return overflows;
 }
 
 const Batch *batcher_pass(Batcher *b, int pass)
@@ -189,102 +244,47 @@ const Batch *batcher_pass(Batcher *b, int pass)
     while (b->plan[first].pass != pass) first++;
     for (end = first; end < b->plan_count && b->plan[end].pass == pass; end++)
         ;
-    PlannedPair *planned = b->plan + first;
-    batch->width = assign_columns(planned, end - first, columns, b->scratch);
-    batch->pair_count = end - first;
+    const PlannedGroup *group = b->plan + first;
+    batch->width = assign_columns(b, group, end - first, b->scratch);
+    batch->group_count = batch->sequence_count = 0;
     batch->segment_count = batch->target_count = batch->chunk_count = 0;
+    CHECK(batch->width <= b->most.width);
     for (int i = 0; i < columns * batch->width; i++) batch->token[i] = -1;
 
     Builder w = { b, batch, b->scratch, b->scratch + columns };
     memset(b->scratch, 0, sizeof(int) * 2 * (size_t)columns);
-    for (int i = 0; i < batch->pair_count; i++) {
-        if (i == 0 || chunk_overflows(&w, &planned[i])) {
-            batch->chunk[batch->chunk_count++] = (Chunk){ .pair = i, .target = batch->target_count };
+    for (int i = 0; i < end - first; i++) {
+        if (i == 0 || chunk_overflows(&w, &group[i])) {
+            batch->chunk[batch->chunk_count++] = (Chunk){ .group = i, .target = batch->target_count };
             memset(w.targets, 0, sizeof(int) * (size_t)columns);
         }
-        lay_pair(&w, &planned[i], i);
+        lay_group(&w, &group[i]);
         batch->chunk[batch->chunk_count - 1].width = most(w.targets, columns);
     }
-    batch->chunk[batch->chunk_count] = (Chunk){ .pair = batch->pair_count, .target = batch->target_count };
+    batch->chunk[batch->chunk_count] = (Chunk){ .group = batch->group_count, .target = batch->target_count };
+    batch->group[batch->group_count] = (BatchGroup){ .sequence = batch->sequence_count };
     batch->used = w.used[b->grid->column];
     return batch;
 }
 
 /* ---- memory ----------------------------------------------------------------------------------------------------- */
 
-static int descending(const void *x, const void *y)
+bool batcher_create(Batcher *b, const Grid *grid, const BatchLimits *limits, const BatchSizes *sizes, Error *err)
 {
-    int a = *(const int *)x, b = *(const int *)y;
-    return (a < b) - (a > b);
-}
-
-/* Sum of the `most_pairs` largest of values[count], and the largest alone in *top. Sorts values. */
-static int64_t sum_largest(int *values, int64_t count, int most_pairs, int *top)
-{
-    int64_t sum = 0;
-    qsort(values, (size_t)count, sizeof *values, descending);
-    for (int64_t i = 0; i < count && i < most_pairs; i++) sum += values[i];
-    *top = count > 0 ? values[0] : 0;
-    return sum;
-}
-
-static int64_t clamp(int64_t value, int64_t budget, int64_t alone)
-{
-    int64_t bound = budget > alone ? budget : alone;
-    return value < bound ? value : bound;
-}
-
-static bool find_limits(Batcher *b, Error *err)
-{
-    const Pairs *pairs = b->pairs;
-    int *tokens = malloc(sizeof(int) * (size_t)(pairs->count + 1)),
-        *targets = malloc(sizeof(int) * (size_t)(pairs->count + 1));
-    if (!tokens || !targets) {
-        free(tokens);
-        free(targets);
-        return error_fault(err, "out of memory for the lengths of %lld pairs", (long long)pairs->count);
-    }
-    for (int64_t i = 0; i < pairs->count; i++) {
-        tokens[i] = pairs_length(pairs, 0, i) + pairs_length(pairs, 1, i) - 2; /* as if nothing were shared */
-        targets[i] = pairs_completion(pairs, 0, i) + pairs_completion(pairs, 1, i);
-    }
-    int longest_pair, longest_targets;
-    int64_t all_tokens = sum_largest(tokens, pairs->count, b->limits.pairs, &longest_pair);
-    int64_t all_targets = sum_largest(targets, pairs->count, b->limits.pairs, &longest_targets);
-    free(tokens);
-    free(targets);
-    int64_t width = clamp(all_tokens, b->limits.max_tokens, longest_pair);
-    /* sharing a prompt lets a column have more targets than tokens by at most one a sequence */
-    int64_t column_targets = all_targets < width + 2 * b->limits.pairs ? all_targets : width + 2 * b->limits.pairs;
-    b->max_width = (int)width;
-    b->max_targets = (int)column_targets;
-    b->max_chunk = (int)clamp(column_targets, b->limits.logit_columns, longest_targets);
-    if (width * b->limits.columns > 1 << 28)
-        return error_usage(
-            err,
-            "a pass of %lld tokens on each of %d process columns is too large: lower batch.max_tokens or batch.pairs",
-            (long long)width, b->limits.columns);
-    return true;
-}
-
-bool batcher_create(Batcher *b, const Pairs *pairs, const Grid *grid, const BatchLimits *limits, Error *err)
-{
-    *b = (Batcher){ .pairs = pairs, .grid = grid, .limits = *limits };
-    if (!find_limits(b, err)) return false;
-    size_t count = (size_t)limits->pairs, columns = (size_t)limits->columns;
-    size_t scratch = 2 * columns + count + (size_t)grid->replicas;
+    *b = (Batcher){ .grid = grid, .limits = *limits, .most = *sizes };
+    size_t groups = (size_t)limits->groups, sequences = (size_t)sizes->sequences, columns = (size_t)limits->columns;
+    size_t scratch = 2 * columns + groups + (size_t)grid->replicas;
     Batch *batch = &b->batch;
-    b->plan = calloc(count, sizeof *b->plan);
+    b->plan = calloc(groups, sizeof *b->plan);
+    b->sequence = calloc(sequences, sizeof *b->sequence);
     b->scratch = calloc(scratch, sizeof(int));
-    batch->pair = calloc(count, sizeof *batch->pair);
-    batch->slot = calloc(count, sizeof *batch->slot);
-    batch->counter = calloc(count, sizeof *batch->counter);
-    batch->token = calloc(columns * (size_t)b->max_width + 1, sizeof *batch->token);
-    batch->segment = calloc(3 * count, sizeof *batch->segment);
-    batch->target = calloc((size_t)b->max_targets + 1, sizeof *batch->target);
-    batch->chunk = calloc(count + 1, sizeof *batch->chunk);
-    if (!b->plan || !b->scratch || !batch->pair || !batch->slot || !batch->counter || !batch->token ||
-        !batch->segment || !batch->target || !batch->chunk) {
+    batch->group = calloc(groups + 1, sizeof *batch->group);
+    batch->token = calloc(columns * (size_t)sizes->width + 1, sizeof *batch->token);
+    batch->segment = calloc(groups + sequences, sizeof *batch->segment);
+    batch->target = calloc((size_t)sizes->targets + 1, sizeof *batch->target);
+    batch->chunk = calloc(groups + 1, sizeof *batch->chunk);
+    if (!b->plan || !b->sequence || !b->scratch || !batch->group || !batch->token || !batch->segment ||
+        !batch->target || !batch->chunk) {
         batcher_free(b);
         return error_fault(err, "out of memory for the layout of a batch");
     }
@@ -294,10 +294,9 @@ bool batcher_create(Batcher *b, const Pairs *pairs, const Grid *grid, const Batc
 void batcher_free(Batcher *b)
 {
     free(b->plan);
+    free(b->sequence);
     free(b->scratch);
-    free(b->batch.pair);
-    free(b->batch.slot);
-    free(b->batch.counter);
+    free(b->batch.group);
     free(b->batch.token);
     free(b->batch.segment);
     free(b->batch.target);

@@ -197,16 +197,16 @@ static int widest_chunk(const Batch *batch)
     return widest;
 }
 
-void transformer_pass(Transformer *t, const Batch *batch, PairGradient *pair_gradient, void *context, bool accumulate)
+void transformer_pass(Transformer *t, const Batch *batch, GroupGradient *gradient, void *context, bool accumulate)
 {
     const Parameters *p = &t->parameters;
-    CHECK(batch->pair_count <= t->limits.max_pairs);
+    CHECK(batch->sequence_count <= t->limits.max_sequences);
     transformer_arrange(t, batch->width, widest_chunk(batch));
-    if (pair_gradient && !accumulate) clear_added_gradients(t);
+    if (gradient && !accumulate) clear_added_gradients(t);
     forward(t, batch);
     timer_start(t->timer, PHASE_HEAD);
-    head_run(&t->head, batch, t->normed, t->weights + p->tensor[p->head].offset, t->result, pair_gradient, context,
-             t->dnormed, pair_gradient ? t->gradients + p->tensor[p->head].offset : NULL, accumulate);
+    head_run(&t->head, batch, t->normed, t->weights + p->tensor[p->head].offset, t->result, gradient, context,
+             t->dnormed, gradient ? t->gradients + p->tensor[p->head].offset : NULL, accumulate);
     timer_stop(t->timer);
-    if (pair_gradient) backward(t, batch, accumulate);
+    if (gradient) backward(t, batch, accumulate);
 }

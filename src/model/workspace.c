@@ -42,9 +42,9 @@ static void carve_head(Transformer *t, Arena *arena, int64_t width)
         .top = arena_floats(arena, width),
         .shift = arena_floats(arena, width),
         .sums = arena_take(arena, width * 4, sizeof(double)),
-        .coefficient = arena_floats(arena, 2 * t->limits.max_pairs),
+        .coefficient = arena_floats(arena, t->limits.max_sequences),
     };
-    t->result = arena_take(arena, 2 * t->limits.max_pairs, sizeof(SequenceResult));
+    t->result = arena_take(arena, t->limits.max_sequences, sizeof(SequenceResult));
 }
 
 /* All buffers of a pass of w columns with chunks of at most `chunk` logit columns. */

@@ -122,16 +122,17 @@ static void differentiate(const Head *head, const Batch *batch, const Chunk *chu
 }
 
 void head_run(Head *head, const Batch *batch, const float *hidden, float *table, SequenceResult *result,
-              PairGradient *gradient, void *context, float *dhidden, float *dtable, bool accumulate)
+              GroupGradient *gradient, void *context, float *dhidden, float *dtable, bool accumulate)
 {
     Grid *grid = head->grid;
     Matrix weight = matrix_make(grid, &head->vocab, &head->features, head->vocab.local, table);
-    memset(result, 0, sizeof *result * 2 * (size_t)batch->pair_count);
+    memset(result, 0, sizeof *result * (size_t)batch->sequence_count);
     if (gradient) memset(dhidden, 0, sizeof(float) * (size_t)batch->width * (size_t)head->hidden.local);
 
     for (int i = 0; i < batch->chunk_count; i++) {
         const Chunk *chunk = &batch->chunk[i];
-        int count = chunk[1].target - chunk->target, pairs = chunk[1].pair - chunk->pair;
+        int count = chunk[1].target - chunk->target, groups = chunk[1].group - chunk->group;
+        int first = batch->group[chunk->group].sequence, sequences = batch->group[chunk[1].group].sequence - first;
         CHECK(chunk->width <= head->max_chunk);
         gather(head, batch, chunk, count, hidden);
         Matrix x = chunk_matrix(head, &head->hidden, chunk->width, head->hidden_part);
@@ -139,11 +140,10 @@ void head_run(Head *head, const Batch *batch, const float *hidden, float *table,
         gemm(grid, PLAIN, &weight, PLAIN, &x, 0, &logits);
         measure(head, batch, chunk, count, result);
         if (grid->columns > 1) /* a sequence is on one process column: the others add zero */
-            CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &result[2 * chunk->pair],
-                                    2 * pairs * (int)(sizeof *result / sizeof(double)), MPI_DOUBLE, MPI_SUM,
-                                    grid->row_comm));
+            CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &result[first], sequences * (int)(sizeof *result / sizeof(double)),
+                                    MPI_DOUBLE, MPI_SUM, grid->row_comm));
         if (!gradient) continue;
-        gradient(context, batch, chunk->pair, pairs, result, head->coefficient);
+        gradient(context, batch, chunk->group, groups, result, head->coefficient);
         differentiate(head, batch, chunk, count);
         Matrix dx = chunk_matrix(head, &head->hidden, chunk->width, head->dhidden_part);
         gemm(grid, TRANSPOSED, &weight, PLAIN, &logits, 0, &dx);

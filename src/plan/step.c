@@ -1,7 +1,7 @@
 /* A step on a grid: its passes as the batcher makes them, and what each part of transformer.c costs in them. */
 #include "catdpo/plan/plan.h"
 
-#include "catdpo/data/batch.h"
+#include "catdpo/data/pair_batch.h"
 #include "catdpo/h5/h5.h"
 #include "catdpo/parallel/replica.h"
 #include "catdpo/data/sampler.h"
@@ -110,7 +110,8 @@ static void add_head(Scene *s, Work *w, const Batch *batch, bool backward)
 {
     for (int i = 0; i < batch->chunk_count; i++) {
         const Chunk *chunk = &batch->chunk[i];
-        double targets = chunk->width, results = 8.0 * (chunk[1].pair - chunk->pair) * 8;
+        double targets = chunk->width,
+               sequences = batch->group[chunk[1].group].sequence - batch->group[chunk->group].sequence;
         Extent n = tokens_extent(s, chunk->width);
         add_product(s, w, &w->head, 1, PLAIN, PLAIN, s->vocab, n, s->hidden);
         if (backward) {
@@ -120,7 +121,7 @@ static void add_head(Scene *s, Work *w, const Batch *batch, bool backward)
         w->head += targets * s->vocab.over_rows * s->machine->mlp_forward * (backward ? 2 : 1.2);
         add_allreduce(s, w, targets * FLOAT_BYTES, s->shape.rows, grid_span(s));
         add_allreduce(s, w, targets * 4 * 8, s->shape.rows, grid_span(s));
-        add_allreduce(s, w, results, s->shape.columns, row_span(s));
+        add_allreduce(s, w, sequences * sizeof(SequenceResult), s->shape.columns, row_span(s));
     }
 }
 
@@ -205,12 +206,12 @@ static int widest_chunk(const Batch *batch)
 static int most(int a, int b) { return a > b ? a : b; }
 
 /* The replica's passes for these pairs. */
-static Work replica_work(Scene *s, Batcher *b, const int64_t *pair, int count)
+static Work replica_work(Scene *s, PairBatcher *b, const int64_t *pair, int count)
 {
     Work w = { 0 };
-    batcher_plan(b, pair, count);
-    for (int pass = 0; pass < b->passes; pass++) {
-        const Batch *batch = batcher_pass(b, pass);
+    pair_batcher_plan(b, pair, count);
+    for (int pass = 0; pass < b->base.passes; pass++) {
+        const Batch *batch = batcher_pass(&b->base, pass);
         s->width_most = most(s->width_most, batch->width);
         s->chunk_most = most(s->chunk_most, widest_chunk(batch));
         add_pass(s, &w, batch, true);
@@ -219,7 +220,7 @@ static Work replica_work(Scene *s, Batcher *b, const int64_t *pair, int count)
 }
 
 /* Adds one step to the sums in c. `looked_at` replicas speak for all. */
-static void add_step(Scene *s, StepCost *c, Batcher *b, const int64_t *pair, int count, int looked_at)
+static void add_step(Scene *s, StepCost *c, PairBatcher *b, const int64_t *pair, int count, int looked_at)
 {
     double ranks = grid_span(s), scale = (double)s->shape.replicas / looked_at;
     Work slowest = { 0 };
@@ -251,9 +252,9 @@ static void add_step(Scene *s, StepCost *c, Batcher *b, const int64_t *pair, int
 }
 
 /* Before the first step the reference reads all pairs, in the order of the file, forward only. */
-static void look_at_reference(Scene *s, Batcher *b, int64_t *pair, int looked_at, double effort)
+static void look_at_reference(Scene *s, PairBatcher *b, int64_t *pair, int looked_at, double effort)
 {
-    int per_group = b->limits.pairs;
+    int per_group = b->base.limits.groups;
     int64_t count = b->pairs->count, groups = (count + per_group - 1) / per_group,
             seen = (int64_t)(effort / per_group / looked_at) + 1;
     seen = seen < groups ? seen : groups;
@@ -263,9 +264,9 @@ static void look_at_reference(Scene *s, Batcher *b, int64_t *pair, int looked_at
         for (int i = 0; i < n; i++) pair[i] = first + i;
         for (int i = 0; i < looked_at; i++) {
             s->grid.replica = (int)((int64_t)i * s->shape.replicas / looked_at);
-            batcher_plan(b, pair, n);
-            for (int pass = 0; pass < b->passes; pass++) {
-                const Batch *batch = batcher_pass(b, pass);
+            pair_batcher_plan(b, pair, n);
+            for (int pass = 0; pass < b->base.passes; pass++) {
+                const Batch *batch = batcher_pass(&b->base, pass);
                 s->reference_width = most(s->reference_width, batch->width);
                 s->reference_chunk = most(s->reference_chunk, widest_chunk(batch));
             }
@@ -285,7 +286,7 @@ static PlanMemory memory_of(const Scene *s, const Pairs *pairs, const BatchLimit
 {
     const Architecture *a = s->a;
     double columns = s->shape.columns, ranks = grid_span(s);
-    TransformerLimits now = { s->width_most,       s->chunk_most, limits->pairs,
+    TransformerLimits now = { s->width_most,       s->chunk_most, PAIR_SIDES * limits->groups,
                               (int)pairs->longest, true,          s->config->engine.recompute };
     TransformerBytes step =
         transformer_bytes(a, &now, s->shape.replicas, s->shape.rows, s->shape.columns, s->config->optimizer.shard);
@@ -351,15 +352,15 @@ static void divide(StepCost *c, double steps)
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) *sums[i] /= steps;
 }
 
-static bool look_at_run(Scene *s, StepCost *c, Sampler *sampler, Batcher *b, int64_t total_steps, double effort,
+static bool look_at_run(Scene *s, StepCost *c, Sampler *sampler, PairBatcher *b, int64_t total_steps, double effort,
                         Error *err)
 {
-    int64_t *pair = malloc(sizeof *pair * (size_t)b->limits.pairs);
-    if (!pair) return error_fault(err, "out of memory for a list of %d pairs", b->limits.pairs);
+    int64_t *pair = malloc(sizeof *pair * (size_t)b->base.limits.groups);
+    if (!pair) return error_fault(err, "out of memory for a list of %d pairs", b->base.limits.groups);
     int replicas = s->shape.replicas;
-    double whole = (double)total_steps * b->limits.pairs * replicas;
+    double whole = (double)total_steps * b->base.limits.groups * replicas;
     int looked_at = whole <= effort || replicas < REPLICAS_LOOKED_AT ? replicas : REPLICAS_LOOKED_AT;
-    int64_t steps = (int64_t)(effort / b->limits.pairs / looked_at) + 1;
+    int64_t steps = (int64_t)(effort / b->base.limits.groups / looked_at) + 1;
     steps = steps < total_steps ? steps : total_steps;
     for (int64_t k = 0; k < steps; k++) {
         int count = sampler_step(sampler, 1 + k * total_steps / steps, pair);
@@ -378,12 +379,12 @@ bool step_cost(StepCost *cost, const Config *config, const Architecture *a, cons
 {
     Scene s;
     Sampler sampler = { 0 };
-    Batcher batcher = { 0 };
+    PairBatcher batcher = { 0 };
     *cost = (StepCost){ 0 };
     bool ok = scene_make(&s, config, a, shape, machine, err) &&
               sampler_create(&sampler, pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed,
                              (int)config->batch.pairs, err) &&
-              batcher_create(&batcher, pairs, &s.grid, limits, err) &&
+              pair_batcher_create(&batcher, pairs, &s.grid, limits, err) &&
               look_at_run(&s, cost, &sampler, &batcher, total_steps, effort, err);
     if (ok) {
         add_update(&s, cost, pairs->category_count);
@@ -392,7 +393,7 @@ bool step_cost(StepCost *cost, const Config *config, const Architecture *a, cons
             cost->matmul + cost->head + cost->attention + cost->elementwise + cost->exchange + cost->optimizer;
         cost->memory = memory_of(&s, pairs, limits);
     }
-    batcher_free(&batcher);
+    pair_batcher_free(&batcher);
     sampler_free(&sampler);
     parameters_free(&s.parameters);
     return ok;

@@ -1,6 +1,7 @@
 #include "catdpo/run/layout.h"
 
 #include "catdpo/core/memory.h"
+#include "catdpo/data/pair_batch.h"
 
 #include <stdio.h>
 #include <unistd.h>
@@ -16,7 +17,7 @@ BatchLimits layout_batch_limits(const Config *config, const Architecture *a, int
     double fitting = config->engine.logits_mb * 1e6 / column_bytes;
     return (BatchLimits){
         .columns = columns,
-        .pairs = (int)config->batch.pairs,
+        .groups = (int)config->batch.pairs,
         .max_tokens = config->batch.max_tokens,
         .accumulation = (int)config->batch.accumulation,
         .share_prompt = config->batch.share_prompt,
@@ -31,11 +32,15 @@ bool layout_limits(const Config *config, const Architecture *a, const Pairs *pai
 {
     Grid shape = { .replicas = layout->replicas, .rows = layout->rows, .columns = layout->columns };
     BatchLimits batch = layout_batch_limits(config, a, layout->rows, layout->columns);
-    Batcher b;
-    if (!batcher_create(&b, pairs, &shape, &batch, err)) return false;
-    *limits = (TransformerLimits){ b.max_width,         b.max_chunk, batch.pairs,
-                                   (int)pairs->longest, backward,    config->engine.recompute };
-    batcher_free(&b);
+    PairBatcher b;
+    if (!pair_batcher_create(&b, pairs, &shape, &batch, err)) return false;
+    *limits = (TransformerLimits){ .max_width = b.base.most.width,
+                                   .max_chunk = b.base.most.chunk,
+                                   .max_sequences = b.base.most.sequences,
+                                   .longest = (int)pairs->longest,
+                                   .backward = backward,
+                                   .recompute = config->engine.recompute };
+    pair_batcher_free(&b);
     return true;
 }
 

@@ -124,8 +124,8 @@ bool run_open(Run *run, const char *group, const char *model_path, bool backward
         return false;
     run->grid_made = true;
     BatchLimits batch = layout_batch_limits(config, &run->model_info.architecture, l->rows, l->columns);
-    ok = batcher_create(&run->batcher, &run->pairs, &run->grid, &batch, err) &&
-         (!best || batcher_create(&run->heldout_batcher, &run->heldout, &run->grid, &batch, err));
+    ok = pair_batcher_create(&run->batcher, &run->pairs, &run->grid, &batch, err) &&
+         (!best || pair_batcher_create(&run->heldout_batcher, &run->heldout, &run->grid, &batch, err));
     if (!error_agree(world, ok, err) ||
         !transformer_create(&run->model, &run->model_info.architecture, &run->grid, &limits, run->timer, err))
         return false;
@@ -162,8 +162,8 @@ void run_close(Run *run)
     watchdog_end(run->watchdog);
     writer_release(run->writer);
     if (run->model.grid) transformer_free(&run->model);
-    batcher_free(&run->batcher);
-    batcher_free(&run->heldout_batcher);
+    pair_batcher_free(&run->batcher);
+    pair_batcher_free(&run->heldout_batcher);
     if (run->grid_made) grid_free(&run->grid);
     pairs_free(&run->pairs);
     pairs_free(&run->heldout);
@@ -197,17 +197,18 @@ bool run_load_model(Run *run, const char *path, Error *err)
 /* ---- log-probs without training --------------------------------------------------------------------------------- */
 
 /* One planned group of pairs: every pass of this replica, forward only. */
-static void logps_of_group(Run *run, Batcher *batcher, const int64_t *pairs, int count, double *chosen,
+static void logps_of_group(Run *run, PairBatcher *batcher, const int64_t *pairs, int count, double *chosen,
                            double *rejected)
 {
-    batcher_plan(batcher, pairs, count);
-    for (int pass = 0; pass < batcher->passes; pass++) {
-        const Batch *batch = batcher_pass(batcher, pass);
+    pair_batcher_plan(batcher, pairs, count);
+    for (int pass = 0; pass < batcher->base.passes; pass++) {
+        const Batch *batch = batcher_pass(&batcher->base, pass);
         transformer_pass(&run->model, batch, NULL, NULL, false);
         const SequenceResult *result = run->model.result;
-        for (int i = 0; i < batch->pair_count; i++) {
-            chosen[batch->pair[i]] = result[2 * i + PAIR_CHOSEN].logp;
-            rejected[batch->pair[i]] = result[2 * i + PAIR_REJECTED].logp;
+        for (int i = 0; i < batch->group_count; i++) {
+            const BatchGroup *pair = &batch->group[i];
+            chosen[pair->id] = result[pair->sequence + PAIR_CHOSEN].logp;
+            rejected[pair->id] = result[pair->sequence + PAIR_REJECTED].logp;
         }
     }
 }
@@ -225,7 +226,7 @@ static bool gather_logps(const Run *run, double *values, int64_t from, int64_t t
     return true;
 }
 
-bool run_logps(Run *run, Batcher *batcher, const char *title, double *chosen, double *rejected, int64_t *done,
+bool run_logps(Run *run, PairBatcher *batcher, const char *title, double *chosen, double *rejected, int64_t *done,
                Verdict *verdict, Error *err)
 {
     const Pairs *pairs = batcher->pairs;
@@ -275,7 +276,7 @@ bool run_reference_digest(const Run *run, char digest[WEIGHTS_DIGEST], Error *er
 /* The file that the reference's log-probs of the group come from and go to; "": none. A run's own is reference.h5 in
  * its directory. An evaluation reads that if all is in it, and never changes it: it keeps what it computes beside it.
  */
-static void cache_path(Run *run, const Batcher *batcher, const char *group, const ReferenceKey *key, double *chosen,
+static void cache_path(Run *run, const PairBatcher *batcher, const char *group, const ReferenceKey *key, double *chosen,
                        double *rejected, char path[FILE_PATH])
 {
     const Config *config = &run->config;
@@ -298,7 +299,7 @@ static void cache_path(Run *run, const Batcher *batcher, const char *group, cons
         memcpy(path, own, FILE_PATH);
 }
 
-bool run_reference(Run *run, Batcher *batcher, const char *group, double *chosen, double *rejected, Error *err)
+bool run_reference(Run *run, PairBatcher *batcher, const char *group, double *chosen, double *rejected, Error *err)
 {
     const Config *config = &run->config;
     const Pairs *pairs = batcher->pairs;

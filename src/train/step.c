@@ -15,8 +15,9 @@ static void pair_gradient(void *context, const Batch *batch, int first, int coun
     int me;
     CHECK_MPI(MPI_Comm_rank(t->run.grid.comm, &me));
     for (int i = first; i < first + count; i++) {
-        int64_t p = batch->pair[i];
-        const SequenceResult *sides = &result[PAIR_SIDES * i];
+        const BatchGroup *pair = &batch->group[i];
+        int64_t p = pair->id;
+        const SequenceResult *sides = &result[pair->sequence];
         PairLogProbs logps;
         for (int side = 0; side < PAIR_SIDES; side++) {
             logps.logp[side] = sides[side].logp;
@@ -26,8 +27,8 @@ static void pair_gradient(void *context, const Batch *batch, int first, int coun
         PairLabels labels = { pairs_categories(pairs, p), pairs->margin_applies[p] };
         PairScore score = score_pair(&t->run.config.objective, &t->margins, &logps, &labels);
         for (int side = 0; side < PAIR_SIDES; side++)
-            coefficient[PAIR_SIDES * i + side] = (float)(score.coefficient[side] / t->pair_count);
-        if (batch->counter[i] == me) tally_add(&t->tally, &t->margins, pairs, p, &score, sides);
+            coefficient[pair->sequence + side] = (float)(score.coefficient[side] / t->pair_count);
+        if (pair->counter == me) tally_add(&t->tally, &t->margins, pairs, p, &score, sides);
     }
 }
 
@@ -38,7 +39,7 @@ static void choose_pairs(Trainer *t)
     for (int i = 0; i < t->pair_count; i++)
         t->num_tokens += pairs_length(&t->run.pairs, PAIR_CHOSEN, t->pair[i]) +
                          pairs_length(&t->run.pairs, PAIR_REJECTED, t->pair[i]);
-    batcher_plan(&t->run.batcher, t->pair, t->pair_count);
+    pair_batcher_plan(&t->run.batcher, t->pair, t->pair_count);
 }
 
 /* A step whose numbers are not finite changes nothing; whether the run goes on is for the settings to say. The same on
@@ -66,10 +67,10 @@ static bool may_skip(Trainer *t, StepMetrics *row, Error *err)
 static void passes(Trainer *t)
 {
     Run *run = &t->run;
-    if (run->batcher.passes == 0) /* this replica has no pair in the step */
+    if (run->batcher.base.passes == 0) /* this replica has no pair in the step */
         memset(run->model.gradients, 0, (size_t)run->model.gradient_bytes);
-    for (int pass = 0; pass < run->batcher.passes; pass++)
-        transformer_pass(&run->model, batcher_pass(&run->batcher, pass), pair_gradient, t, pass > 0);
+    for (int pass = 0; pass < run->batcher.base.passes; pass++)
+        transformer_pass(&run->model, batcher_pass(&run->batcher.base, pass), pair_gradient, t, pass > 0);
 }
 
 bool train_step(Trainer *t, StepMetrics *row, Error *err)

@@ -168,6 +168,6 @@ Grid *fuzz_grid(void) { return &grid; }
 
 bool fuzz_transformer(Transformer *t, const Architecture *a, Error *err)
 {
-    const TransformerLimits limits = { .max_width = 2, .max_chunk = 2, .max_pairs = 1, .longest = 2 };
+    const TransformerLimits limits = { .max_width = 2, .max_chunk = 2, .max_sequences = 2, .longest = 2 };
     return transformer_create(t, a, &grid, &limits, timer, err);
 }

@@ -2,6 +2,7 @@
  * tensor within 1e-4 relative, from the fixtures of tests/reference (made by transformers and autograd). Likewise with
  * recomputation of activations, without shared prompts, with accumulation and with logits a pair at a time. */
 #include "catdpo/core/memory.h"
+#include "catdpo/data/pair_batch.h"
 #include "catdpo/files/model_file.h"
 #include "catdpo/optim/adamw.h"
 #include "catdpo/core/phase.h"
@@ -107,7 +108,7 @@ static void pair_gradient(void *context, const Batch *batch, int first, int coun
 {
     Oracle *o = context;
     for (int i = first; i < first + count; i++) {
-        int64_t p = batch->pair[i];
+        int64_t p = batch->group[i].id;
         double h = (result[2 * i].logp - o->reference[0][p]) - (result[2 * i + 1].logp - o->reference[1][p]);
         double u = o->offset[p] - o->beta * h, n = (double)o->pairs.count;
         o->loss_here += log1p(exp(u)) / n;
@@ -119,12 +120,12 @@ static void pair_gradient(void *context, const Batch *batch, int first, int coun
 }
 
 /* The chosen response's logits of one pair against the fixture's. */
-static void check_logits(Transformer *t, const Batcher *b, const Batch *batch, const Oracle *o)
+static void check_logits(Transformer *t, const Grid *grid, const Batch *batch, const Oracle *o)
 {
     int v = t->head.vocab.local, seen = 0;
     double worst = 0, scale = 0, sums[3];
-    for (int i = 0; i < batch->pair_count; i++)
-        for (int j = 0; batch->pair[i] == o->logit_pair && j < batch->target_count; j++)
+    for (int i = 0; i < batch->group_count; i++)
+        for (int j = 0; batch->group[i].id == o->logit_pair && j < batch->target_count; j++)
             if (batch->target[j].sequence == 2 * i + PAIR_CHOSEN) {
                 for (int r = 0; r < v; r++) {
                     double expected = o->logits[(int64_t)seen * t->architecture.vocab + axis_global(&t->head.vocab, r)];
@@ -133,7 +134,7 @@ static void check_logits(Transformer *t, const Batcher *b, const Batch *batch, c
                 }
                 seen++;
             }
-    MPI_Allreduce((double[]){ worst, scale, (double)seen }, sums, 3, MPI_DOUBLE, MPI_MAX, b->grid->world);
+    MPI_Allreduce((double[]){ worst, scale, (double)seen }, sums, 3, MPI_DOUBLE, MPI_MAX, grid->world);
     assert_int_equal((int)sums[2], (int)o->logit_tokens);
     assert_true(sums[0] <= TOLERANCE * sums[1]);
 }
@@ -197,14 +198,19 @@ static void check_variant(const char *fixture, const Variant *variant, int repli
     must(model_file_open(&file, path, &info, MPI_COMM_WORLD, &err), &err);
     Oracle o = read_oracle(&file, info.architecture.vocab, &err);
 
-    Batcher b;
+    PairBatcher b;
     BatchLimits limits = {
         columns, (int)o.pairs.count, 1 << 20, variant->accumulation, variant->logit_columns, variant->share_prompt
     };
-    must(batcher_create(&b, &o.pairs, &grid, &limits, &err), &err);
+    must(pair_batcher_create(&b, &o.pairs, &grid, &limits, &err), &err);
     Timer *timer = timer_new(PHASES, phase_name);
     Transformer t;
-    TransformerLimits model_limits = { b.max_width, b.max_chunk, limits.pairs, 64, true, variant->recompute };
+    TransformerLimits model_limits = { .max_width = b.base.most.width,
+                                       .max_chunk = b.base.most.chunk,
+                                       .max_sequences = b.base.most.sequences,
+                                       .longest = 64,
+                                       .backward = true,
+                                       .recompute = variant->recompute };
     must(transformer_create(&t, &info.architecture, &grid, &model_limits, timer, &err), &err);
     char digest[WEIGHTS_DIGEST];
     must(model_load(&file, &t, digest, &err), &err);
@@ -219,10 +225,10 @@ static void check_variant(const char *fixture, const Variant *variant, int repli
 
     int64_t all[64];
     for (int64_t i = 0; i < o.pairs.count; i++) all[i] = i;
-    batcher_plan(&b, all, (int)o.pairs.count);
+    pair_batcher_plan(&b, all, (int)o.pairs.count);
     memset(t.gradients, 0, sizeof(float) * (size_t)t.parameters.local_floats);
-    for (int pass = 0; pass < b.passes; pass++)
-        transformer_pass(&t, batcher_pass(&b, pass), pair_gradient, &o, pass > 0);
+    for (int pass = 0; pass < b.base.passes; pass++)
+        transformer_pass(&t, batcher_pass(&b.base, pass), pair_gradient, &o, pass > 0);
     optimizer_reduce(&optimizer, t.gradients);
     replica_allgather(&grid, t.gradients, optimizer.bounds);
     MPI_Allreduce(MPI_IN_PLACE, &o.loss_here, 1, MPI_DOUBLE, MPI_SUM, grid.replica_comm);
@@ -230,15 +236,15 @@ static void check_variant(const char *fixture, const Variant *variant, int repli
     check_gradients(&t, expected, where);
 
     if (replicas == 1 && variant->accumulation == 1) { /* forward only: the chunk's logits are left behind */
-        const Batch *batch = batcher_pass(&b, 0);
+        const Batch *batch = batcher_pass(&b.base, 0);
         transformer_pass(&t, batch, NULL, NULL, false);
-        check_logits(&t, &b, batch, &o);
+        check_logits(&t, &grid, batch, &o);
     }
     free(expected);
     optimizer_free(&optimizer);
     transformer_free(&t);
     timer_free(timer);
-    batcher_free(&b);
+    pair_batcher_free(&b);
     free_oracle(&o);
     h5_close(&file);
     grid_free(&grid);

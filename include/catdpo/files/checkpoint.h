@@ -4,6 +4,7 @@
 
 #include "catdpo/config/config.h"
 #include "catdpo/objective/margin.h"
+#include "catdpo/data/pairs.h"
 #include "catdpo/files/model_file.h"
 
 /* What a checkpoint says about its run. Text is not owned. */

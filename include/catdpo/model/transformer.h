@@ -31,12 +31,12 @@ typedef struct LayerActivations {
 } LayerActivations;
 
 typedef struct TransformerLimits {
-    int max_width;  /* columns of a pass on a process column */
-    int max_chunk;  /* columns of logits */
-    int max_pairs;  /* of a pass */
-    int longest;    /* tokens of a sequence */
-    bool backward;  /* keep what a backward pass needs, and gradients */
-    bool recompute; /* keep only the input of each layer; run it again in the backward pass */
+    int max_width;     /* columns of a pass on a process column */
+    int max_chunk;     /* columns of logits */
+    int max_sequences; /* of a pass */
+    int longest;       /* tokens of a sequence */
+    bool backward;     /* keep what a backward pass needs, and gradients */
+    bool recompute;    /* keep only the input of each layer; run it again in the backward pass */
 } TransformerLimits;
 
 typedef struct Transformer {
@@ -53,7 +53,7 @@ typedef struct Transformer {
     Rotary rotary;
     Embedding embedding;
     Head head;
-    SequenceResult *result; /* [2 max_pairs] of the pass run last; the same on all ranks of the grid */
+    SequenceResult *result; /* [max_sequences] of the pass run last; the same on all ranks of the grid */
 
     float **input;           /* [layers + 1] each [h x w]: input of each layer; the last is the output of all */
     LayerActivations *layer; /* [layers]; with recompute, or without backward, all are the same buffers */
@@ -90,6 +90,6 @@ void transformer_arrange(Transformer *t, int width, int chunk);
 /* Forward through all layers, the head and, with gradient != NULL, backward: t->result and, summed up over passes if
  * `accumulate`, t->gradients (vectors: of this process column's tokens only, see adamw.h). Collective over
  * grid->comm. */
-void transformer_pass(Transformer *t, const Batch *batch, PairGradient *gradient, void *context, bool accumulate);
+void transformer_pass(Transformer *t, const Batch *batch, GroupGradient *gradient, void *context, bool accumulate);
 
 #endif

@@ -2,6 +2,7 @@
 #ifndef CATDPO_RUN_RUN_H
 #define CATDPO_RUN_RUN_H
 
+#include "catdpo/data/pair_batch.h"
 #include "catdpo/run/layout.h"
 #include "catdpo/rundir/lifecycle.h"
 
@@ -28,7 +29,7 @@ typedef struct Run {
     Layout layout;
     Grid grid;
     bool grid_made;
-    Batcher batcher, heldout_batcher;
+    PairBatcher batcher, heldout_batcher;
     Transformer model;
 } Run;
 
@@ -54,13 +55,13 @@ bool run_load_model(Run *run, const char *path, Error *err);
 /* Log-probs of the pairs from *done on under the weights at hand: chosen and rejected [pairs.count], nats, the same on
  * all ranks. Goes on until all are done or the lifecycle has something else to do: *done and *verdict say so. Shows
  * progress under `title`. Collective over world. */
-bool run_logps(Run *run, Batcher *batcher, const char *title, double *chosen, double *rejected, int64_t *done,
+bool run_logps(Run *run, PairBatcher *batcher, const char *title, double *chosen, double *rejected, int64_t *done,
                Verdict *verdict, Error *err);
 
 /* The same of all pairs under the frozen reference, from its cache if there is one for this data and these weights,
  * else computed and cached; a pass that is interrupted goes on from its cache. The model's weights are afterwards the
  * reference's, or as before. Collective over world. */
-bool run_reference(Run *run, Batcher *batcher, const char *group, double *chosen, double *rejected, Error *err);
+bool run_reference(Run *run, PairBatcher *batcher, const char *group, double *chosen, double *rejected, Error *err);
 
 /* Digest of the reference's weights, as its file says. Collective over world. */
 bool run_reference_digest(const Run *run, char digest[WEIGHTS_DIGEST], Error *err);

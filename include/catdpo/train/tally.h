@@ -3,7 +3,7 @@
 #ifndef CATDPO_TRAIN_TALLY_H
 #define CATDPO_TRAIN_TALLY_H
 
-#include "catdpo/data/batch.h"
+#include "catdpo/data/pairs.h"
 #include "catdpo/ops/head.h"
 #include "catdpo/objective/score.h"
 #include "catdpo/files/metrics.h"
