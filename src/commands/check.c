@@ -206,16 +206,12 @@ static bool check_reference(Check *c, Error *err)
 
 static bool check_eval(Check *c, Error *err)
 {
-    EvalSummary accuracy, violation;
-    int64_t pairs;
-    char model[FILE_PATH], split[256];
-    if (!eval_file_check(&c->file, &accuracy, &violation, &pairs, err) ||
-        !h5_read_string(&c->file, "/", "model", model, sizeof model, err) ||
-        !h5_read_string(&c->file, "/", "split", split, sizeof split, err))
-        return false;
-    say("evaluated", "%s on %lld pairs of %s", model, (long long)pairs, split);
-    say("accuracy", "micro %.3f, worst %.3f", accuracy.micro, accuracy.worst);
-    say("violations", "micro %.3f, worst %.3f", violation.micro, violation.worst);
+    EvalResult r;
+    if (!eval_file_read(&c->file, &r, err)) return false;
+    say("evaluated", "%s on %lld pairs of %s", r.model, (long long)r.pair_count, r.split);
+    say("accuracy", "micro %.3f, worst %.3f", r.accuracy_summary.micro, r.accuracy_summary.worst);
+    say("violations", "micro %.3f, worst %.3f", r.violation_rate_summary.micro, r.violation_rate_summary.worst);
+    eval_file_free(&r);
     return true;
 }
 

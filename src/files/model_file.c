@@ -42,8 +42,8 @@ static bool read_field(H5File *file, const ArchitectureField *f, Architecture *a
         return true;
     case FIELD_NUMBER: return h5_read_double(file, "/model", f->name, f->least, f->most, value, err);
     case FIELD_CHOICE: return read_choice(file, f, value, err);
+    default: return false;
     }
-    return false;
 }
 
 static bool read_architecture(H5File *file, Architecture *a, Error *err)

@@ -159,6 +159,15 @@ bool h5_read_double(H5File *file, const char *object, const char *name, double m
     return true;
 }
 
+bool h5_read_float64(H5File *file, const char *object, const char *name, double *value, Error *err)
+{
+    double found = 0;
+    bool ok = file->rank != 0 || read_number(file, object, name, DATA_FLOAT64, &found, err);
+    if (!h5_share(file, ok, &found, sizeof found, err)) return false;
+    *value = found;
+    return true;
+}
+
 /* Rank 0: the attribute's text, allocated with a NUL behind it; NULL on failure. */
 static char *read_text(const H5File *file, const char *object, const char *name, size_t most, Error *err)
 {

@@ -12,6 +12,7 @@ bool h5_write_format(H5File *file, const char *format, int64_t version, Error *e
     time_t now = time(NULL);
     struct tm utc;
     CHECK(gmtime_r(&now, &utc) && strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", &utc) > 0);
+    file->version = version;
     return h5_write_string(file, "/", "format", format, err) &&
            h5_write_int64(file, "/", "format_version", version, err) &&
            h5_write_string(file, "/", "creator", "catdpo " CATDPO_VERSION, err) &&
@@ -37,5 +38,6 @@ bool h5_check_format(H5File *file, const char *format, int64_t version, Error *e
         return error_usage(err, "%s: format version %lld; this program reads up to %lld: use a newer catdpo",
                            file->path, (long long)found_version, (long long)version);
     }
+    file->version = found_version;
     return true;
 }

@@ -61,6 +61,7 @@ static void field_text(const ArchitectureField *f, const Architecture *a, char *
     case FIELD_FLAG: snprintf(text, size, "%d", *(const bool *)value); break;
     case FIELD_NUMBER: snprintf(text, size, "%.9g", *(const double *)value); break;
     case FIELD_CHOICE: snprintf(text, size, "\"%s\"", f->choices[*(const int *)value]); break;
+    default: CHECK(!"a kind that a model has");
     }
 }
 

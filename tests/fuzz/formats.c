@@ -55,6 +55,7 @@ static bool write_architecture(H5File *f, const Architecture *a, Error *err)
         case FIELD_FLAG: ok = h5_write_int64(f, "/model", name, *(const bool *)value, err); break;
         case FIELD_NUMBER: ok = h5_write_double(f, "/model", name, *(const double *)value, err); break;
         case FIELD_CHOICE: ok = h5_write_string(f, "/model", name, fields[i].choices[*(const int *)value], err); break;
+        default: ok = false;
         }
     }
     return ok;

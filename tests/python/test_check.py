@@ -181,10 +181,10 @@ DAMAGE = [
     (METRICS, remove("train/entropy"), "has no /train/entropy"),
     ("reference.h5", assign("train/chosen", 2, -1.0), "/train/chosen is damaged"),
     ("reference.h5", reseal("heldout/rejected", 2, np.inf), "entry 2 of /heldout/rejected is not finite"),
-    ("eval.h5", assign("eval/category/accuracy", 0, 1.25), "a rate lies in [0, 1]"),
+    ("eval.h5", assign("eval/category/accuracy", 0, 1.25), "it must be in [0, 1], or NaN"),
     ("eval.h5", assign("eval/category/violations", 0, 0.25), "do not follow from its counts"),
-    ("eval.h5", assign("eval/pairs/logps_chosen", 1, np.nan), "not finite"),
-    ("eval.h5", attribute("eval/summary", "accuracy_micro", 0.0123), "accuracy_micro of /eval/summary"),
+    ("eval.h5", assign("eval/pairs/logps_chosen", 1, np.nan), "it must be finite"),
+    ("eval.h5", attribute("eval/summary", "accuracy_micro", 0.0123), "/eval/summary gives accuracy as micro 0.0123"),
     ("eval.h5", attribute("eval/summary", "worst_category", "benign"), "as the worst category"),
 ]
 

@@ -31,6 +31,7 @@ static void change(const ArchitectureField *f, Architecture *a)
     case FIELD_FLAG: *(bool *)value = !*(bool *)value; break;
     case FIELD_NUMBER: *(double *)value += 1e-7; break;
     case FIELD_CHOICE: *(int *)value += 1; break;
+    default: fail_msg("a kind that an Architecture does not have");
     }
 }
 

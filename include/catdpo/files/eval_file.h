@@ -2,7 +2,7 @@
 #ifndef CATDPO_FILES_EVAL_FILE_H
 #define CATDPO_FILES_EVAL_FILE_H
 
-#include "catdpo/h5/h5.h"
+#include "catdpo/h5/fields.h"
 #include "catdpo/data/pairs.h"
 
 #include <mpi.h>
@@ -14,7 +14,7 @@ typedef struct EvalSummary {
     double micro, macro, worst, gap, variance;
 } EvalSummary;
 
-/* K categories, N pairs. Nothing is owned. NaN = no value. */
+/* K categories, N pairs. Nothing is owned, unless it was read. NaN = no value. */
 typedef struct EvalResult {
     const char *model, *weights_digest, *data_digest, *split, *signal;
     int64_t step; /* of the checkpoint; -1: unknown */
@@ -43,8 +43,12 @@ typedef struct EvalResult {
  * is the same everywhere. */
 bool eval_file_write(const char *path, const EvalResult *result, MPI_Comm comm, Error *err);
 
-/* Verify an open file: shapes, rates in [0, 1], finite log-probabilities, and that rates, intervals and summaries
- * follow from the counts. By a process alone (a file opened with MPI_COMM_NULL). */
-bool eval_file_check(H5File *file, EvalSummary *accuracy, EvalSummary *violation_rate, int64_t *pairs, Error *err);
+/* Read and verify an open file: shapes, rates in [0, 1], finite log-probabilities, and that rates, intervals and
+ * summaries follow from the counts. result owns its strings and arrays, for eval_file_free. Collective over the file's
+ * communicator. */
+bool eval_file_read(H5File *file, EvalResult *result, Error *err);
+void eval_file_free(EvalResult *result); /* of what eval_file_read has filled */
+
+extern const Format eval_format;
 
 #endif

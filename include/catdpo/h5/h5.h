@@ -25,6 +25,7 @@
 #define CATDPO_H5_H5_H
 
 #include "catdpo/core/error.h"
+#include "catdpo/core/field.h"
 #include "catdpo/parallel/matrix.h"
 
 #include <hdf5.h>
@@ -42,8 +43,6 @@ enum {
     CALL_BYTES = 4 << 20, /* usual share of a rank in one call: it stays in the cache between memory and file */
 };
 
-/* Types in a file (little-endian) and in memory; a file's type must be exactly the expected one, of any byte order. */
-typedef enum { DATA_UINT8, DATA_INT8, DATA_INT32, DATA_INT64, DATA_UINT64, DATA_FLOAT32, DATA_FLOAT64 } DataType;
 size_t data_size(DataType type);      /* bytes of an element */
 const char *data_name(DataType type); /* "int32", ... */
 
@@ -65,6 +64,7 @@ typedef struct H5File {
     size_t scratch_bytes;
     struct Seal *seal; /* rank 0, while writing: src/h5/seal.c; owned */
     bool sealed;       /* rank 0: it was read with a seal, and that holds */
+    int64_t version;   /* of the format, once h5_check_format or h5_write_format has said so */
     char path[FILE_PATH], temporary[FILE_PATH];
 } H5File;
 
@@ -116,7 +116,7 @@ void h5_close(H5File *file);
 
 /* Root attributes of every file: format, format_version, creator, created. */
 bool h5_write_format(H5File *file, const char *format, int64_t version, Error *err);
-/* Refuse a file of another format or of a newer version, saying what it is instead. */
+/* Refuse a file of another format or of a newer version, saying what it is instead; file->version is its own. */
 bool h5_check_format(H5File *file, const char *format, int64_t version, Error *err);
 
 /* ---- objects and attributes; `object` is an absolute path ("/" is the root) ------------------------------------- */
@@ -132,6 +132,7 @@ bool h5_read_int64(H5File *file, const char *object, const char *name, int64_t m
 bool h5_read_uint64(H5File *file, const char *object, const char *name, uint64_t *value, Error *err);
 bool h5_read_double(H5File *file, const char *object, const char *name, double min, double max, double *value,
                     Error *err);
+bool h5_read_float64(H5File *file, const char *object, const char *name, double *value, Error *err); /* any number */
 bool h5_read_string(H5File *file, const char *object, const char *name, char *value, size_t size, Error *err);
 /* Long text: *value is allocated (at most `most` bytes with its NUL) on every rank; the caller frees it. */
 bool h5_read_text(H5File *file, const char *object, const char *name, size_t most, char **value, Error *err);

@@ -3,6 +3,7 @@
 #ifndef CATDPO_MODEL_ARCHITECTURE_H
 #define CATDPO_MODEL_ARCHITECTURE_H
 
+#include "catdpo/core/field.h"
 #include "catdpo/model/family.h"
 #include "catdpo/ops/rotary.h"
 
@@ -22,20 +23,12 @@ typedef struct Architecture {
     bool qk_norm;        /* RMSNorm over each query and key head */
 } Architecture;
 
-typedef enum FieldKind {
-    FIELD_TEXT,   /* char[size] */
-    FIELD_COUNT,  /* int, not negative */
-    FIELD_FLAG,   /* bool */
-    FIELD_NUMBER, /* double */
-    FIELD_CHOICE, /* enum: index into choices; text in the file */
-} FieldKind;
-
 /* An attribute of /model and the field of Architecture that holds it. */
 typedef struct ArchitectureField {
     const char *name;
     FieldKind kind;
     size_t offset, size;
-    double least, most;         /* of a number */
+    double least, most;         /* of a FIELD_NUMBER */
     const char *const *choices; /* NULL-terminated */
     bool may_differ;            /* two models that differ in it alone compute the same */
 } ArchitectureField;
