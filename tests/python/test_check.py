@@ -55,7 +55,8 @@ def test_files_of_a_run_are_whole(run):
     """A run directory stands for its files; each is named and described, and a file that is none of ours does not hide the others."""
     answer = check(run)
     assert answer.returncode == 0 and answer.stderr == "", answer
-    names = ["eval.h5", "metrics.h5", "reference.h5", "checkpoints/final.h5"]
+    names = [name for name in os.listdir(run) if name.endswith(".h5")] + ["checkpoints/final.h5"]
+    assert {"eval.h5", "metrics.h5", "reference.h5"} < set(names)
     assert verdicts(answer) == {os.path.join(run, name): "ok" for name in names}
     for words in ("catdpo-checkpoint, version 1", "5 of 5", "privacy, fraud, benign", "steps       1 to 5", "grid 1x2x1", "28 pairs", "12 pairs of heldout",
                   "parameters, 2 layers", "21 tensors, digest"):
