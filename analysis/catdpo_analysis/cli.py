@@ -95,6 +95,9 @@ COMMANDS = {  # name: (module with add_arguments and run, one line, help)
 }
 
 
+TRAINER = ("train", "eval", "check", "plan")  # commands of the other program, which one may look for here
+
+
 class Parser(argparse.ArgumentParser):
     """Faults in the arguments become the same one line as all others."""
 
@@ -105,12 +108,16 @@ class Parser(argparse.ArgumentParser):
 def main(argv=None):
     """Runs the command line; returns the exit status: 0, 2 for a fault that the user can mend, 1 for any other."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
     parser = Parser(
         prog="catdpo-analysis", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"catdpo-analysis {__version__}")
+    parser.add_argument("--version", "-V", action="version", version=f"catdpo-analysis {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     try:
+        if argv[:1] and argv[0] in TRAINER:
+            raise UserError(f"{argv[0]} is a command of the trainer: catdpo {argv[0]} --help")
         for name, (module, line, text) in COMMANDS.items():
             command = commands.add_parser(
                 name, help=line, description=text, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -251,34 +251,65 @@ static bool check_kind(Check *c, Error *err)
     return kinds[kind].check(c, err);
 }
 
-/* One block on stdout. True if the file is whole. */
-static bool check_file(const char *path)
-{
-    Check c = { 0 };
-    Error err = { 0 };
-    printf("%s\n", path);
-    fflush(stdout);
-    log_open(&c.log, stderr, 0);
-    bool ok = h5_open(&c.file, path, MPI_COMM_NULL, &err) && check_kind(&c, &err);
-    h5_close(&c.file);
-    log_close(&c.log);
-    size_t length = strlen(path);
-    bool named = strncmp(err.message, path, length) == 0 && strncmp(err.message + length, ": ", 2) == 0;
-    if (ok)
-        puts("  ok");
-    else
-        printf("  BAD: %s\n", err.message + (named ? length + 2 : 0));
-    fflush(stdout);
-    return ok;
-}
-
-/* ---- run directories --------------------------------------------------------------------------------------------- */
-
 static bool ends_in(const char *name, const char *end)
 {
     size_t length = strlen(name), tail = strlen(end);
     return length >= tail && strcmp(name + length - tail, end) == 0;
 }
+
+/* Settings, as train would read them. */
+static bool check_config(const char *path, Error *err)
+{
+    Config config;
+    if (!config_load(&config, path, 0, NULL, err)) return false;
+    say("settings", "the defaults but for");
+    config_print_changes(&config, "    ", stdout);
+    return true;
+}
+
+/* The faults of the file, whose name stands above them. */
+static void say_bad(const char *path, const Error *err)
+{
+    size_t length = strlen(path);
+    const char *label = "BAD: ";
+    for (const char *line = err->message;; line++) {
+        bool named = strncmp(line, path, length) == 0 && line[length] == ':',
+             numbered = named && line[length + 1] != ' ';
+        line += named ? length + 1 + (line[length + 1] == ' ') : 0;
+        int end = (int)strcspn(line, "\n");
+        printf("  %s%s%.*s\n", label, numbered ? "line " : "", end, line);
+        label = "     ";
+        line += end;
+        if (!*line) break;
+    }
+}
+
+static bool check_h5(const char *path, Error *err)
+{
+    Check c = { 0 };
+    log_open(&c.log, stderr, 0);
+    bool ok = h5_open(&c.file, path, MPI_COMM_NULL, err) && check_kind(&c, err);
+    h5_close(&c.file);
+    log_close(&c.log);
+    return ok;
+}
+
+/* One block on stdout. True if the file is whole. */
+static bool check_file(const char *path)
+{
+    Error err = { 0 };
+    printf("%s\n", path);
+    fflush(stdout);
+    bool ok = ends_in(path, ".cfg") ? check_config(path, &err) : check_h5(path, &err);
+    if (ok)
+        puts("  ok");
+    else
+        say_bad(path, &err);
+    fflush(stdout);
+    return ok;
+}
+
+/* ---- run directories --------------------------------------------------------------------------------------------- */
 
 static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
 

@@ -96,19 +96,31 @@ static bool check_choice(const char *name, const char *value, const char *const 
     return error_usage(err, "%s must be %s, not '%.60s'", name, list, value);
 }
 
+/* --help-config, --help-config=FORM, --help-config=TOPIC or --help-config TOPIC. */
+static void take_config_question(Cli *cli, const char *value, const char *next, Error *err)
+{
+    if (!value && next && *next != '-') value = next;
+    cli->action = CLI_CONFIG_HELP;
+    for (int k = 0; value && help_forms[k]; k++)
+        if (strcmp(value, help_forms[k]) == 0) {
+            cli->form = (ConfigHelpForm)k;
+            return;
+        }
+    cli->topic = value;
+    if (value) config_has_topic(value, err);
+}
+
 /* --help and the like, which end the parsing wherever they stand. Returns true if the argument was one of them. */
-static bool take_question(Cli *cli, const char *argument, Error *err)
+static bool take_question(Cli *cli, const char *argument, const char *next, Error *err)
 {
     const char *value;
     if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0)
         cli->action = cli->line.command ? CLI_COMMAND_HELP : CLI_HELP;
-    else if (strcmp(argument, "--version") == 0)
+    else if (strcmp(argument, "--version") == 0 || strcmp(argument, "-V") == 0)
         cli->action = CLI_VERSION;
-    else if (is_option(argument, "--help-config", &value)) {
-        int form = CONFIG_HELP_TEXT;
-        if (!value || check_choice("--help-config", value, help_forms, &form, err)) cli->action = CLI_CONFIG_HELP;
-        cli->form = (ConfigHelpForm)form;
-    } else
+    else if (is_option(argument, "--help-config", &value))
+        take_config_question(cli, value, next, err);
+    else
         return false;
     return true;
 }
@@ -128,8 +140,15 @@ static bool refuse_option(const Command *command, const char *argument, Error *e
     return error_usage(err, "unknown option '%s'%s", name, suggestion(name, names, count, otherwise, hint));
 }
 
+/* Commands of the other program, which one may look for here. */
+static const char *const analysis_commands[] = { "import", "prepare", "report", "watch", "compare", "export", NULL };
+
 static bool refuse_command(const char *argument, const Command commands[], Error *err)
 {
+    for (int k = 0; analysis_commands[k]; k++)
+        if (strcmp(argument, analysis_commands[k]) == 0)
+            return error_usage(err, "'%s' is a command of catdpo-analysis: catdpo-analysis %s --help", argument,
+                               argument);
     const char *names[MOST_NAMES];
     char list[128] = "the commands are", hint[128];
     int count = 0;
@@ -188,16 +207,26 @@ static bool take_argument(CommandLine *line, int argc, char *const argv[], int *
     return refuse_option(line->command, argument, err);
 }
 
+static const Command *find_command(const char *name, const Command commands[])
+{
+    for (; commands->name; commands++)
+        if (strcmp(commands->name, name) == 0) return commands;
+    return NULL;
+}
+
 bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[], Error *err)
 {
     *cli = (Cli){ .action = CLI_RUN };
     if (argc < 2) return error_usage(err, "no command; catdpo --help lists them");
-    if (take_question(cli, argv[1], err)) return err->exit_status == EXIT_DONE;
+    if (take_question(cli, argv[1], argc > 2 ? argv[2] : NULL, err)) return err->exit_status == EXIT_DONE;
     if (argv[1][0] == '-') return refuse_option(NULL, argv[1], err);
-
-    const Command *command = commands;
-    while (command->name && strcmp(command->name, argv[1]) != 0) command++;
-    if (!command->name) return refuse_command(argv[1], commands, err);
+    if (strcmp(argv[1], "help") == 0) { /* catdpo help [COMMAND] */
+        cli->action = argc > 2 ? CLI_COMMAND_HELP : CLI_HELP;
+        cli->line.command = argc > 2 ? find_command(argv[2], commands) : NULL;
+        return argc == 2 || cli->line.command || refuse_command(argv[2], commands, err);
+    }
+    const Command *command = find_command(argv[1], commands);
+    if (!command) return refuse_command(argv[1], commands, err);
     cli->line.command = command;
     cli->line.sets = calloc((size_t)argc, sizeof *cli->line.sets);
     cli->line.files = calloc((size_t)argc, sizeof *cli->line.files);
@@ -205,7 +234,8 @@ bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[],
 
     bool options_end = false;
     for (int at = 2; at < argc; at++) {
-        if (!options_end && take_question(cli, argv[at], err)) return err->exit_status == EXIT_DONE;
+        if (!options_end && take_question(cli, argv[at], at + 1 < argc ? argv[at + 1] : NULL, err))
+            return err->exit_status == EXIT_DONE;
         if (!take_argument(&cli->line, argc, argv, &at, &options_end, err)) return false;
     }
     if (command->files && cli->line.file_count == 0)
@@ -228,10 +258,11 @@ void cli_free(Cli *cli)
 
 #define CONFIG_HELP                                                                                                    \
     "  --set GROUP.KEY=VALUE  goes before the setting in CONFIG; may be given several times\n"                         \
-    "  --help-config[=FORM]   all settings with types, defaults and bounds; FORM: text, markdown or cfg\n"
+    "  --help-config[=FORM]   all settings with types, defaults and bounds; FORM: text, markdown or cfg\n"             \
+    "  --help-config GROUP    those of one group or one key, such as margin or margin.eta\n"
 
 static const char common_help[] = "  --help, -h             this text\n"
-                                  "  --version              version of catdpo\n";
+                                  "  --version, -V          version of catdpo\n";
 
 static const char exit_help[] =
     "exit status, the same on every rank:\n"
@@ -285,7 +316,12 @@ bool cli_answer(const Cli *cli, const Command commands[], FILE *out, Error *err)
     case CLI_RUN: return true;
     case CLI_HELP: help(out, commands); break;
     case CLI_COMMAND_HELP: command_help(out, cli->line.command); break;
-    case CLI_CONFIG_HELP: config_help(out, cli->form); break;
+    case CLI_CONFIG_HELP:
+        if (!cli->topic)
+            config_help(out, cli->form);
+        else if (!config_help_topic(out, cli->topic, err))
+            return false;
+        break;
     case CLI_VERSION: fprintf(out, "catdpo %s\n", CATDPO_VERSION); break;
     }
     if (fflush(out) != 0 || ferror(out)) return error_fault(err, "cannot write the answer: %s", strerror(errno));

@@ -92,9 +92,10 @@ static const Command commands[] = {
             "checksums of every byte, finite numbers, and what must hold between them. Prints for each file what it\n"
             "is, and `ok` or the first thing that is wrong with it. A directory stands for the files of the run in "
             "it.\n"
+            "Of settings (*.cfg) it prints what differs from the defaults, or all mistakes.\n"
             "Needs neither mpirun nor an allocation, and memory for one file of pairs at most. Exit status 2 if a\n"
             "file is damaged, missing or none of these.\n",
-        .examples = "  catdpo check model.h5 pairs.h5\n"
+        .examples = "  catdpo check run.cfg model.h5 pairs.h5\n"
                     "  catdpo check runs/first\n"
                     "  catdpo check runs/first/checkpoints/*.h5\n",
         .files = true,

@@ -143,10 +143,10 @@ static bool is_listed(const char *key, const char *const list[])
     return false;
 }
 
-static void value_text(const Option *option, const Config *config, char text[128])
+static void value_text(const Option *option, const Config *config, char *text, size_t size)
 {
-    memset(text, 0, 128);
-    FILE *stream = fmemopen(text, 127, "w");
+    memset(text, 0, size);
+    FILE *stream = fmemopen(text, size - 1, "w");
     CHECK(stream);
     write_value(option, config, stream);
     fclose(stream);
@@ -159,13 +159,26 @@ const char *config_difference(const Config *now, const Config *then, const char 
         const Option *option = option_at(k);
         if (!is_listed(option->key, keys) || is_listed(option->key, except)) continue;
         char new_value[128], old_value[128];
-        value_text(option, now, new_value);
-        value_text(option, then, old_value);
+        value_text(option, now, new_value, sizeof new_value);
+        value_text(option, then, old_value, sizeof old_value);
         if (strcmp(new_value, old_value) == 0) continue;
         snprintf(text, size, "%s is %s, was %s", option->key, new_value, old_value);
         return option->key;
     }
     return NULL;
+}
+
+void config_print_changes(const Config *config, const char *indent, FILE *out)
+{
+    Config defaults;
+    Error unheard = { 0 };
+    CHECK(config_load(&defaults, NULL, 0, NULL, &unheard));
+    for (int k = 0; option_at(k); k++) {
+        char value[CONFIG_TEXT + 16], preset[CONFIG_TEXT + 16];
+        value_text(option_at(k), config, value, sizeof value);
+        value_text(option_at(k), &defaults, preset, sizeof preset);
+        if (strcmp(value, preset) != 0) fprintf(out, "%s%s = %s\n", indent, option_at(k)->key, value);
+    }
 }
 
 /* ---- help ---- */
@@ -224,19 +237,21 @@ static void write_wrapped(const char *prefix, int width, const char *text, FILE 
     fputc('\n', out);
 }
 
+static void help_option(const Option *option, FILE *out)
+{
+    fprintf(out, "  %s = %s  (", option->key, option->preset);
+    write_kind(option, "", out);
+    fputs(")\n", out);
+    char *help = meaning(option);
+    write_wrapped("      ", 100, help, out);
+    free(help);
+}
+
 static void help_text(const OptionGroup *group, FILE *out)
 {
-    fprintf(out, "\n%s: %s\n", group->name, group->help);
-    for (int k = 0; option_at(k); k++) {
-        const Option *option = option_at(k);
-        if (!option_in_group(option, group)) continue;
-        fprintf(out, "  %s = %s  (", option->key, option->preset);
-        write_kind(option, "", out);
-        fputs(")\n", out);
-        char *help = meaning(option);
-        write_wrapped("      ", 100, help, out);
-        free(help);
-    }
+    fprintf(out, "%s: %s\n", group->name, group->help);
+    for (int k = 0; option_at(k); k++)
+        if (option_in_group(option_at(k), group)) help_option(option_at(k), out);
 }
 
 static void help_markdown(const OptionGroup *group, FILE *out)
@@ -299,8 +314,47 @@ void config_help(FILE *out, ConfigHelpForm form)
         break;
     }
     for (int g = 0; g < option_group_count; g++) {
-        if (form == CONFIG_HELP_TEXT) help_text(&option_groups[g], out);
+        if (form == CONFIG_HELP_TEXT) {
+            fputc('\n', out);
+            help_text(&option_groups[g], out);
+        }
         if (form == CONFIG_HELP_MARKDOWN) help_markdown(&option_groups[g], out);
         if (form == CONFIG_HELP_CFG) help_cfg(&option_groups[g], out);
     }
+}
+
+/* ---- one topic ---- */
+
+static int find_group(const char *name)
+{
+    for (int g = 0; g < option_group_count; g++)
+        if (strcmp(option_groups[g].name, name) == 0) return g;
+    return -1;
+}
+
+bool config_has_topic(const char *topic, Error *err)
+{
+    if (find_group(topic) >= 0 || option_find(topic) >= 0) return true;
+    const OptionAlias *alias = option_alias(topic);
+    if (alias && alias->key) return error_usage(err, "there is no setting '%.60s'; here it is '%s'", topic, alias->key);
+    if (strchr(topic, '.'))
+        return error_usage(err, "there is no setting '%.60s'; the nearest one is '%s'", topic,
+                           option_at(option_nearest(topic))->key);
+    char list[512] = "";
+    for (int g = 0; g < option_group_count; g++) {
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", g > 0 ? ", " : "", option_groups[g].name);
+    }
+    return error_usage(err, "there is no group of settings '%.60s'; the groups are %s", topic, list);
+}
+
+bool config_help_topic(FILE *out, const char *topic, Error *err)
+{
+    if (!config_has_topic(topic, err)) return false;
+    int group = find_group(topic);
+    if (group >= 0)
+        help_text(&option_groups[group], out);
+    else
+        help_option(option_at(option_find(topic)), out);
+    return true;
 }

@@ -12,10 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLACE_SIZE = 512, VALUE_SIZE = 128, MOST_OPTIONS = 128, MOST_CHOICES = 32 };
+enum { PLACE_SIZE = 512, VALUE_SIZE = 128, MOST_OPTIONS = 128, MOST_CHOICES = 32, MOST_FAULTS = 20 };
 
 typedef struct Loader {
     Config *config;
+    Error faults; /* the first MOST_FAULTS, a line each */
+    int count;    /* of all faults */
     char place[MOST_OPTIONS]
               [PLACE_SIZE]; /* "file:line" or "--set key=value" that last set an option; "" for a default */
 } Loader;
@@ -205,18 +207,55 @@ static bool set_option(const Option *option, const config_setting_t *setting, Co
 
 /* ---- one file ---- */
 
+/* A fault does not end the reading: the others are wanted as well. */
+static void note_fault(Loader *loader, const Error *fault)
+{
+    if (loader->count++ < MOST_FAULTS) error_also(&loader->faults, fault);
+}
+
+/* "margin has initial, min, ..." for a group that is known, else where to look. */
+static void list_keys(const char *key, char *text, size_t size)
+{
+    int group = 0;
+    size_t length = strcspn(key, ".");
+    while (group < option_group_count &&
+           (strlen(option_groups[group].name) != length || strncmp(option_groups[group].name, key, length) != 0))
+        group++;
+    snprintf(text, size, group < option_group_count ? "; %s has" : "; catdpo --help-config lists all",
+             option_groups[group < option_group_count ? group : 0].name);
+    for (int k = 0, n = 0; group < option_group_count && option_at(k); k++) {
+        if (!option_in_group(option_at(k), &option_groups[group])) continue;
+        size_t used = strlen(text);
+        snprintf(text + used, size - used, "%s %s", n++ > 0 ? "," : "", strchr(option_at(k)->key, '.') + 1);
+    }
+}
+
 static bool refuse_key(const char *key, const char *place, Error *err)
 {
+    const OptionAlias *alias = option_alias(key);
+    if (alias && alias->key)
+        return error_usage(err, "%s: unknown key '%.100s'; here it is '%s'%s%s", place, key, alias->key,
+                           alias->note ? ": " : "", alias->note ? alias->note : "");
+    if (alias) return error_usage(err, "%s: unknown key '%.100s': %s", place, key, alias->note);
     const char *nearest = option_at(option_nearest(key))->key;
-    return error_usage(err, "%s: unknown key '%.100s'; the nearest known one is '%s' (catdpo --help-config lists all)",
-                       place, key, nearest);
+    const char *point = strrchr(key, '.'), *name = point ? point + 1 : key;
+    if (is_likely_meant(name, strchr(nearest, '.') + 1))
+        return error_usage(err, "%s: unknown key '%.100s'; the nearest known one is '%s'", place, key, nearest);
+    char known[512];
+    list_keys(key, known, sizeof known);
+    return error_usage(err, "%s: unknown key '%.100s'%s", place, key, known);
 }
 
 static bool refuse_group(const config_setting_t *setting, const char *place, Error *err)
 {
     const char *name = config_setting_name(setting);
     const char *names[MOST_OPTIONS];
-    for (int g = 0; g < option_group_count; g++) names[g] = option_groups[g].name;
+    char list[VALUE_SIZE * 2] = "";
+    for (int g = 0; g < option_group_count; g++) {
+        size_t used = strlen(list);
+        names[g] = option_groups[g].name;
+        snprintf(list + used, sizeof list - used, "%s%s", g > 0 ? ", " : "", names[g]);
+    }
     const char *nearest = names[nearest_name(name, names, option_group_count)];
     if (strcmp(nearest, name) == 0) {
         char found[VALUE_SIZE];
@@ -224,24 +263,32 @@ static bool refuse_group(const config_setting_t *setting, const char *place, Err
                            describe(setting, found));
     }
     if (!config_setting_is_group(setting)) return refuse_key(name, place, err);
-    return error_usage(err,
-                       "%s: unknown group '%.100s'; the nearest known one is '%s' (catdpo --help-config lists all)",
-                       place, name, nearest);
+    if (!is_likely_meant(name, nearest))
+        return error_usage(err, "%s: unknown group '%.100s'; the groups are %s", place, name, list);
+    return error_usage(err, "%s: unknown group '%.100s'; the nearest known one is '%s'", place, name, nearest);
 }
 
-static bool apply_group(Loader *loader, const config_setting_t *group, const SourcePart *part, Error *err)
+static bool apply_setting(Loader *loader, const char *group, const config_setting_t *setting, const SourcePart *part,
+                          Error *err)
+{
+    char place[PLACE_SIZE], key[VALUE_SIZE];
+    snprintf(place, sizeof place, "%s:%d", part->path, part->line + (int)config_setting_source_line(setting) - 1);
+    snprintf(key, sizeof key, "%s.%s", group, config_setting_name(setting));
+    int option = option_find(key);
+    if (option < 0) return refuse_key(key, place, err);
+    if (!set_option(option_at(option), setting, loader->config, place, err)) return false;
+    strcpy(loader->place[option], place);
+    return true;
+}
+
+static void apply_group(Loader *loader, const config_setting_t *group, const SourcePart *part)
 {
     for (int k = 0; k < config_setting_length(group); k++) {
-        const config_setting_t *setting = config_setting_get_elem(group, (unsigned)k);
-        char place[PLACE_SIZE], key[VALUE_SIZE];
-        snprintf(place, sizeof place, "%s:%d", part->path, part->line + (int)config_setting_source_line(setting) - 1);
-        snprintf(key, sizeof key, "%s.%s", config_setting_name(group), config_setting_name(setting));
-        int option = option_find(key);
-        if (option < 0) return refuse_key(key, place, err);
-        if (!set_option(option_at(option), setting, loader->config, place, err)) return false;
-        strcpy(loader->place[option], place);
+        Error fault = { 0 };
+        if (!apply_setting(loader, config_setting_name(group), config_setting_get_elem(group, (unsigned)k), part,
+                           &fault))
+            note_fault(loader, &fault);
     }
-    return true;
 }
 
 /* The line on which libconfig gave up, without the blanks around it, for a message. */
@@ -253,36 +300,59 @@ static const char *line_of(const char *text, int line, int *length)
     return text;
 }
 
+/* How the line should look: settings stand in groups, also where other formats have points or indents. */
+static void write_remedy(const char *text, int length, char remedy[VALUE_SIZE])
+{
+    char group[32], key[32];
+    int end = 0;
+    if (length > 0 && sscanf(text, "%31[a-z_0-9].%31[a-z_0-9] %n", group, key, &end) == 2 && end > 0 &&
+        (text[end] == '=' || text[end] == ':'))
+        snprintf(remedy, VALUE_SIZE, "; write it in its group: %s: { %s = ...; };", group, key);
+    else
+        snprintf(remedy, VALUE_SIZE, "; settings are written so: margin: { eta = 0.1; target = 0.2; };");
+}
+
+static void note_syntax(Loader *loader, const config_t *file, const SourcePart *part)
+{
+    Error fault = { 0 };
+    char remedy[VALUE_SIZE];
+    int length, line = config_error_line(file);
+    const char *text = line_of(part->text, line, &length);
+    bool end = length == 0;
+    write_remedy(text, length, remedy);
+    error_usage(&fault, "%s:%d: %s %s%.*s%s%s", part->path, part->line + line - 1, config_error_text(file),
+                end ? "at the end" : "at or before '", length > 80 ? 80 : length, text, end ? "" : "'",
+                strncmp(config_error_text(file), "syntax", 6) == 0 ? remedy : "");
+    note_fault(loader, &fault);
+}
+
 /* A SourceVisit whose context is the Loader. */
 static bool apply_part(const SourcePart *part, void *context, Error *err)
 {
+    (void)err;
     Loader *loader = context;
     config_t file;
     config_init(&file);
-    bool ok = true;
-    if (config_read_string(&file, part->text) != CONFIG_TRUE) {
-        int length, line = config_error_line(&file);
-        const char *text = line_of(part->text, line, &length);
-        bool end = length == 0;
-        ok = error_usage(err, "%s:%d: %s %s%.*s%s", part->path, part->line + line - 1, config_error_text(&file),
-                         end ? "at the end" : "at or before '", length > 80 ? 80 : length, text, end ? "" : "'");
-    }
+    bool read = config_read_string(&file, part->text) == CONFIG_TRUE;
+    if (!read) note_syntax(loader, &file, part);
     const config_setting_t *root = config_root_setting(&file);
-    for (int g = 0; ok && g < config_setting_length(root); g++) {
+    for (int g = 0; read && g < config_setting_length(root); g++) {
         const config_setting_t *group = config_setting_get_elem(root, (unsigned)g);
         bool known = false;
         for (int i = 0; i < option_group_count; i++)
             known = known || strcmp(option_groups[i].name, config_setting_name(group)) == 0;
         if (known && config_setting_is_group(group))
-            ok = apply_group(loader, group, part, err);
+            apply_group(loader, group, part);
         else {
+            Error fault = { 0 };
             char place[PLACE_SIZE];
             snprintf(place, sizeof place, "%s:%d", part->path, part->line + (int)config_setting_source_line(group) - 1);
-            ok = refuse_group(group, place, err);
+            refuse_group(group, place, &fault);
+            note_fault(loader, &fault);
         }
     }
     config_destroy(&file);
-    return ok;
+    return true;
 }
 
 /* ---- one --set ---- */
@@ -377,28 +447,55 @@ static bool check_agreement(Loader *loader, Error *err)
     return error_usage(err, "%s", message);
 }
 
-bool config_load(Config *config, const char *path, int set_count, char *const sets[], Error *err)
+/* All faults that were found, or what contradicts each other where there are none. */
+static bool finish(Loader *loader, bool agree, Error *err)
+{
+    if (loader->count > MOST_FAULTS) {
+        Error more = { 0 };
+        error_usage(&more, "... and %d more", loader->count - MOST_FAULTS);
+        error_also(&loader->faults, &more);
+    }
+    if (loader->count > 0) *err = loader->faults;
+    return loader->count == 0 && (!agree || check_agreement(loader, err));
+}
+
+static Loader *new_loader(Config *config, Error *err)
 {
     CHECK(option_count() <= MOST_OPTIONS);
     memset(config, 0, sizeof *config);
     Loader *loader = calloc(1, sizeof *loader);
-    if (!loader) return error_fault(err, "no memory left to read the config");
+    if (!loader) {
+        error_fault(err, "no memory left to read the config");
+        return NULL;
+    }
     loader->config = config;
+    return loader;
+}
+
+bool config_load(Config *config, const char *path, int set_count, char *const sets[], Error *err)
+{
+    Loader *loader = new_loader(config, err);
+    if (!loader) return false;
+    Error fault = { 0 };
     bool ok = apply_defaults(loader, err);
-    if (ok && path) ok = source_read(path, apply_part, loader, err);
-    for (int k = 0; ok && k < set_count; k++) ok = apply_set(loader, sets[k], err);
-    ok = ok && check_agreement(loader, err);
+    if (ok && path && !source_read(path, apply_part, loader, &fault)) note_fault(loader, &fault);
+    for (int k = 0; ok && k < set_count; k++) {
+        fault = (Error){ 0 };
+        if (!apply_set(loader, sets[k], &fault)) note_fault(loader, &fault);
+    }
+    ok = ok && finish(loader, true, err);
     free(loader);
     return ok;
 }
 
 bool config_load_text(Config *config, const char *text, const char *where, Error *err)
 {
-    memset(config, 0, sizeof *config);
-    Loader *loader = calloc(1, sizeof *loader);
-    if (!loader) return error_fault(err, "no memory left to read the config");
-    loader->config = config;
-    bool ok = apply_defaults(loader, err) && source_read_text(text, where, apply_part, loader, err);
+    Loader *loader = new_loader(config, err);
+    if (!loader) return false;
+    Error fault = { 0 };
+    bool ok = apply_defaults(loader, err);
+    if (ok && !source_read_text(text, where, apply_part, loader, &fault)) note_fault(loader, &fault);
+    ok = ok && finish(loader, false, err);
     free(loader);
     return ok;
 }

@@ -20,8 +20,8 @@ static void fill(Error *err, int exit_status, const char *format, va_list argume
 {
     if (err->exit_status != EXIT_DONE) return; /* what went wrong first explains the rest */
     err->exit_status = exit_status;
-    int length = vsnprintf(err->message, sizeof err->message, format, arguments);
-    if (length >= (int)sizeof err->message) memcpy(err->message + sizeof err->message - 4, "...", 4);
+    int length = vsnprintf(err->message, ERROR_LINE, format, arguments);
+    if (length >= ERROR_LINE) memcpy(err->message + ERROR_LINE - 4, "...", 4);
     one_line(err->message);
 }
 
@@ -49,6 +49,18 @@ bool error_stopped(Error *err, bool for_good, const char *format, ...)
     va_start(arguments, format);
     fill(err, for_good ? EXIT_STOPPED : EXIT_RESUBMIT, format, arguments);
     va_end(arguments);
+    return false;
+}
+
+bool error_also(Error *err, const Error *fault)
+{
+    size_t used = strlen(err->message), more = strlen(fault->message);
+    if (err->exit_status == EXIT_DONE)
+        *err = *fault;
+    else if (used + more + 2 <= sizeof err->message) {
+        err->message[used] = '\n';
+        memcpy(err->message + used + 1, fault->message, more + 1);
+    }
     return false;
 }
 

@@ -67,7 +67,15 @@ static void say_text(Log *log, const char *prefix, const char *format, ...)
     va_end(arguments);
 }
 
-void log_error(Log *log, const Error *err) { say_text(log, "catdpo: ", "%s", err->message); }
+void log_error(Log *log, const Error *err)
+{
+    for (const char *line = err->message;; line++) { /* each fault on a line that can be searched for */
+        int length = (int)strcspn(line, "\n");
+        say_text(log, "catdpo: ", "%.*s", length, line);
+        line += length;
+        if (!*line) break;
+    }
+}
 
 /* ---- progress ---- */
 

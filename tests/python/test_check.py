@@ -45,7 +45,7 @@ def run():
     directory = os.path.join(folder, "run")
     shutil.copytree(done.directory, directory)
     engine.succeed(engine.launch("eval", 1, **{"run.dir": directory, **SETTINGS, "model.path": os.path.join(directory, "checkpoints/final.h5"),
-                                               "reference.model": engine.fixture("tiny_llama")}))
+                                               "reference.model": engine.fixture("tiny_llama"), "reference.cache": os.path.join(directory, "reference.h5")}))
     return directory
 
 
@@ -335,3 +335,16 @@ def test_flips_in_other_files_are_found(run, cli, tmp_path):
     files = [os.path.join(run, "reference.h5"), os.path.join(run, "eval.h5"), *make_model_and_pairs(cli, tmp_path)]
     for seed, source in enumerate(files):
         assert find_flips(source, random.Random(seed).sample(range(8 * os.path.getsize(source)), FLIPS)) == []
+
+
+def test_settings_are_checked_with_all_their_mistakes(tmp_path):
+    """A config: what differs from the defaults, or every mistake with its line."""
+    good, bad = tmp_path / "good.cfg", tmp_path / "bad.cfg"
+    good.write_text('margin: { eta = 0.5; };\nrun: { dir = "runs/a b"; };\n')
+    bad.write_text("margin: { etaa = 1; };\n\nbatch: { pairs = 0; };\n")
+    answer = check(good, bad, os.path.join(engine.ROOT, "configs/quickstart.cfg"), tmp_path / "none.cfg")
+    assert answer.returncode == 2 and answer.stderr == ""
+    assert '    run.dir = "runs/a b"\n    margin.eta = 0.5\n  ok\n' in answer.stdout
+    assert "  BAD: line 1: unknown key 'margin.etaa'" in answer.stdout and "\n       line 3: batch.pairs = 0 is outside" in answer.stdout
+    assert "cannot read the config" in verdicts(answer)[str(tmp_path / "none.cfg")]
+    assert list(verdicts(answer).values())[0::2] == ["ok", "ok"]

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 
@@ -109,3 +110,24 @@ def test_tables_align_numbers_right_and_show_gaps():
         "a      5  0.250",
         "long  10      -",
     ]
+
+
+def test_commands_of_the_other_program_are_pointed_to(cli):
+    """Each of the two programs knows the other's commands."""
+    from catdpo_analysis.cli import COMMANDS, TRAINER
+
+    assert "train is a command of the trainer: catdpo train --help" in cli("train", "run.cfg", status=2).err
+    with open(os.path.join(ROOT, "src/commands/main.c")) as file:
+        assert list(TRAINER) == re.findall(r'\.name = "(\w+)"', file.read())
+    with open(os.path.join(ROOT, "src/commands/cli.c")) as file:
+        names = re.search(r"analysis_commands\[\] = \{(.*?)\}", file.read(), re.DOTALL)[1]
+    assert set(COMMANDS) == set(re.findall(r'"(\w+)"', names))
+
+
+@pytest.mark.parametrize("argv, words", [(["help"], "usual order"), (["help", "report"], "RUN_DIR"), (["-V"], __version__)])
+def test_help_and_version_in_their_other_forms(capsys, argv, words):
+    from catdpo_analysis.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 0 and words in capsys.readouterr().out

@@ -141,10 +141,10 @@ def test_checkpoint_is_a_model():
 
 
 def test_steps_that_were_done_are_what_is_there():
-    """A run directory has config.cfg, metrics.h5, log.jsonl, reference.h5 and checkpoints/final.h5, and nothing unfinished."""
+    """A run directory has config.cfg, config.json, status.json, metrics.h5, log.jsonl, reference.h5 and checkpoints/final.h5, and nothing unfinished."""
     run = trained("2x1")
     found = sorted(os.path.relpath(os.path.join(where, name), run.directory) for where, _, names in os.walk(run.directory) for name in names)
-    assert found == ["checkpoints/final.h5", "config.cfg", "log.jsonl", "metrics.h5", "reference.h5"]
+    assert found == ["checkpoints/final.h5", "config.cfg", "config.json", "log.jsonl", "metrics.h5", "reference.h5", "status.json"]
     without = engine.train(1, **{"schedule.steps": 1, "checkpoint.final": False})
     assert not os.path.exists(final(without))
 

@@ -45,8 +45,8 @@ static Config load(const char *text, int set_count, char *const sets[])
     return config;
 }
 
-/* The message of a config that must be refused as the user's mistake. */
-static const char *refusal(const char *text, const char *set)
+/* The message of a config that must be refused as the user's mistake, a line for each of them. */
+static const char *refusals(const char *text, const char *set)
 {
     static Error err;
     err = (Error){ 0 };
@@ -55,8 +55,15 @@ static const char *refusal(const char *text, const char *set)
     bool ok = config_load(&config, text ? write_file("run.cfg", text) : NULL, set ? 1 : 0, sets, &err);
     if (ok) fail_msg("accepted: %s %s", text ? text : "", set ? set : "");
     assert_int_equal(err.exit_status, EXIT_USAGE);
-    assert_null(strchr(err.message, '\n'));
     return err.message;
+}
+
+/* Of one mistake. */
+static const char *refusal(const char *text, const char *set)
+{
+    const char *message = refusals(text, set);
+    if (strchr(message, '\n')) fail_msg("more than one line: %s", message);
+    return message;
 }
 
 static void assert_says(const char *message, const char *words)
@@ -212,7 +219,9 @@ static void included_file_is_overridden_below_its_line(void **state)
     write_file("sub/base.cfg", "\n\nmargin: {\n eta = \"x\"; };\n");
     const char *message = refusal("@include \"sub/base.cfg\"\n", NULL);
     assert_says(message, "sub/base.cfg:4: margin.eta must be a number, not the string \"x\"");
-    assert_says(refusal("\n@include \"sub/base.cfg\"\nmargin: { et = 1; };", NULL), "base.cfg:4:");
+    message = refusals("\n@include \"sub/base.cfg\"\nmargin: { et = 1; };", NULL);
+    assert_says(message, "base.cfg:4:");
+    assert_says(message, "run.cfg:3: unknown key 'margin.et'");
     write_file("sub/base.cfg", "margin: { eta = 1; };\n");
     assert_says(refusal("\n@include \"sub/base.cfg\"\n\nmargin: { et = 1; };", NULL),
                 "run.cfg:4: unknown key 'margin.et'");
@@ -298,6 +307,14 @@ static const struct {
     { 2, "margin:\n{ etaa = 1; };", "unknown key 'margin.etaa'; the nearest known one is 'margin.eta'" },
     { 1, "optimizer: { warmup = 0.1; };", "nearest known one is 'schedule.warmup'" },
     { 1, "optimiser: { beta1 = 0.9; };", "unknown group 'optimiser'; the nearest known one is 'optimizer'" },
+    { 1, "optimizer: { lr = 1e-5; };", "unknown key 'optimizer.lr'; here it is 'optimizer.learning_rate'" },
+    { 1, "training: { Num_Train_Epochs = 3; };", "unknown group 'training'; the groups are run, model" },
+    { 1, "schedule: { num_train_epochs = 3; };", "here it is 'schedule.epochs'" },
+    { 1, "batch: { per_device_train_batch_size = 3; };",
+      "here it is 'batch.pairs': pairs of a whole step, over all ranks" },
+    { 1, "data: { max_length = 512; };", "catdpo-analysis prepare --max-length" },
+    { 1, "per_device_train_batch_size = 3;", "here it is 'batch.pairs'" },
+    { 1, "margin: { zzzzzzzzzzzz = 3; };", "unknown key 'margin.zzzzzzzzzzzz'; margin has scope, initial, min" },
     { 3, "\n\nbeta = 0.1;", "unknown key 'beta'; the nearest known one is 'objective.beta'" },
     { 1, "margin = 3;", "margin must be a group" },
     { 1, "margin: { eta = { a = 1; }; };", "margin.eta must be a number, not a group" },
@@ -345,7 +362,9 @@ static const struct {
     { 1, "{\"margin\": {\"eta\": 0.1}}", "syntax error" },
     { 2, "margin:\n  eta: 0.1\n", "syntax error" },
     { 1, "[margin]\neta = 0.1\n", "syntax error" },
-    { 1, "margin.eta = 0.1;", "syntax error" },
+    { 1, "margin.eta = 0.1;", "; write it in its group: margin: { eta = ...; };" },
+    { 1, "margin.eta: 0.1", "; write it in its group: margin: { eta = ...; };" },
+    { 2, "margin:\n  eta: 0.1\n", "; settings are written so: margin: {" },
     { 1, "margin: { eta = [1, 2.0]; };", "" },
     { 1, "\001", "syntax error" },
     { 1, "@include \"absent.cfg\"", "cannot read the config" },
@@ -375,6 +394,47 @@ static void malformed_config_gives_one_message_with_file_and_line(void **state)
             fail_msg("%s\ngives '%s'\nwithout '%s'", malformed[k].text, message, place);
         assert_says(message, malformed[k].words);
     }
+}
+
+static void all_mistakes_are_told_at_once(void **state)
+{
+    (void)state;
+    const char *message =
+        refusals("margin: { etaa = 1; target = 2; };\noptimiser: { x = 1; };\nrun: { seed = \"a\"; };\n"
+                 "batch: { pairs = 4; };\n",
+                 "margin.eta=fast");
+    static const char *const words[] = { "run.cfg:1: unknown key 'margin.etaa'",
+                                         "run.cfg:1: margin.target = 2 is outside",
+                                         "run.cfg:2: unknown group 'optimiser'",
+                                         "run.cfg:3: run.seed must be an integer",
+                                         "--set margin.eta=fast: margin.eta must be a number" };
+    for (int k = 0; k < 5; k++) {
+        assert_says(message, words[k]);
+        if (k > 0)
+            assert_true(strstr(message, words[k - 1]) < strstr(message, words[k])); /* in the order of the text */
+    }
+    char many[4096] = "margin: {\n";
+    for (int k = 0; k < 25; k++) snprintf(many + strlen(many), sizeof many - strlen(many), "x%02d = 1;\n", k);
+    message = refusals(strcat(many, "};\n"), NULL);
+    assert_says(message, "run.cfg:2: ");
+    assert_says(message, "run.cfg:21: ");
+    assert_null(strstr(message, "run.cfg:22: "));
+    assert_says(message, "\n... and 5 more");
+    message = refusals("margin: { eta = ; };\nbatch: { pars = 2; };\n", "run.sed=1"); /* libconfig reads no further */
+    assert_says(message, "run.cfg:1: syntax error");
+    assert_says(message, "--set run.sed=1: unknown key");
+}
+
+static void names_of_other_trainers_lead_to_settings_that_exist(void **state)
+{
+    (void)state;
+    for (const OptionAlias *a = option_aliases; a->name; a++) {
+        assert_true(a->key ? option_find(a->key) >= 0 : a->note != NULL);
+        for (int k = 0; option_at(k); k++) assert_string_not_equal(a->name, option_at(k)->key);
+        for (const OptionAlias *b = option_aliases; b != a; b++) assert_string_not_equal(a->name, b->name);
+    }
+    assert_null(option_alias("margin.eta"));
+    assert_non_null(option_alias("optimizer.LR"));
 }
 
 /* Cutting, doubling and replacing characters of a good config: whatever comes of it is accepted or refused with one
@@ -531,6 +591,8 @@ int main(void)
         cmocka_unit_test(default_cfg_is_up_to_date),
         cmocka_unit_test(help_names_every_key),
         cmocka_unit_test(malformed_config_gives_one_message_with_file_and_line),
+        cmocka_unit_test(all_mistakes_are_told_at_once),
+        cmocka_unit_test(names_of_other_trainers_lead_to_settings_that_exist),
         cmocka_unit_test(damaged_config_never_crashes),
         cmocka_unit_test(bad_set_names_itself),
         cmocka_unit_test(files_that_are_no_config_are_refused),

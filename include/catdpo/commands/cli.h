@@ -66,7 +66,8 @@ typedef enum { CLI_RUN, CLI_HELP, CLI_COMMAND_HELP, CLI_CONFIG_HELP, CLI_VERSION
 typedef struct Cli {
     CliAction action;
     CommandLine line;    /* for CLI_RUN; its command also for CLI_COMMAND_HELP */
-    ConfigHelpForm form; /* for CLI_CONFIG_HELP */
+    ConfigHelpForm form; /* for CLI_CONFIG_HELP, */
+    const char *topic;   /* or a group or key of settings; NULL: all of them */
 } Cli;
 
 /* `commands` ends with a row whose name is NULL. False with a usage error of one line. cli_free is due in any case. */

@@ -90,11 +90,11 @@ typedef struct Config {
 
 /* Defaults, then the libconfig file `path` (NULL: none), then `sets` ("group.key=value", libconfig syntax for the
  * value; a bare word is taken as a string). Unknown keys, wrong types, values out of bounds and syntax errors are
- * refused with file, line and the nearest known key. Relative paths stay as written (relative to the working
- * directory). Not collective: the same file and sets give the same Config, byte for byte; see config_load_all for the
- * collective form. An @include stands outside groups, is relative to the file that holds it, and what stands below it
- * overrides it. Contradictory settings are refused by name, among them objective.type "dpo" with a margin.initial and
- * "safedpo" without one. */
+ * refused with file, line and the nearest known key, all of them at once (the first 20, a line each). Relative paths
+ * stay as written (relative to the working directory). Not collective: the same file and sets give the same Config,
+ * byte for byte; see config_load_all for the collective form. An @include stands outside groups, is relative to the
+ * file that holds it, and what stands below it overrides it. Contradictory settings are refused by name, among them
+ * objective.type "dpo" with a margin.initial and "safedpo" without one. */
 bool config_load(Config *config, const char *path, int set_count, char *const sets[], Error *err);
 
 /* Collective over comm: rank 0 reads, the result or the error is the same on every rank. */
@@ -114,6 +114,9 @@ const char *config_choice(const Config *config, const char *key);
 /* Is `name` one of its values? */
 bool config_is_choice(const char *key, const char *name);
 
+/* The settings that are not at their defaults, a line "<indent>key = value" each. Not collective. */
+void config_print_changes(const Config *config, const char *indent, FILE *out);
+
 /* Required keys that a command needs (NULL-terminated list of "group.key"): refused by name when empty. Not collective.
  */
 bool config_require(const Config *config, const char *const keys[], Error *err);
@@ -129,5 +132,11 @@ void config_print_json(const Config *config, FILE *out);
  * (configs/default.cfg). Not collective. */
 typedef enum { CONFIG_HELP_TEXT, CONFIG_HELP_MARKDOWN, CONFIG_HELP_CFG } ConfigHelpForm;
 void config_help(FILE *out, ConfigHelpForm form);
+
+/* The same text of one group ("margin") or key ("margin.eta"). False, naming the nearest one, if there is none. Not
+ * collective. */
+bool config_help_topic(FILE *out, const char *topic, Error *err);
+/* Whether there is such a group or key; the same error. Not collective. */
+bool config_has_topic(const char *topic, Error *err);
 
 #endif

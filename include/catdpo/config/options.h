@@ -27,6 +27,18 @@ int option_nearest(const char *key);
 OptionChoice option_choice(const Option *option, int index);
 int option_choices(const Option *option); /* how many there are */
 
+/* A name that other trainers have for a setting. */
+typedef struct OptionAlias {
+    const char *name;
+    const char *key;  /* the setting here; NULL: there is none */
+    const char *note; /* how it differs, or where it is instead; NULL: it is the same */
+} OptionAlias;
+
+extern const OptionAlias option_aliases[]; /* ends with a row without a name */
+
+/* The row of a key or of the name behind its point, or NULL. */
+const OptionAlias *option_alias(const char *key);
+
 /* True if the option's key starts with the name of the group and a point. */
 bool option_in_group(const Option *option, const OptionGroup *group);
 

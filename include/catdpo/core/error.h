@@ -20,9 +20,12 @@ enum {
         86, /* stopped by the file "stop" in the run directory, after saving: not to be started again by itself */
 };
 
+enum { ERROR_LINE = 1024 }; /* bytes of a line of a message at most */
+
 typedef struct Error {
-    int exit_status;    /* EXIT_DONE while nothing failed */
-    char message[1024]; /* what was wrong, where, and what to do; one line, no trailing newline */
+    int exit_status;              /* EXIT_DONE while nothing failed */
+    char message[4 * ERROR_LINE]; /* what was wrong, where, and what to do; one line, or one for each of several faults
+                           of the same kind (error_also); no trailing newline */
 } Error;
 
 /* Fill err (exit status and printf-style message) and return false, so that `return error_fault(err, ...)` reads well.
@@ -31,6 +34,9 @@ bool error_usage(Error *err, const char *format, ...) __attribute__((format(prin
 bool error_fault(Error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The same where nothing is wrong and the work was stopped on request: EXIT_RESUBMIT, or EXIT_STOPPED if `for_good`. */
 bool error_stopped(Error *err, bool for_good, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* A further fault beside those in err, as a line of its own; as many as fit. Returns false. Not collective. */
+bool error_also(Error *err, const Error *fault);
 
 /* Collective over comm. Returns true on every rank if `ok` is true on every rank. Otherwise false on every rank, and
  * every rank's err holds the message of the lowest rank that failed. MPI_COMM_NULL: this process alone. */
