@@ -9,6 +9,7 @@ import functools
 import engine
 import numpy as np
 import pytest
+import rounding
 
 pytestmark = engine.needs_binary
 
@@ -78,13 +79,16 @@ def sigmoid(x):
 
 
 def violation(settings, difference, h, offset):
-    """0, 0.5, 1, or what the soft signal makes of it, from the definitions of the settings."""
+    """0, 0.5, 1, or what the soft signal makes of it, from the definitions of the settings; and the standard error that log-probs in
+    float32 leave. Arguments are (value, error), the offset has none."""
     signal = settings.get("margin.signal", "likelihood")
-    value = {"likelihood": difference, "reward": h, "margin": h - offset / BETA}[signal]
+    value, error = {"likelihood": difference, "reward": h, "margin": (h[0] - offset / BETA, h[1])}[signal]
     if settings.get("margin.soft"):
-        scale = 1 if signal == "likelihood" else BETA
-        return np.round(sigmoid(-scale * value / settings.get("margin.temperature", 1.0)) * UNITS) / UNITS
-    return 0.5 if abs(value) < settings["margin.tie"] else float(value <= 0)
+        scale = (1 if signal == "likelihood" else BETA) / settings.get("margin.temperature", 1.0)
+        # a sigmoid's slope is at most 1/4; counts are whole units
+        return np.round(sigmoid(-scale * value) * UNITS) / UNITS, rounding.total(scale * error / 4, 1 / UNITS)
+    rounding.assert_clear(value, [-settings["margin.tie"], settings["margin.tie"]], error, "a violation's signal")
+    return 0.5 if abs(value) < settings["margin.tie"] else float(value <= 0), 0
 
 
 class Margins:
@@ -118,6 +122,9 @@ def test_run_replayed_in_numpy(name):
     mask, applies = data["category_mask"].astype(bool), data["applies"]
     h = (p["logps_chosen"] - p["ref_logps_chosen"]) - (p["logps_rejected"] - p["ref_logps_rejected"])
     difference = p["logps_chosen"] / data["chosen_tokens"] - p["logps_rejected"] / data["rejected_tokens"]
+    of = {name: rounding.log_probs(p[name], data[f"{name.rsplit('_')[-1]}_tokens"]) for name in p if "logps" in name}
+    of_h = rounding.total(*of.values())
+    of_difference = rounding.total(of["logps_chosen"] / data["chosen_tokens"], of["logps_rejected"] / data["rejected_tokens"])
     reduce = {"max": np.max, "mean": np.mean, "sum": np.sum}[settings.get("margin.aggregation", "max")]
     kinds, pooled = [Margins(settings) for _ in range(4)], Margins(settings)
     one_for_all = settings.get("margin.scope") == "global"
@@ -129,25 +136,28 @@ def test_run_replayed_in_numpy(name):
         margins = np.array([pooled.margin if one_for_all else kind.margin for kind in kinds])
         offset = np.array([reduce(margins[mask[i]]) if applies[i] else 0.0 for i in pairs])
         loss = np.logaddexp(0, offset - BETA * h[pairs])
-        hits = np.array([violation(settings, difference[i], h[i], o) for i, o in zip(pairs, offset)])
+        hits, of_hits = np.array([violation(settings, (difference[i], of_difference[i]), (h[i], of_h[i]), o) for i, o in zip(pairs, offset)]).T
+        rounding.assert_clear(h[pairs], [-settings["margin.tie"], settings["margin.tie"]], of_h[pairs], "h")
         right = np.where(abs(h[pairs]) < settings["margin.tie"], 0.5, h[pairs] > 0)
         seen |= set(hits[applies[pairs]])
 
-        close = functools.partial(np.testing.assert_allclose, rtol=3e-6, atol=1e-6)
-        close(row["category/margin"], margins, rtol=1e-9 if not settings.get("margin.soft") else 1e-6)
-        close(row["loss"], loss.mean())
-        close(row["rewards/accuracies"], right.mean())
-        close(row["rewards/margins"], BETA * h[pairs].mean())
-        close(row["logps/chosen"], p["logps_chosen"][pairs].mean())
+        near, exact, of_loss = rounding.assert_near, functools.partial(np.testing.assert_allclose, rtol=1e-12), BETA * of_h[pairs]
+        # what a step counts enters the margins as it stands in its row, so that they are exact
+        exact(row["category/margin"], margins)
+        near(row["loss"], loss.mean(), rounding.mean(of_loss), "loss")
+        exact(row["rewards/accuracies"], right.mean())
+        near(row["rewards/margins"], BETA * h[pairs].mean(), rounding.mean(of_loss), "rewards/margins")
+        near(row["logps/chosen"], p["logps_chosen"][pairs].mean(), rounding.mean(of["logps_chosen"][pairs]), "logps/chosen")
         assert row["epoch"] == step / 5
         for k in range(4):
             of_k = mask[pairs, k]
             counted = of_k & applies[pairs]
             assert row["category/n"][k] == counted.sum() and row["category/pairs"][k] == of_k.sum()
             # soft counts are of log-probs in float32; the hard ones are exact
-            close(row["category/violations"][k], hits[counted].sum(), rtol=1e-5 if settings.get("margin.soft") else 0, atol=1e-6 * counted.sum())
-            for column, values in (("loss", loss), ("accuracy", right), ("rewards_margins", BETA * h[pairs])):
-                close(row[f"category/{column}"][k], values[of_k].mean() if of_k.any() else np.nan, err_msg=column)
+            near(row["category/violations"][k], hits[counted].sum(), rounding.total(0, *of_hits[counted]), "violations")
+            exact(row["category/accuracy"][k], right[of_k].mean() if of_k.any() else np.nan)
+            for column, values in (("loss", loss), ("rewards_margins", BETA * h[pairs])):
+                near(row[f"category/{column}"][k], values[of_k].mean() if of_k.any() else np.nan, rounding.mean(of_loss[of_k]), column)
             # from here on with the program's own counts, so that the rule is followed exactly
             kinds[k].count(int(row["category/n"][k]), row["category/violations"][k], step)
         pooled.count(int(row["category/n"].sum()), row["category/violations"].sum(), step)
@@ -268,4 +278,7 @@ def test_everything_is_a_tie_at_the_start(ranks, more):
     np.testing.assert_array_equal(metrics["train/category/violations"][0], n[0] / 2)
     assert metrics["train/rewards/accuracies"][0] == 0.5 and metrics["train/rewards/accuracies"][1] != 0.5
     assert not np.array_equal(metrics["train/category/violations"][1], n[1] / 2)
-    np.testing.assert_allclose(metrics["train/loss"][0], np.log(2), rtol=1e-6)
+    pairs, data = metrics["train/pairs"][0], engine.pairs_of(engine.PAIRS)
+    of = [rounding.log_probs(metrics[f"train/logps/{side}"][0], data[f"{side}_tokens"][pairs]) for side in ("chosen", "rejected")]
+    of_h = rounding.total(*of, *of)     # policy and reference
+    rounding.assert_near(metrics["train/loss"][0], np.log(2), rounding.mean(0.1 / 2 * of_h), "loss")      # beta = 0.1, slope 1/2

@@ -9,6 +9,7 @@ import engine
 import h5py
 import numpy as np
 import pytest
+import rounding
 from engine import catdpo_h5
 
 pytestmark = engine.needs_binary
@@ -88,35 +89,51 @@ def oracle(model):
         return values, dict(file["oracle"].attrs), dict(file["oracle/adamw"].attrs)
 
 
+def errors(model):
+    """Standard errors of float32: of each pair's h, of log-probs by side; and completion tokens by side."""
+    values = oracle(model)[0]
+    with h5py.File(engine.fixture(model)) as file:
+        tokens = {side: np.diff(file[f"oracle/pairs/{side}/offsets"][()]) - file[f"oracle/pairs/{side}/prompt_length"][()] for side in ("chosen", "rejected")}
+    of = {side: rounding.log_probs(values[f"logps/{side}"], count) for side, count in tokens.items()}
+    return rounding.total(*of.values()), of, tokens     # the reference's log-probs are the fixture's own
+
+
 def test_loss_and_metrics_of_the_first_step(model):
     """Loss with margins, its gradient's norm, rewards, log-probs, mean logits, entropy, token accuracy and reward accuracy are those of
     transformers and autograd."""
     values, attributes, _ = oracle(model)
-    metrics = one_step(model).metrics()
+    metrics, beta = one_step(model).metrics(), attributes["beta"]
     delta = {side: values[f"logps/{side}"] - values[f"reference/{side}"] for side in ("chosen", "rejected")}
     h = delta["chosen"] - delta["rejected"]
-    beta = attributes["beta"]
+    of_h, of, tokens = errors(model)
+    logits = np.log(rounding.VOCABULARY)    # their size
     expected = {
-        "loss": attributes["loss"], "grad_norm": attributes["grad_norm"], "entropy": attributes["entropy"],
-        "mean_token_accuracy": attributes["mean_token_accuracy"], "logits/chosen": attributes["logits_chosen"],
-        "logits/rejected": attributes["logits_rejected"], "logps/chosen": values["logps/chosen"].mean(),
-        "logps/rejected": values["logps/rejected"].mean(), "rewards/chosen": beta * delta["chosen"].mean(),
-        "rewards/rejected": beta * delta["rejected"].mean(), "rewards/margins": beta * h.mean(), "rewards/accuracies": (h > 0).mean(),
+        "loss": (attributes["loss"], rounding.mean(beta * of_h)),
+        "grad_norm": (attributes["grad_norm"], attributes["grad_norm"] * rounding.gradient(beta * of_h)),
+        "entropy": (attributes["entropy"], rounding.of_tokens(logits, sum(tokens["chosen"]) + sum(tokens["rejected"]))),
+        "mean_token_accuracy": (attributes["mean_token_accuracy"], 0),
+        "rewards/margins": (beta * h.mean(), rounding.mean(beta * of_h)), "rewards/accuracies": ((h > 0).mean(), 0),
     }
-    for name, value in expected.items():
-        np.testing.assert_allclose(metrics[f"train/{name}"][0], value, rtol=2e-5, atol=2e-6, err_msg=name)
+    for side in ("chosen", "rejected"):
+        expected[f"logits/{side}"] = attributes[f"logits_{side}"], rounding.of_tokens(logits, sum(tokens[side]))
+        expected[f"logps/{side}"] = values[f"logps/{side}"].mean(), rounding.mean(of[side])
+        expected[f"rewards/{side}"] = beta * delta[side].mean(), rounding.mean(beta * of[side])
+    for name, (value, error) in expected.items():
+        rounding.assert_near(metrics[f"train/{name}"][0], value, error, name)
     # and by category: category k has the pairs k, k + 1, ...
     losses = np.logaddexp(0, values["offset"] - beta * h)
+    rounding.assert_clear(h, [0], of_h, "h")
     for k in range(len(h)):
-        np.testing.assert_allclose(metrics["train/category/loss"][0, k], losses[k:].mean(), rtol=2e-5)
-        np.testing.assert_allclose(metrics["train/category/rewards_margins"][0, k], beta * h[k:].mean(), rtol=2e-5, atol=2e-6)
+        rounding.assert_near(metrics["train/category/loss"][0, k], losses[k:].mean(), rounding.mean(beta * of_h[k:]), "loss")
+        rounding.assert_near(metrics["train/category/rewards_margins"][0, k], beta * h[k:].mean(), rounding.mean(beta * of_h[k:]), "rewards_margins")
         np.testing.assert_allclose(metrics["train/category/accuracy"][0, k], (h[k:] > 0).mean())
 
 
 def test_loss_without_margins():
     """objective.type = dpo on the same batch has the loss of the fixture with offsets 0."""
     run = one_step("tiny_llama", **{"objective.type": "dpo", "margin.initial": 0.0, "margin.scope": "category"})
-    np.testing.assert_allclose(run.metrics()["train/loss"][0], oracle("tiny_llama")[1]["loss_dpo"], rtol=2e-5)
+    attributes = oracle("tiny_llama")[1]
+    rounding.assert_near(run.metrics()["train/loss"][0], attributes["loss_dpo"], rounding.mean(attributes["beta"] * errors("tiny_llama")[0]), "loss")
 
 
 def test_gradient_of_every_tensor(model):
@@ -132,16 +149,21 @@ def test_gradient_of_every_tensor(model):
 
 def test_weights_after_one_step(model):
     """Clipping, AdamW and decoupled weight decay as in torch; weight decay leaves norms and biases alone, the fixture decays them."""
-    values, _, adamw = oracle(model)
+    values, attributes, adamw = oracle(model)
     found, before = one_step(model).weights(), engine.below(engine.read(engine.fixture(model)), "model")
-    stepped = engine.below(values, "adamw/step1")
+    gradients, stepped = engine.below(values, "gradient"), engine.below(values, "adamw/step1")
+    rate, epsilon, relative = adamw["learning_rate"], adamw["epsilon"], rounding.gradient(attributes["beta"] * errors(model)[0])
     vectors = 0
     for path, expected in stepped.items():
         if expected.ndim == 1:
-            expected = expected + adamw["learning_rate"] * adamw["weight_decay"] * before[path]
+            expected = expected + rate * adamw["weight_decay"] * before[path]
             vectors += 1
         assert np.abs(expected - before[path]).max() > 1e-4
-        np.testing.assert_allclose(found[path], expected, rtol=0, atol=2e-6, err_msg=path)
+        # the first step moves a weight by rate g / (|g| + epsilon); products give every g of a tensor the error of its larger ones
+        gradient = adamw["clip_scale"] * gradients[path]
+        slope = rate * epsilon / (np.abs(gradient) + epsilon)**2
+        error = rounding.total(slope * relative * np.abs(gradient).max(), rounding.EPS * np.abs(before[path]), rounding.EPS * rate)
+        rounding.assert_near(found[path], expected, error, path)
     assert 0 < vectors < len(stepped)
 
 
@@ -156,8 +178,12 @@ def test_second_step_of_adamw():
     for path, old in before.items():
         keep = 1 - rate * adamw["weight_decay"] if old.ndim == 2 else 1
         expected = keep * old - rate * moment[path] / (1 - beta1**2) / (np.sqrt(square[path] / (1 - beta2**2)) + adamw["epsilon"])
-        np.testing.assert_allclose(weights[path], expected, rtol=2e-6, atol=1e-6, err_msg=path)
-        gradient = (moment[path] - beta1 * first.weights("optimizer/m")[path]) / (1 - beta1)
-        np.testing.assert_allclose(square[path], beta2 * first.weights("optimizer/v")[path] + (1 - beta2) * gradient**2, rtol=1e-3, atol=1e-9)
+        # a few roundings of the weight, of the decayed weight and of the update, which is a handful of rates at most
+        rounding.assert_near(weights[path], expected, rounding.total(rounding.EPS * np.abs(old), rounding.EPS * np.abs(expected - old), rounding.EPS * rate), path)
+        moment1, square1 = first.weights("optimizer/m")[path], first.weights("optimizer/v")[path]
+        gradient = (moment[path] - beta1 * moment1) / (1 - beta1)       # the difference of two rounded moments
+        of_gradient = rounding.EPS * rounding.total(moment[path], moment1) / (1 - beta1)
+        rounding.assert_near(square[path], beta2 * square1 + (1 - beta2) * gradient**2,
+                             rounding.total(rounding.EPS * square1, (1 - beta2) * (2 * np.abs(gradient) + of_gradient) * of_gradient), path)
     clipped = second.metrics()
     assert clipped["train/clipped"].tolist() == (clipped["train/grad_norm"] > adamw["max_grad_norm"]).astype(int).tolist()
