@@ -95,7 +95,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line, help)
 }
 
 
-TRAINER = ("train", "eval", "check", "plan")  # commands of the other program, which one may look for here
+TRAINER = ("train", "eval", "check", "selfcheck", "plan")  # commands of the other program, which one may look for here
 
 
 class Parser(argparse.ArgumentParser):

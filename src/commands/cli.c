@@ -53,6 +53,12 @@ int cli_launch_size(void)
 
 /* ---- parsing ---- */
 
+static bool takes_config(const Command *command) { return !command->files && !command->folder; }
+static const char *operand(const Command *command)
+{
+    return command->files ? "FILE..." : command->folder ? "FOLDER" : "CONFIG";
+}
+
 /* "; did you mean 'x'?" if a name is near, else `otherwise`. */
 static const char *suggestion(const char *given, const char *const names[], int count, const char *otherwise,
                               char text[128])
@@ -132,7 +138,7 @@ static bool refuse_option(const Command *command, const char *argument, Error *e
     if (command)
         for (const CommandOption *o = command->options ? command->options : no_options; o->name; o++)
             names[count++] = o->name;
-    for (int k = command && !command->files ? 0 : 1; common_names[k]; k++) names[count++] = common_names[k];
+    for (int k = command && takes_config(command) ? 0 : 1; common_names[k]; k++) names[count++] = common_names[k];
 
     char name[64], hint[128], otherwise[64];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(argument, "="), argument);
@@ -173,8 +179,8 @@ static bool take_argument(CommandLine *line, int argc, char *const argv[], int *
             return true;
         }
         if (line->config)
-            return error_usage(err, "catdpo %s takes one config file; '%.100s' is one too many", line->command->name,
-                               argument);
+            return error_usage(err, "catdpo %s takes one %s; '%.100s' is one too many", line->command->name,
+                               line->command->folder ? "folder" : "config file", argument);
         line->config = argument;
         return true;
     }
@@ -182,7 +188,7 @@ static bool take_argument(CommandLine *line, int argc, char *const argv[], int *
         *options_end = true;
         return true;
     }
-    if (!line->command->files && is_option(argument, "--set", &given)) {
+    if (takes_config(line->command) && is_option(argument, "--set", &given)) {
         if (!take_value("--set", "GROUP.KEY=VALUE", given, argc, argv, at, &value, err)) return false;
         line->sets[line->set_count++] = (char *)value;
         return true;
@@ -242,8 +248,8 @@ bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[],
         return error_usage(err, "catdpo %s needs a file: catdpo %s FILE... (catdpo %s --help)", command->name,
                            command->name, command->name);
     if (!command->files && !cli->line.config)
-        return error_usage(err, "catdpo %s needs a config file: catdpo %s CONFIG (catdpo %s --help)", command->name,
-                           command->name, command->name);
+        return error_usage(err, "catdpo %s needs a %s: catdpo %s %s (catdpo %s --help)", command->name,
+                           command->folder ? "folder" : "config file", command->name, operand(command), command->name);
     return true;
 }
 
@@ -278,7 +284,7 @@ static void help(FILE *out, const Command commands[])
           "each harm category that grows while the model still prefers unsafe responses there. It runs under MPI on\n"
           "any number of ranks; all its products are ScaLAPACK's on a process grid.\n"
           "\nusage: catdpo COMMAND CONFIG [--set GROUP.KEY=VALUE]... [option]...\n"
-          "       catdpo check FILE...\n\ncommands:\n",
+          "       catdpo check FILE...\n       catdpo selfcheck FOLDER\n\ncommands:\n",
           out);
     for (const Command *c = commands; c->name; c++) fprintf(out, "  %-8s %s\n", c->name, c->summary);
     fprintf(out, "\n  catdpo COMMAND --help explains one of them\n\noptions:\n%s%s\nexamples:\n", CONFIG_HELP,
@@ -291,7 +297,7 @@ static void command_help(FILE *out, const Command *command)
 {
     const CommandOption *options = command->options ? command->options : no_options;
     fprintf(out, "usage: catdpo %s %s", command->name,
-            command->files ? "FILE..." : "CONFIG [--set GROUP.KEY=VALUE]...");
+            takes_config(command) ? "CONFIG [--set GROUP.KEY=VALUE]..." : operand(command));
     for (const CommandOption *o = options; o->name; o++) {
         fprintf(out, " [%s", o->name);
         if (o->argument) fprintf(out, o->optional ? " [%s]" : " %s", o->argument);
@@ -306,7 +312,7 @@ static void command_help(FILE *out, const Command *command)
             fprintf(out, "%s%s", k == 0 ? ": " : o->choices[k + 1] ? ", " : " or ", o->choices[k]);
         fputc('\n', out);
     }
-    fprintf(out, "%s%s\nexamples:\n%s\n%s", command->files ? "" : CONFIG_HELP, common_help, command->examples,
+    fprintf(out, "%s%s\nexamples:\n%s\n%s", takes_config(command) ? CONFIG_HELP : "", common_help, command->examples,
             exit_help);
 }
 

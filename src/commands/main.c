@@ -45,6 +45,12 @@ static const CommandOption plan_options[] = {
     { 0 },
 };
 
+static const CommandOption selfcheck_options[] = {
+    { "--threads", "N", NULL, "BLAS threads of a rank (default: 1)", false },
+    { "--json", NULL, NULL, "print one JSON object", false },
+    { 0 },
+};
+
 static const Command commands[] = {
     {
         .name = "train",
@@ -100,6 +106,22 @@ static const Command commands[] = {
                     "  catdpo check runs/first/checkpoints/*.h5\n",
         .files = true,
         .run = command_check,
+    },
+    {
+        .name = "selfcheck",
+        .summary = "does this machine compute, talk and store as it should? the first minute on a new site",
+        .help =
+            "On the ranks that it is started on: every number of psgemm on small matrices, the gradients of a tiny\n"
+            "model against finite differences, all layouts of the ranks against one rank alone, the same steps twice;\n"
+            "in FOLDER (name the file system that runs will be on) a model written by one layout and read by others,\n"
+            "a full disk, a file that is replaced while it is read; rates of sgemm, psgemm, memory, messages and the\n"
+            "disk. Prints a table: ok, or what is wrong and what to do, and the options that tell `catdpo plan` of\n"
+            "this machine. Leaves nothing behind. Exit status 1 if something is wrong; what is only slow is said.\n",
+        .examples = "  mpirun -n 4 catdpo selfcheck /scratch/me\n"
+                    "  srun --nodes=2 --ntasks-per-node=32 catdpo selfcheck $SCRATCH --json > site.json\n",
+        .options = selfcheck_options,
+        .folder = true,
+        .run = command_selfcheck,
     },
     {
         .name = "plan",

@@ -34,12 +34,13 @@ typedef struct Command {
     int (*run)(const CommandLine *line, MPI_Comm comm);
     bool files;  /* takes FILE... instead of CONFIG and runs on one process, without MPI */
     bool serial; /* runs on one process, without MPI, too */
+    bool folder; /* takes FOLDER instead of CONFIG */
 } Command;
 
 /* What was asked for. Text belongs to argv. */
 struct CommandLine {
     const Command *command;
-    const char *config; /* CONFIG; NULL with files */
+    const char *config; /* CONFIG or FOLDER; NULL with files */
     int file_count;     /* FILE... */
     const char **files; /* the array is owned */
     int set_count;
@@ -56,6 +57,7 @@ const char *command_option(const CommandLine *line, const char *name);
 
 int command_train(const CommandLine *line, MPI_Comm comm);
 int command_eval(const CommandLine *line, MPI_Comm comm);
+int command_selfcheck(const CommandLine *line, MPI_Comm comm);
 int command_check(const CommandLine *line, MPI_Comm comm); /* comm is MPI_COMM_NULL: not collective */
 int command_plan(const CommandLine *line, MPI_Comm comm);  /* likewise */
 
