@@ -13,11 +13,33 @@ restart=${SLURM_RESTART_COUNT:-0}
 # an element of an array by its own name: the number of one of them is also that of the whole array
 job=${SLURM_JOB_ID:?is a batch script: start it with sbatch}
 [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
-tasks=${SLURM_NTASKS:-1} threads=${SLURM_CPUS_PER_TASK:-1} nodes=${SLURM_JOB_NUM_NODES:-1}
+threads=${SLURM_CPUS_PER_TASK:-1} nodes=${SLURM_JOB_NUM_NODES:-1}
 
 note() { printf '%s  job %s: %s\n' "$(date '+%F %T')" "$job" "$*"; }
 
+# Tasks of the job. Some SLURMs set SLURM_NTASKS only where --ntasks was given, and the scripts ask for --ntasks-per-node.
+count_tasks() {
+    local part total=0
+    local -a parts
+    if [ -n "${SLURM_NTASKS:-}" ]; then
+        total=$SLURM_NTASKS
+    elif [ -n "${SLURM_NTASKS_PER_NODE:-}" ]; then
+        total="$nodes*$SLURM_NTASKS_PER_NODE"
+    elif [ -n "${SLURM_TASKS_PER_NODE:-}" ]; then     # 2(x2),3: two nodes with 2 tasks, one with 3
+        IFS=, read -ra parts <<<"$SLURM_TASKS_PER_NODE"
+        for part in "${parts[@]}"; do
+            part=${part%)}
+            total="$total+${part/(x/*}"
+        done
+    fi
+    case $total in *[!0-9*+]*) total=0 ;; esac
+    echo $((total))
+}
+tasks=$(count_tasks)
+
 job_start() {
+    [ "$tasks" -gt 0 ] ||
+        { note "SLURM does not say how many tasks: submit with --ntasks-per-node (or --ntasks)"; exit 2; }
     export OMP_NUM_THREADS=$threads OPENBLAS_NUM_THREADS=$threads MKL_NUM_THREADS=$threads
     CATDPO_LOG=$(readlink "/proc/$$/fd/1") && export CATDPO_LOG     # where the job's output goes, for status.json
     export SRUN_CPUS_PER_TASK=$threads      # since SLURM 22.05 srun does not take it from the job

@@ -56,10 +56,10 @@ static bool add_size(Plan *plan, int ranks, int per_node, double memory_gb, Erro
     if (!more) return error_fault(err, "out of memory for the plan");
     plan->size = more;
     int beside = ranks < per_node ? ranks : per_node;
-    double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / beside;
-    double memory = memory_gb > 0                         ? memory_gb * 1e9
-                    : plan->config.parallel.memory_gb > 0 ? plan->config.parallel.memory_gb * 1e9
-                                                          : machine;
+    MemoryShare memory = memory_share_here(beside);
+    if (plan->config.parallel.memory_gb > 0)
+        memory = (MemoryShare){ .bytes = plan->config.parallel.memory_gb * 1e9, .of = "parallel.memory_gb" };
+    if (memory_gb > 0) memory = (MemoryShare){ .bytes = memory_gb * 1e9, .of = "--memory-per-rank" };
     more[plan->sizes++] = (RanksPlan){ .ranks = ranks,
                                        .ranks_per_node = beside,
                                        .nodes = (ranks + per_node - 1) / per_node,
@@ -208,9 +208,9 @@ static bool plan_grid(Plan *plan, RanksPlan *size, GridPlan *g, int replicas, in
     Error refusal = { 0 };
     *g = (GridPlan){ .layout = { .replicas = replicas, .rows = rows, .columns = columns },
                      .idle = replicas > config->batch.pairs };
-    g->valid = layout_check(&g->layout, config, &plan->architecture, &plan->pairs, size->ranks, size->memory, true,
+    g->valid = layout_check(&g->layout, config, &plan->architecture, &plan->pairs, size->ranks, &size->memory, true,
                             &g->need, &refusal);
-    g->roomy = g->valid && g->need < LAYOUT_ROOM * size->memory;
+    g->roomy = g->valid && g->need < LAYOUT_ROOM * size->memory.bytes;
     if (!g->valid) {
         first_clause(g->reason, sizeof g->reason, refusal.message);
         return true;
@@ -235,9 +235,9 @@ static void choose_best(const Plan *plan, RanksPlan *size)
     Config config = plan->config;
     memset(config.parallel.grid, 0, sizeof config.parallel.grid);
     config.parallel.replicas = 0;
-    if (!layout_choose_for(&layout, &config, &plan->architecture, &plan->pairs, size->ranks, size->memory, true,
+    if (!layout_choose_for(&layout, &config, &plan->architecture, &plan->pairs, size->ranks, &size->memory, true,
                            &refusal)) {
-        snprintf(size->why, sizeof size->why, "%.500s", refusal.message);
+        snprintf(size->why, sizeof size->why, "%.600s", refusal.message);
         return;
     }
     int usual = find_layout(size, &layout), fastest = usual;
@@ -343,7 +343,7 @@ bool plan_command(const Plan *plan, const RanksPlan *ranks, const GridPlan *grid
     snprintf(word, sizeof word, "parallel.replicas=%d", l->replicas);
     used = add_word(text, size, add_word(text, size, used, "--set"), word);
     if (command_option(plan->line, "--memory-per-rank")) {
-        snprintf(word, sizeof word, "parallel.memory_gb=%g", ranks->memory / 1e9);
+        snprintf(word, sizeof word, "parallel.memory_gb=%g", ranks->memory.bytes / 1e9);
         add_word(text, size, add_word(text, size, used, "--set"), word);
     }
     return true;

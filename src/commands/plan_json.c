@@ -102,7 +102,8 @@ static void print_size(const Plan *plan, const RanksPlan *size, FILE *out)
     number(out, "ranks", size->ranks, true);
     number(out, "nodes", size->nodes, false);
     number(out, "ranks_per_node", size->ranks_per_node, false);
-    number(out, "memory_per_rank", size->memory, false);
+    number(out, "memory_per_rank", size->memory.bytes, false);
+    word(out, "memory_of", size->memory.of, false);
     name(out, "files", false);
     fputc('{', out);
     number(out, "model", files.model, true);

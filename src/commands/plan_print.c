@@ -116,8 +116,9 @@ static void print_best(const Plan *plan, const RanksPlan *size, FILE *out)
 static void print_one(const Plan *plan, const RanksPlan *size, FILE *out)
 {
     char memory[16];
-    fprintf(out, "%d rank%s on %d node%s of %d, %s a rank\n\n", size->ranks, size->ranks > 1 ? "s" : "", size->nodes,
-            size->nodes > 1 ? "s" : "", size->ranks_per_node, memory_text(size->memory, memory));
+    fprintf(out, "%d rank%s on %d node%s of %d, %s a rank (%s)\n\n", size->ranks, size->ranks > 1 ? "s" : "",
+            size->nodes, size->nodes > 1 ? "s" : "", size->ranks_per_node, memory_text(size->memory.bytes, memory),
+            size->memory.of);
     print_grids(size, out);
     if (size->best >= 0)
         print_best(plan, size, out);

@@ -20,11 +20,11 @@ typedef struct GridPlan {
 /* All grids of one number of ranks. */
 typedef struct RanksPlan {
     int ranks, nodes, ranks_per_node;
-    double memory; /* bytes a rank */
+    MemoryShare memory; /* of a rank */
     int count;
     GridPlan *grid; /* [count]; owned */
     int best;       /* index, -1: no grid is valid and roomy */
-    char why[512];  /* why the best is the best, or why there is none */
+    char why[640];  /* why the best is the best, or why there is none */
 } RanksPlan;
 
 typedef struct Plan {

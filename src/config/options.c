@@ -148,7 +148,8 @@ static const Option table[] = {
     { "parallel.threads", OPTION_INT, AT(parallel.threads), "1", "[1, 1024]", NULL,
       "BLAS threads of a rank; more than cores / ranks slows everything down." },
     { "parallel.memory_gb", OPTION_FLOAT, AT(parallel.memory_gb), "0.0", "[0, inf)", NULL,
-      "Memory that a rank may use, GB: a grid that needs more is refused; 0: an equal share of its node's." },
+      "Memory that a rank may use, GB: a grid that needs more is refused; 0: an equal share of what the job may use "
+      "there (the node's memory, control groups, SLURM's limit)." },
     { "parallel.io", OPTION_TEXT, AT(parallel.io), "\"\"", NULL, NULL,
       "Open MPI's component for parallel files (ompio, romio321, romio341), as OMPI_MCA_io would name it; empty: its "
       "own choice." },

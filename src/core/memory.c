@@ -1,6 +1,8 @@
 /* Large allocations, views of them, and the table of bytes by kind. */
 #include "catdpo/core/memory.h"
 
+#include "catdpo/core/memory_limit.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,20 +12,6 @@
 #include <unistd.h>
 
 /* ---- allocation ---- */
-
-/* Bytes that the system could still give, or INT64_MAX if it does not tell. Linux promises more than it has and kills
- * the process that believes it. */
-static int64_t memory_available(void)
-{
-    int64_t available = INT64_MAX;
-    FILE *file = fopen("/proc/meminfo", "r");
-    char line[128];
-    unsigned long long kilobytes;
-    while (file && fgets(line, sizeof line, file))
-        if (sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1) available = (int64_t)kilobytes * 1024;
-    if (file) fclose(file);
-    return available;
-}
 
 /* Stands right before what memory_allocate hands out. */
 typedef union Header {
@@ -64,17 +52,20 @@ void *memory_allocate(int64_t bytes, const char *what, Error *err)
 {
     enum { LARGE = 4 << 20 };
     CHECK(bytes >= 0);
-    Header *header = NULL;
-    if (bytes < LARGE)
-        header = take_from_heap((size_t)bytes);
-    else if (bytes <= memory_available())
-        header = map_pages((size_t)bytes);
-    if (!header) {
-        char amount[16];
-        error_fault(err, "no memory left for %s of %s", memory_text((double)bytes, amount), what);
+    char amount[16], left[16];
+    int64_t available = INT64_MAX;
+    MemoryLimit tightest;
+    /* Linux promises more than it has and kills the process that believes it */
+    if (bytes >= LARGE) tightest = memory_tightest("/proc", &available);
+    if (bytes > available) {
+        error_fault(err, "no memory left for %s of %s: %s leaves %s", memory_text((double)bytes, amount), what,
+                    tightest.name, memory_text((double)available, left));
         return NULL;
     }
-    return header + 1;
+    Header *header = bytes < LARGE ? take_from_heap((size_t)bytes) : map_pages((size_t)bytes);
+    if (header) return header + 1;
+    error_fault(err, "no memory left for %s of %s", memory_text((double)bytes, amount), what);
+    return NULL;
 }
 
 void memory_free(void *memory)

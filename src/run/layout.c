@@ -4,7 +4,6 @@
 #include "catdpo/data/pair_batch.h"
 
 #include <stdio.h>
-#include <unistd.h>
 
 void layout_text(const Layout *l, char text[LAYOUT_TEXT])
 {
@@ -44,20 +43,6 @@ bool layout_limits(const Config *config, const Architecture *a, const Pairs *pai
     return true;
 }
 
-/* Memory that a rank may use: the node's physical memory shared by its ranks; the smallest over all. Collective over
- * world. */
-static double memory_per_rank(MPI_Comm world)
-{
-    MPI_Comm node;
-    int ranks;
-    CHECK_MPI(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node));
-    CHECK_MPI(MPI_Comm_size(node, &ranks));
-    MPI_Comm_free(&node);
-    double mine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / ranks, least;
-    CHECK_MPI(MPI_Allreduce(&mine, &least, 1, MPI_DOUBLE, MPI_MIN, world));
-    return least;
-}
-
 /* Floats that a rank sends and receives in a step on an R x C grid, in units of the hidden size: activations among
  * rows, weights among columns. Only compared with each other. */
 static double exchanged(const Architecture *a, int rows, int columns, double tokens)
@@ -89,7 +74,7 @@ static bool need_of(double *bytes, TransformerLimits *limits, const Config *conf
 }
 
 bool layout_check(const Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
-                  double memory, bool backward, double *need, Error *err)
+                  const MemoryShare *memory, bool backward, double *need, Error *err)
 {
     TransformerLimits limits;
     char wanted[16], have[16];
@@ -97,12 +82,13 @@ bool layout_check(const Layout *layout, const Config *config, const Architecture
     if (!architecture_fits(a, layout->rows, layout->columns, ranks, err) ||
         !need_of(need, &limits, config, a, pairs, layout, backward, err))
         return false;
-    return *need <= memory || error_usage(err,
-                                          "%d x %d x %d (replicas x rows x columns) needs %s a rank, of %s: start more "
-                                          "ranks or nodes, set engine.recompute = "
-                                          "true, lower batch.max_tokens, or correct parallel.memory_gb",
-                                          layout->replicas, layout->rows, layout->columns, memory_text(*need, wanted),
-                                          memory_text(memory, have));
+    return *need <= memory->bytes ||
+           error_usage(err,
+                       "%d x %d x %d (replicas x rows x columns) needs %s a rank, of %s (%s): start more "
+                       "ranks or nodes, give the job more memory, set engine.recompute = true, lower "
+                       "batch.max_tokens, or correct parallel.memory_gb",
+                       layout->replicas, layout->rows, layout->columns, memory_text(*need, wanted),
+                       memory_text(memory->bytes, have), memory->of);
 }
 
 /* Compares every grid of `size` ranks that the model can be cut into. */
@@ -122,8 +108,9 @@ static bool choose_shape(Choice *best, const Config *config, const Architecture 
 }
 
 static bool choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
-                   double room, bool backward, Error *err)
+                   const MemoryShare *memory, bool backward, Error *err)
 {
+    double room = LAYOUT_ROOM * memory->bytes;
     for (int size = 1; size <= ranks; size++) {
         bool busy = ranks / size <= config->batch.pairs; /* a replica without pairs would idle */
         if (ranks % size != 0 || !busy) continue;
@@ -132,37 +119,39 @@ static bool choose(Layout *layout, const Config *config, const Architecture *a, 
         if (best.found) {
             char need[16], have[16];
             *layout = best.layout;
-            snprintf(layout->why, sizeof layout->why,
-                     "the smallest grid whose share of the model (%s a rank) fits the memory (%s a rank)%s",
-                     memory_text(best.bytes, need), memory_text(room, have),
-                     size > 1 ? " or keeps every replica busy" : "");
+            snprintf(
+                layout->why, sizeof layout->why,
+                "the smallest grid whose share of the model (%s a rank) fits the memory (%s a rank, %.0f %% of %s)%s",
+                memory_text(best.bytes, need), memory_text(room, have), 100 * LAYOUT_ROOM, memory->of,
+                size > 1 ? " or keeps every replica busy" : "");
             return true;
         }
     }
     char have[16];
-    return error_usage(err,
-                       "no grid of %d ranks fits the memory (%s a rank): start more ranks or nodes, set "
-                       "engine.recompute = true, or lower "
-                       "batch.max_tokens",
-                       ranks, memory_text(room, have));
+    return error_usage(
+        err,
+        "no grid of %d ranks fits the memory (%s a rank, %.0f %% of %s): start more ranks or nodes, give "
+        "the job more memory, set engine.recompute = true, or lower batch.max_tokens",
+        ranks, memory_text(room, have), 100 * LAYOUT_ROOM, memory->of);
 }
 
 bool layout_choose_for(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
-                       double memory, bool backward, Error *err)
+                       const MemoryShare *memory, bool backward, Error *err)
 {
     double need;
     int rows = (int)config->parallel.grid[0], columns = (int)config->parallel.grid[1],
         replicas = (int)config->parallel.replicas;
-    if (rows == 0 && replicas == 0) return choose(layout, config, a, pairs, ranks, LAYOUT_ROOM * memory, backward, err);
+    if (rows == 0 && replicas == 0) return choose(layout, config, a, pairs, ranks, memory, backward, err);
     if (rows == 0) { /* replicas given, grid free */
         if (ranks % replicas != 0)
             return error_usage(err, "parallel.replicas = %d does not divide %d ranks", replicas, ranks);
         Choice best = { 0 };
-        if (!choose_shape(&best, config, a, pairs, ranks, ranks / replicas, memory, backward, err)) return false;
+        if (!choose_shape(&best, config, a, pairs, ranks, ranks / replicas, memory->bytes, backward, err)) return false;
         if (!best.found)
             return error_usage(
-                err, "no grid of %d ranks fits the memory and the model's %d key/value heads: change parallel.replicas",
-                ranks / replicas, a->groups);
+                err,
+                "no grid of %d ranks fits the memory (%s) and the model's %d key/value heads: change parallel.replicas",
+                ranks / replicas, memory->of, a->groups);
         *layout = best.layout;
         snprintf(layout->why, sizeof layout->why, "the grid of %d ranks that exchanges the least", ranks / replicas);
         return true;
@@ -177,7 +166,8 @@ bool layout_choose(Layout *layout, const Config *config, const Architecture *a, 
 {
     int ranks;
     CHECK_MPI(MPI_Comm_size(world, &ranks));
-    double memory = memory_per_rank(world);
-    if (config->parallel.memory_gb > 0) memory = config->parallel.memory_gb * 1e9;
-    return layout_choose_for(layout, config, a, pairs, ranks, memory, backward, err);
+    MemoryShare memory = memory_share(world);
+    if (config->parallel.memory_gb > 0)
+        memory = (MemoryShare){ .bytes = config->parallel.memory_gb * 1e9, .of = "parallel.memory_gb" };
+    return layout_choose_for(layout, config, a, pairs, ranks, &memory, backward, err);
 }
