@@ -24,7 +24,7 @@ static const CommandOption eval_options[] = {
 
 static const CommandOption plan_options[] = {
     { "--ranks", "N[,N...]", NULL, "ranks to plan for; several: the best grid of each", false },
-    { "--nodes", "N", NULL, "or nodes, with --ranks-per-node", false },
+    { "--nodes", "N", NULL, "or nodes of --ranks-per-node each", false },
     { "--ranks-per-node", "N", NULL, "ranks of a node (default: this machine's cores)", false },
     { "--memory-per-rank", "GB", NULL,
       "memory of a rank (default: parallel.memory_gb, else its share of what this job or machine has)", false },
@@ -127,11 +127,11 @@ static const Command commands[] = {
         .name = "plan",
         .summary = "what a run needs on how many ranks: memory, traffic, time, and the command to submit",
         .help =
-            "For each process grid that suits the ranks: memory of a rank by kind, operations and bytes sent in a "
-            "step, the\n"
-            "time expected for it, and why a grid is refused; then the grid to take and the sbatch command for it. "
-            "The\n"
-            "steps are laid out as the run will do it; how fast a rank is, is measured here for a second or given.\n"
+            "What to take on so many ranks, what it costs (hours, node-hours, efficiency), whether fewer nodes would\n"
+            "be faster or cheaper or how many it takes at least, and the sbatch command; then what that follows\n"
+            "from: for each process grid that suits the ranks the memory of a rank, operations and bytes sent in a\n"
+            "step, the time expected for it, and why a grid is refused.\n"
+            "The steps are laid out as the run will do it; how fast a rank is, is measured here or given.\n"
             "Runs on one process without mpirun, on a login node. parallel.grid and parallel.replicas are ignored.\n"
             "The time is an estimate: of all ranks on nodes like this one, with nothing else on them.\n",
         .examples = "  catdpo plan run.cfg --ranks 16\n"

@@ -13,10 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const double EFFORT = 4e6, LEAST_EFFORT = 2e4; /* pairs that are laid out, over all grids; for one grid */
+static const double EFFORT = 4e6; /* pairs that are laid out for the numbers of ranks that were asked for */
 static const double BANDWIDTH = 12.5e9, LATENCY = 2e-6, COMPLETION_SHARE = 0.7, INVENTED_PAIRS = 10000;
-/* The rule of "auto" (layout.h) holds unless another grid is faster by more than the estimate may be wrong. */
-static const double CLEARLY_FASTER = 1.25;
 /* A forward pass, of a step's forward and backward. */
 static const double FORWARD_SHARE = 1.0 / 3;
 
@@ -50,46 +48,28 @@ static int cores(void)
     return count < 1 ? 1 : (int)count;
 }
 
-static bool add_size(Plan *plan, int ranks, int per_node, double memory_gb, Error *err)
-{
-    RanksPlan *more = realloc(plan->size, sizeof *more * (size_t)(plan->sizes + 1));
-    if (!more) return error_fault(err, "out of memory for the plan");
-    plan->size = more;
-    int beside = ranks < per_node ? ranks : per_node;
-    MemoryShare memory = memory_share_here(beside);
-    if (plan->config.parallel.memory_gb > 0)
-        memory = (MemoryShare){ .bytes = plan->config.parallel.memory_gb * 1e9, .of = "parallel.memory_gb" };
-    if (memory_gb > 0) memory = (MemoryShare){ .bytes = memory_gb * 1e9, .of = "--memory-per-rank" };
-    more[plan->sizes++] = (RanksPlan){ .ranks = ranks,
-                                       .ranks_per_node = beside,
-                                       .nodes = (ranks + per_node - 1) / per_node,
-                                       .memory = memory,
-                                       .best = -1 };
-    return true;
-}
-
 /* The numbers of ranks that were asked for. */
 static bool read_sizes(Plan *plan, Error *err)
 {
     const CommandLine *line = plan->line;
     const char *list = command_option(line, "--ranks"), *many_nodes = command_option(line, "--nodes");
     int nodes, per_node;
-    double memory;
     if (!read_count(line, "--nodes", 1, &nodes, err) ||
         !read_count(line, "--ranks-per-node", cores(), &per_node, err) ||
-        !read_number(line, "--memory-per-rank", 1e-6, 1e9, 0, &memory, err))
+        !read_number(line, "--memory-per-rank", 1e-6, 1e9, 0, &plan->memory_gb, err))
         return false;
     if (!list == !many_nodes)
-        return error_usage(err, "catdpo plan needs --ranks N, or --nodes N with --ranks-per-node M");
-    if (many_nodes && !command_option(line, "--ranks-per-node"))
-        return error_usage(err, "--nodes needs --ranks-per-node too");
-    if (many_nodes) return add_size(plan, nodes * per_node, per_node, memory, err);
+        return error_usage(err, "catdpo plan needs --ranks N, or --nodes N (with --ranks-per-node M)");
+    if ((double)nodes * per_node > 1 << 22)
+        return error_usage(err, "%d nodes of %d ranks are more ranks than can be planned", nodes, per_node);
+    plan->per_node_given = command_option(line, "--ranks-per-node") != NULL;
+    if (many_nodes) return plan_add_size(plan, nodes * per_node, per_node, err);
     for (const char *at = list; *at;) {
         char *end;
         long ranks = strtol(at, &end, 10);
         if (end == at || ranks < 1 || ranks > 1 << 22 || (*end && *end != ','))
             return error_usage(err, "--ranks must be a whole number or a list like 16,32,64, not '%.60s'", list);
-        if (!add_size(plan, (int)ranks, per_node, memory, err)) return false;
+        if (!plan_add_size(plan, (int)ranks, per_node, err)) return false;
         at = *end ? end + 1 : end;
     }
     return true;
@@ -183,103 +163,6 @@ static bool count_parameters(Plan *plan, Error *err)
     return true;
 }
 
-/* ---- grids ------------------------------------------------------------------------------------------------------ */
-
-static int divisors(int n)
-{
-    int count = 0;
-    for (int d = 1; d <= n; d++) count += n % d == 0;
-    return count;
-}
-
-/* The first clause of a message is what is wrong; what follows is what to do about it. */
-static void first_clause(char *text, size_t size, const char *message)
-{
-    size_t length = 0;
-    while (message[length] && strncmp(message + length, ": ", 2) != 0 && strncmp(message + length, "; ", 2) != 0)
-        length++;
-    snprintf(text, size, "%.*s", (int)length, message);
-}
-
-static bool plan_grid(Plan *plan, RanksPlan *size, GridPlan *g, int replicas, int rows, int columns, double effort,
-                      Error *err)
-{
-    const Config *config = &plan->config;
-    Error refusal = { 0 };
-    *g = (GridPlan){ .layout = { .replicas = replicas, .rows = rows, .columns = columns },
-                     .idle = replicas > config->batch.pairs };
-    g->valid = layout_check(&g->layout, config, &plan->architecture, &plan->pairs, size->ranks, &size->memory, true,
-                            &g->need, &refusal);
-    g->roomy = g->valid && g->need < LAYOUT_ROOM * size->memory.bytes;
-    if (!g->valid) {
-        first_clause(g->reason, sizeof g->reason, refusal.message);
-        return true;
-    }
-    BatchLimits limits = layout_batch_limits(config, &plan->architecture, rows, columns);
-    return step_cost(&g->cost, config, &plan->architecture, &plan->pairs, &limits,
-                     (PlanShape){ replicas, rows, columns }, &plan->machine, plan->steps, effort, err);
-}
-
-static int find_layout(const RanksPlan *size, const Layout *l)
-{
-    for (int i = 0; i < size->count; i++)
-        if (size->grid[i].layout.replicas == l->replicas && size->grid[i].layout.rows == l->rows) return i;
-    return -1;
-}
-
-/* What "auto" takes, or what is clearly faster. */
-static void choose_best(const Plan *plan, RanksPlan *size)
-{
-    Layout layout;
-    Error refusal = { 0 };
-    Config config = plan->config;
-    memset(config.parallel.grid, 0, sizeof config.parallel.grid);
-    config.parallel.replicas = 0;
-    if (!layout_choose_for(&layout, &config, &plan->architecture, &plan->pairs, size->ranks, &size->memory, true,
-                           &refusal)) {
-        snprintf(size->why, sizeof size->why, "%.600s", refusal.message);
-        return;
-    }
-    int usual = find_layout(size, &layout), fastest = usual;
-    for (int i = 0; i < size->count; i++)
-        if (size->grid[i].roomy && !size->grid[i].idle && size->grid[i].cost.seconds < size->grid[fastest].cost.seconds)
-            fastest = i;
-    double gain = size->grid[usual].cost.seconds / size->grid[fastest].cost.seconds;
-    size->best = gain > CLEARLY_FASTER ? fastest : usual;
-    const Layout *f = &size->grid[fastest].layout;
-    if (size->best != usual)
-        snprintf(size->why, sizeof size->why,
-                 "expected to be %.1f times as fast as %d x %d x %d, which parallel.grid = \"auto\" would take (%s)",
-                 gain, layout.replicas, layout.rows, layout.columns, layout.why);
-    else if (fastest != usual)
-        snprintf(size->why, sizeof size->why,
-                 "as parallel.grid = \"auto\" would: %s; %d x %d x %d may be %.0f %% faster", layout.why, f->replicas,
-                 f->rows, f->columns, 100 * (gain - 1));
-    else
-        snprintf(size->why, sizeof size->why, "as parallel.grid = \"auto\" would, and the fastest: %s", layout.why);
-}
-
-static bool plan_size(Plan *plan, RanksPlan *size, Error *err)
-{
-    int pairs_of_divisors = 0;
-    for (int d = 1; d <= size->ranks; d++)
-        if (size->ranks % d == 0) pairs_of_divisors += divisors(size->ranks / d);
-    size->grid = calloc((size_t)pairs_of_divisors, sizeof *size->grid);
-    if (!size->grid) return error_fault(err, "out of memory for %d grids", pairs_of_divisors);
-    plan->machine.ranks_per_node = size->ranks_per_node;
-    double effort = EFFORT / plan->sizes / pairs_of_divisors;
-    effort = effort < LEAST_EFFORT ? LEAST_EFFORT : effort;
-    for (int replicas = size->ranks; replicas >= 1; replicas--) {
-        int grid = size->ranks / replicas;
-        for (int rows = 1; size->ranks % replicas == 0 && rows <= grid; rows++)
-            if (grid % rows == 0 &&
-                !plan_grid(plan, size, &size->grid[size->count++], replicas, rows, grid / rows, effort, err))
-                return false;
-    }
-    choose_best(plan, size);
-    return true;
-}
-
 /* ---- what follows from it --------------------------------------------------------------------------------------- */
 
 PlanFiles plan_files(const Plan *plan, int ranks)
@@ -362,7 +245,8 @@ int command_plan(const CommandLine *line, MPI_Comm comm)
               read_model(plan, &err) && read_machine(plan, &err) && read_pairs(plan, &err) &&
               count_parameters(plan, &err);
     gemm_set_block((int)plan->config.parallel.block);
-    for (int i = 0; ok && i < plan->sizes; i++) ok = plan_size(plan, &plan->size[i], &err);
+    for (int i = 0; ok && i < plan->sizes; i++) ok = plan_size(plan, &plan->size[i], EFFORT / plan->sizes, &err);
+    ok = ok && plan_alternatives(plan, &err);
     if (!ok)
         log_error(&log, &err);
     else if (command_option(line, "--json"))

@@ -1,152 +1,126 @@
 /* The plan as one JSON object: bytes, seconds, counts. */
 #include "plan_private.h"
 
-#include <math.h>
+#include "catdpo/core/json.h"
 
-static void text(FILE *out, const char *value)
+static void print_memory(Json *j, const PlanMemory *m)
 {
-    fputc('"', out);
-    for (const char *c = value; *c; c++) {
-        if (*c == '"' || *c == '\\') fputc('\\', out);
-        if ((unsigned char)*c < ' ')
-            fprintf(out, "\\u%04x", (unsigned)*c);
-        else
-            fputc(*c, out);
-    }
-    fputc('"', out);
+    json_object(j, "memory");
+    json_number(j, "weights", m->weights);
+    json_number(j, "gradients", m->gradients);
+    json_number(j, "moments", m->moments);
+    json_number(j, "activations", m->activations);
+    json_number(j, "logits", m->logits);
+    json_number(j, "caches", m->caches);
+    json_number(j, "library", m->library);
+    json_number(j, "total", plan_memory_total(m));
+    json_close(j);
 }
 
-static void name(FILE *out, const char *key, bool first) { fprintf(out, "%s\"%s\": ", first ? "" : ", ", key); }
-
-static void number(FILE *out, const char *key, double value, bool first)
+static void print_step(Json *j, const StepCost *c)
 {
-    name(out, key, first);
-    fprintf(out, isfinite(value) ? "%.15g" : "null", value);
+    json_object(j, "step");
+    json_number(j, "seconds", c->seconds);
+    json_number(j, "matmul", c->matmul);
+    json_number(j, "head", c->head);
+    json_number(j, "attention", c->attention);
+    json_number(j, "elementwise", c->elementwise);
+    json_number(j, "exchange", c->exchange);
+    json_number(j, "optimizer", c->optimizer);
+    json_number(j, "flops", c->flops);
+    json_number(j, "product_flops", c->product_flops);
+    json_number(j, "bytes", c->bytes);
+    json_number(j, "messages", c->messages);
+    json_number(j, "tokens", c->tokens);
+    json_number(j, "passes", c->passes);
+    json_number(j, "width", c->width);
+    json_number(j, "width_most", c->width_most);
+    json_number(j, "steps_sampled", c->sampled);
+    json_close(j);
 }
 
-static void word(FILE *out, const char *key, const char *value, bool first)
-{
-    name(out, key, first);
-    text(out, value);
-}
-
-static void flag(FILE *out, const char *key, bool value)
-{
-    name(out, key, false);
-    fputs(value ? "true" : "false", out);
-}
-
-static void print_memory(FILE *out, const PlanMemory *m)
-{
-    name(out, "memory", false);
-    fputc('{', out);
-    number(out, "weights", m->weights, true);
-    number(out, "gradients", m->gradients, false);
-    number(out, "moments", m->moments, false);
-    number(out, "activations", m->activations, false);
-    number(out, "logits", m->logits, false);
-    number(out, "caches", m->caches, false);
-    number(out, "library", m->library, false);
-    number(out, "total", plan_memory_total(m), false);
-    fputc('}', out);
-}
-
-static void print_step(FILE *out, const StepCost *c)
-{
-    name(out, "step", false);
-    fputc('{', out);
-    number(out, "seconds", c->seconds, true);
-    number(out, "matmul", c->matmul, false);
-    number(out, "head", c->head, false);
-    number(out, "attention", c->attention, false);
-    number(out, "elementwise", c->elementwise, false);
-    number(out, "exchange", c->exchange, false);
-    number(out, "optimizer", c->optimizer, false);
-    number(out, "flops", c->flops, false);
-    number(out, "product_flops", c->product_flops, false);
-    number(out, "bytes", c->bytes, false);
-    number(out, "messages", c->messages, false);
-    number(out, "tokens", c->tokens, false);
-    number(out, "passes", c->passes, false);
-    number(out, "width", c->width, false);
-    number(out, "width_most", c->width_most, false);
-    number(out, "steps_sampled", c->sampled, false);
-    fputc('}', out);
-}
-
-static void print_grid(const Plan *plan, const RanksPlan *size, const GridPlan *g, FILE *out)
+static void print_grid(const Plan *plan, const RanksPlan *size, const GridPlan *g, Json *j)
 {
     char command[4096];
-    fputs("{", out);
-    number(out, "replicas", g->layout.replicas, true);
-    number(out, "rows", g->layout.rows, false);
-    number(out, "columns", g->layout.columns, false);
-    flag(out, "valid", g->valid);
-    number(out, "need", g->need, false);
+    json_break(j);
+    json_object(j, NULL);
+    json_number(j, "replicas", g->layout.replicas);
+    json_number(j, "rows", g->layout.rows);
+    json_number(j, "columns", g->layout.columns);
+    json_bool(j, "valid", g->valid);
+    json_number(j, "need", g->need);
     if (g->valid) {
-        flag(out, "roomy", g->roomy);
-        flag(out, "idle_replicas", g->idle);
-        print_memory(out, &g->cost.memory);
-        print_step(out, &g->cost);
-        number(out, "run_seconds", plan_seconds(plan, &g->cost), false);
-        if (plan_command(plan, size, g, command, sizeof command)) word(out, "command", command, false);
+        json_bool(j, "roomy", g->roomy);
+        json_bool(j, "idle_replicas", g->idle);
+        print_memory(j, &g->cost.memory);
+        print_step(j, &g->cost);
+        json_number(j, "run_seconds", plan_seconds(plan, &g->cost));
+        if (plan_command(plan, size, g, command, sizeof command)) json_text(j, "command", command);
     } else
-        word(out, "reason", g->reason, false);
-    fputs("}", out);
+        json_text(j, "reason", g->reason);
+    json_close(j);
 }
 
-static void print_size(const Plan *plan, const RanksPlan *size, FILE *out)
+static void print_size(const Plan *plan, const RanksPlan *size, Json *j)
 {
     PlanFiles files = plan_files(plan, size->ranks);
-    fputs("{", out);
-    number(out, "ranks", size->ranks, true);
-    number(out, "nodes", size->nodes, false);
-    number(out, "ranks_per_node", size->ranks_per_node, false);
-    number(out, "memory_per_rank", size->memory.bytes, false);
-    word(out, "memory_of", size->memory.of, false);
-    name(out, "files", false);
-    fputc('{', out);
-    number(out, "model", files.model, true);
-    number(out, "checkpoint", files.checkpoint, false);
-    number(out, "reference", files.reference, false);
-    number(out, "metrics", files.metrics, false);
-    fputs("}", out);
-    name(out, "recommended", false);
+    json_break(j);
+    json_object(j, NULL);
+    json_number(j, "ranks", size->ranks);
+    json_number(j, "nodes", size->nodes);
+    json_number(j, "ranks_per_node", size->ranks_per_node);
+    json_number(j, "memory_per_rank", size->memory.bytes);
+    json_text(j, "memory_of", size->memory.of);
+    json_object(j, "files");
+    json_number(j, "model", files.model);
+    json_number(j, "checkpoint", files.checkpoint);
+    json_number(j, "reference", files.reference);
+    json_number(j, "metrics", files.metrics);
+    json_close(j);
     if (size->best < 0)
-        fputs("null", out);
+        json_null(j, "recommended");
     else
-        fprintf(out, "%d", size->best);
-    word(out, "why", size->why, false);
-    name(out, "grids", false);
-    fputs("[\n  ", out);
-    for (int i = 0; i < size->count; i++) {
-        fputs(i > 0 ? ",\n  " : "", out);
-        print_grid(plan, size, &size->grid[i], out);
+        json_integer(j, "recommended", size->best);
+    json_text(j, "why", size->why);
+    if (size->best >= 0) {
+        const RanksPlan *few;
+        json_number(j, "run_seconds", plan_run_seconds(plan, size));
+        json_number(j, "node_hours", plan_node_hours(plan, size));
+        json_number(j, "efficiency", plan_efficiency(plan, size, &few));
     }
-    fputs("]}", out);
+    json_array(j, "grids");
+    for (int i = 0; i < size->count; i++) print_grid(plan, size, &size->grid[i], j);
+    json_close(j);
+    json_close(j);
+}
+
+static void print_sizes(const Plan *plan, const char *key, int from, int to, Json *j)
+{
+    json_array(j, key);
+    for (int i = from; i < to; i++) print_size(plan, &plan->size[i], j);
+    json_close(j);
 }
 
 void plan_print_json(const Plan *plan, FILE *out)
 {
     const Machine *m = &plan->machine;
-    fputs("{", out);
-    word(out, "model", plan->model_name, true);
-    number(out, "parameters", plan->parameters, false);
-    word(out, "pairs", plan->pairs_name, false);
-    number(out, "pair_count", (double)plan->pairs.count, false);
-    number(out, "steps", (double)plan->steps, false);
-    name(out, "machine", false);
-    fputc('{', out);
-    number(out, "gflops", m->gflops, true);
-    number(out, "memory_bandwidth", m->memory_bandwidth, false);
-    number(out, "node_bandwidth", m->node_bandwidth, false);
-    number(out, "latency", m->latency, false);
-    fputs("}", out);
-    name(out, "sizes", false);
-    fputs("[", out);
-    for (int i = 0; i < plan->sizes; i++) {
-        fputs(i > 0 ? ",\n " : "\n ", out);
-        print_size(plan, &plan->size[i], out);
-    }
-    fputs("]}\n", out);
+    Json json = json_begin(out), *j = &json;
+    json_object(j, NULL);
+    json_text(j, "model", plan->model_name);
+    json_number(j, "parameters", plan->parameters);
+    json_text(j, "pairs", plan->pairs_name);
+    json_number(j, "pair_count", (double)plan->pairs.count);
+    json_number(j, "steps", (double)plan->steps);
+    json_object(j, "machine");
+    json_number(j, "gflops", m->gflops);
+    json_number(j, "memory_bandwidth", m->memory_bandwidth);
+    json_number(j, "node_bandwidth", m->node_bandwidth);
+    json_number(j, "latency", m->latency);
+    json_close(j);
+    print_sizes(plan, "sizes", 0, plan->asked, j);
+    if (plan->sizes > plan->asked) print_sizes(plan, "alternatives", plan->asked, plan->sizes, j);
+    if (plan->least_nodes > 0) json_number(j, "least_nodes", plan->least_nodes);
+    if (plan->recompute_nodes > 0) json_number(j, "least_nodes_with_recompute", plan->recompute_nodes);
+    json_close(j);
+    fputc('\n', out);
 }

@@ -38,9 +38,14 @@ typedef struct Plan {
     bool gflops_given, memory_bandwidth_given, bandwidth_given, latency_given;
     double parameters;
     int64_t steps, steps_per_epoch;
-    double hours;    /* wall time of a job; 0: not given */
-    int sizes;       /* how many numbers of ranks */
-    RanksPlan *size; /* [sizes]; owned */
+    double hours;     /* wall time of a job; 0: not given */
+    double memory_gb; /* of a rank, as given; 0: not given */
+    int asked, sizes; /* how many numbers of ranks were asked for, and are planned: behind those, if there is one of
+                         them, fewer nodes and fewer ranks to compare it with */
+    RanksPlan *size;  /* [sizes]; owned */
+    int least_nodes;  /* of as many ranks that the run fits on, if it does not fit on those asked for; 0: not known */
+    int recompute_nodes; /* the same with engine.recompute; 0: likewise */
+    bool per_node_given; /* the ranks of a node are; else they are this machine's cores */
 } Plan;
 
 /* Bytes of the files of a run on `ranks` ranks. */
@@ -49,6 +54,22 @@ typedef struct PlanFiles {
 } PlanFiles;
 
 PlanFiles plan_files(const Plan *plan, int ranks);
+/* Adds `ranks` ranks, at most `per_node` on a node. */
+bool plan_add_size(Plan *plan, int ranks, int per_node, Error *err);
+/* Every grid of a number of ranks, and the best of them. `pairs`: how many may be laid out to find out. */
+bool plan_size(Plan *plan, RanksPlan *size, double pairs, Error *err);
+/* What was asked for beside fewer nodes, fewer ranks on a node, or more nodes if it does not fit. */
+bool plan_alternatives(Plan *plan, Error *err);
+
+/* Of an alternative to the one number of ranks that was asked for: NULL if there is none that is better in that way. */
+const RanksPlan *plan_faster(const Plan *plan);
+const RanksPlan *plan_cheaper(const Plan *plan);
+/* The ranks' rate as a part of that of the fewest ranks that the run fits on, which are left in *few (NULL: there are
+ * no fewer). */
+double plan_efficiency(const Plan *plan, const RanksPlan *size, const RanksPlan **few);
+double plan_node_hours(const Plan *plan, const RanksPlan *size);
+double plan_run_seconds(const Plan *plan, const RanksPlan *size); /* of its best grid */
+
 /* Seconds of the run: the reference's pass over the pairs, then all steps. */
 double plan_reference_seconds(const Plan *plan, const StepCost *cost);
 double plan_seconds(const Plan *plan, const StepCost *cost);

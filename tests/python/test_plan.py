@@ -199,7 +199,8 @@ def test_command_submits_the_recommended_grid():
     sets = dict(word.split("=", 1) for word in words[6:] if "=" in word)
     rows, columns = json.loads(sets["parallel.grid"])
     assert rows * columns * int(sets["parallel.replicas"]) == 4 and sets["parallel.memory_gb"] == "1"
-    assert "of 5 steps in the first job" in done.stdout and "refused:" in done.stdout
+    assert "of 5 steps in the first job" in done.stdout
+    assert done.stdout.startswith("take ") and done.stdout.index("submit ") < done.stdout.index("model ")  # the answer first
     threaded = call("--nodes", 2, "--ranks-per-node", 2, "--set", "parallel.threads=4").stdout
     assert "sbatch --nodes=2 --ntasks-per-node=2 --cpus-per-task=4 jobs/train.sbatch" in threaded
 
@@ -272,10 +273,66 @@ def test_the_documented_table_is_that_of_the_program(model, ranks, monkeypatch):
         assert found == pytest.approx([float(cell.split()[0]) for cell in cells[4:7]], rel=0.02)  # the steps that are looked at are not the same ones
 
 
+GIVEN = ("--gflops", 50, "--memory-bandwidth-gb", 10)    # nothing is measured, which takes a second
+SLOW_NETWORK = (*GIVEN, "--latency-us", 1e5, "--bandwidth-gb", 0.01)   # everything is faster on one node
+
+
+def test_fewer_nodes_are_compared():
+    """What it costs, and fewer nodes that are faster or cheaper with the options that ask for them; node-hours are nodes times the hours of a run."""
+    options = ("--nodes", 4, "--ranks-per-node", 2, *SLOW_NETWORK)
+    asked, planned = call(*options).stdout, plan(*options)
+    size, fewer = planned["sizes"][0], planned["alternatives"]
+    assert [(other["nodes"], other["ranks"]) for other in fewer] == [(2, 4), (1, 2), (1, 1)]
+    for other in (size, *fewer):
+        best = other["grids"][other["recommended"]]
+        assert other["run_seconds"] == best["run_seconds"]
+        assert other["node_hours"] == pytest.approx(other["nodes"] * best["run_seconds"] / 3600)
+    rate = [o["grids"][o["recommended"]]["step"]["tokens"] / o["grids"][o["recommended"]]["step"]["seconds"] / o["ranks"] for o in (size, fewer[-1])]
+    assert size["efficiency"] == pytest.approx(rate[0] / rate[1]) and fewer[-1]["efficiency"] == 1
+    best = min(fewer, key=lambda other: other["run_seconds"])
+    assert best["run_seconds"] < size["run_seconds"]
+    line = next(line for line in asked.splitlines() if line.startswith("faster "))
+    assert line.endswith(f"--ranks {best['ranks']} --ranks-per-node {best['ranks_per_node']}") and "times as fast" in line
+    alone = call("--ranks", 1, *SLOW_NETWORK).stdout
+    assert "faster " not in alone and "cheaper " not in alone and "node-hours" in alone
+
+
+def test_how_many_nodes_it_takes():
+    """Where nothing fits, the least number of such nodes: on as many it fits, on one fewer it does not."""
+    options = ("--ranks-per-node", 2, "--model-size", "1b", "--tokens-per-pair", 100, "--pairs", 100, *GIVEN)
+    limited = (*options, "--memory-per-rank", 5)
+    none = plan("--nodes", 1, *limited, **{"batch.pairs": 64})
+    least = none["least_nodes"]
+    assert none["sizes"][0]["recommended"] is None and least > 1 and none["least_nodes_with_recompute"] <= least
+    assert plan("--nodes", least, *limited, **{"batch.pairs": 64})["sizes"][0]["recommended"] is not None
+    assert plan("--nodes", least - 1, *limited, **{"batch.pairs": 64})["sizes"][0]["recommended"] is None
+    text = call("--nodes", 1, *limited, **{"batch.pairs": 64}).stdout
+    assert text.startswith("take      none: ") and f"needs     at least {least} nodes of 2 ranks\n" in text
+    hopeless = call("--nodes", 1, *options, "--memory-per-rank", 1e-3).stdout
+    assert "no number of such nodes is enough" in hopeless
+
+
+def test_refusals_are_folded():
+    """One line for each reason, however many grids it refuses."""
+    ranks = 64
+    text, grids = call("--ranks", ranks, *GIVEN).stdout, plan("--ranks", ranks, *GIVEN)["sizes"][0]["grids"]
+    refused = [grid for grid in grids if not grid["valid"]]
+    lines = [line for line in text.splitlines() if line.startswith("refused ")]
+    assert len(refused) > 5 and len(lines) == 1 and f"{len(refused)} grids, such as" in lines[0] and "more rows than" in lines[0]
+    need = sorted(grid["need"] for grid in grids if grid["valid"])
+    tight = [line for line in call("--ranks", ranks, "--memory-per-rank", need[2] / 1e9, *GIVEN).stdout.splitlines() if line.startswith("refused ")]
+    assert len(tight) == 2 and any("at the least" in line and "a rank, of" in line for line in tight)
+
+
+def test_a_node_has_as_many_ranks_as_this_machine_has_cores():
+    assert plan("--nodes", 2, *GIVEN)["sizes"][0]["ranks_per_node"] == os.cpu_count()
+    assert "(as many as this machine has cores)" in call("--nodes", 1, *GIVEN).stdout
+
+
 @pytest.mark.parametrize("options, words", [
     ((), "--ranks N"),
     (("--ranks", 2, "--nodes", 1), "--ranks N"),
-    (("--nodes", 2), "--ranks-per-node"),
+    (("--nodes", 1 << 20, "--ranks-per-node", 1000), "more ranks than can be planned"),
     (("--ranks", "two"), "whole number"),
     (("--ranks", 0), "whole number"),
     (("--ranks", 2, "--memory-per-rank", "-1"), "--memory-per-rank"),
