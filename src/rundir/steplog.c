@@ -2,41 +2,29 @@
 #include "catdpo/rundir/steplog.h"
 
 #include "catdpo/core/file.h"
+#include "catdpo/core/json.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { NUMBER = 32, FIXED = 1024, ESCAPED = 6 * CATEGORY_NAME };
+enum { NUMBER = 32, FIXED = 4096, ESCAPED = 6 * CATEGORY_NAME };
 
 struct StepLog {
     int descriptor;
     int categories;
-    char (*name)[ESCAPED]; /* [K], as it stands in JSON, without quotes */
+    char (*name)[CATEGORY_NAME]; /* [K] */
     char *path, *line;
-    size_t size, used; /* of line */
+    FILE *text; /* writes into line */
+    double first_loss, first_grad_norm;
 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
-
-static void escape(const char *text, char *out)
-{
-    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
-        if (*c == '"' || *c == '\\')
-            out += sprintf(out, "\\%c", *c);
-        else if (*c < ' ' || *c == 127)
-            out += sprintf(out, "\\u%04x", *c);
-        else
-            *out++ = (char)*c;
-    }
-    *out = '\0';
-}
 
 /* Where the line after step `keep` would begin: behind the last whole line of a step up to keep. */
 static long find_end(FILE *in, int64_t keep)
@@ -88,28 +76,62 @@ static int renew(const char *path, const char *folder, int64_t keep, Error *err)
     return -1;
 }
 
+/* A number of the line of the first step; NaN where there is none. */
+static double number_in(const char *line, const char *name)
+{
+    const char *at = strstr(line, name);
+    char *end;
+    double value = at ? strtod(at + strlen(name), &end) : NAN;
+    return at && end != at + strlen(name) ? value : NAN;
+}
+
+static void read_first(StepLog *log)
+{
+    char *line = NULL;
+    size_t size = 0;
+    FILE *in = fopen(log->path, "r");
+    bool first = in && getline(&line, &size, in) > 0 && strncmp(line, "{\"step\":1,", 10) == 0;
+    log->first_loss = first ? number_in(line, "\"loss\":") : NAN;
+    log->first_grad_norm = first ? number_in(line, "\"grad_norm\":") : NAN;
+    free(line);
+    if (in) fclose(in);
+}
+
 StepLog *steplog_open(const char *path, const char *folder, int64_t keep, int category_count,
                       const char (*category_name)[CATEGORY_NAME], Error *err)
 {
-    int descriptor = renew(path, folder, keep, err);
-    if (descriptor < 0) return NULL;
     StepLog *log = calloc(1, sizeof *log);
-    CHECK(log);
-    log->descriptor = descriptor;
-    log->categories = category_count;
-    log->path = strdup(path);
-    log->name = calloc(category_count > 0 ? category_count : 1, sizeof *log->name);
-    log->size = FIXED + 2 * (size_t)category_count * (ESCAPED + NUMBER + 4);
-    log->line = malloc(log->size);
-    CHECK(log->path && log->name && log->line);
-    for (int k = 0; k < category_count; k++) escape(category_name[k], log->name[k]);
+    size_t count = category_count > 0 ? (size_t)category_count : 1;
+    size_t size = FIXED + 2 * count * (ESCAPED + NUMBER + 4);
+    if (log) {
+        *log = (StepLog){ .descriptor = -1,
+                          .categories = category_count,
+                          .path = strdup(path),
+                          .name = calloc(count, sizeof *log->name),
+                          .line = calloc(1, size) };
+        log->text = log->line ? fmemopen(log->line, size, "w") : NULL;
+    }
+    if (!log || !log->path || !log->name || !log->text)
+        error_fault(err, "%s: no memory left to write it", path);
+    else
+        log->descriptor = renew(path, folder, keep, err);
+    if (!log || log->descriptor < 0) {
+        steplog_close(log);
+        return NULL;
+    }
+    memcpy(log->name, category_name, (size_t)category_count * sizeof *log->name);
+    read_first(log);
     return log;
 }
+
+double steplog_first_loss(const StepLog *log) { return log->first_loss; }
+double steplog_first_grad_norm(const StepLog *log) { return log->first_grad_norm; }
 
 void steplog_close(StepLog *log)
 {
     if (!log) return;
-    close(log->descriptor);
+    if (log->descriptor >= 0) close(log->descriptor);
+    if (log->text) fclose(log->text);
     free(log->path);
     free(log->name);
     free(log->line);
@@ -118,64 +140,40 @@ void steplog_close(StepLog *log)
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-static void add(StepLog *log, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void add(StepLog *log, const char *format, ...)
+static void write_categories(const StepLog *log, Json *j, const char *name, const double values[])
 {
-    va_list arguments;
-    va_start(arguments, format);
-    int length = vsnprintf(log->line + log->used, log->size - log->used, format, arguments);
-    va_end(arguments);
-    CHECK(length >= 0 && (size_t)length < log->size - log->used);
-    log->used += (size_t)length;
+    json_object(j, name);
+    for (int k = 0; k < log->categories; k++) json_number(j, log->name[k], values[k]);
+    json_close(j);
 }
 
-static void add_number(StepLog *log, const char *name, double value)
+bool steplog_write(StepLog *log, const StepMetrics *row, double tokens_per_second, int64_t total_steps,
+                   const char *warning, Error *err)
 {
-    if (isfinite(value))
-        add(log, "\"%s\":%.10g", name, value);
-    else
-        add(log, "\"%s\":null", name);
-}
-
-static void add_categories(StepLog *log, const char *name, const double values[])
-{
-    add(log, ",\"%s\":{", name);
-    for (int k = 0; k < log->categories; k++) {
-        if (k) add(log, ",");
-        add_number(log, log->name[k], values[k]);
-    }
-    add(log, "}");
-}
-
-bool steplog_write(StepLog *log, const StepMetrics *row, double tokens_per_second, int64_t total_steps, Error *err)
-{
-    const struct {
-        const char *name;
-        double value;
-    } numbers[] = {
-        { "epoch", row->epoch },
-        { "loss", row->loss },
-        { "grad_norm", row->grad_norm },
-        { "learning_rate", row->learning_rate },
-        { "tokens_per_second", tokens_per_second },
-        { "rewards/margins", row->rewards_margins },
-        { "rewards/accuracies", row->rewards_accuracies },
-        { "seconds", row->step_seconds },
-    };
-    log->used = 0;
-    add(log, "{\"step\":%" PRId64 ",\"total_steps\":%" PRId64, row->step, total_steps);
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        add(log, ",");
-        add_number(log, numbers[i].name, numbers[i].value);
-    }
-    add_categories(log, "margins", row->margin);
-    add_categories(log, "violation_rate", row->violation_rate);
-    add(log, "}\n");
+    rewind(log->text);
+    Json j = json_begin(log->text);
+    json_object(&j, NULL);
+    json_integer(&j, "step", row->step);
+    json_integer(&j, "total_steps", total_steps);
+    json_number(&j, "epoch", row->epoch);
+    json_number(&j, "loss", row->loss);
+    json_number(&j, "grad_norm", row->grad_norm);
+    json_number(&j, "learning_rate", row->learning_rate);
+    json_number(&j, "tokens_per_second", tokens_per_second);
+    json_number(&j, "rewards/margins", row->rewards_margins);
+    json_number(&j, "rewards/accuracies", row->rewards_accuracies);
+    json_number(&j, "seconds", row->step_seconds);
+    if (warning) json_text(&j, "warning", warning);
+    write_categories(log, &j, "margins", row->margin);
+    write_categories(log, &j, "violation_rate", row->violation_rate);
+    json_close(&j);
+    fputc('\n', log->text);
+    CHECK(fflush(log->text) == 0 && !ferror(log->text));
+    size_t length = (size_t)ftell(log->text);
     ssize_t written;
-    do written = write(log->descriptor, log->line, log->used);
+    do written = write(log->descriptor, log->line, length);
     while (written < 0 && errno == EINTR);
-    if (written == (ssize_t)log->used) return true;
+    if (written == (ssize_t)length) return true;
     return error_fault(err, "%s: cannot write: %s", log->path, written < 0 ? strerror(errno) : "no space left");
 }
 

@@ -4,6 +4,7 @@
 #include "catdpo/core/file.h"
 #include "version.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,7 +103,11 @@ static bool open_metrics(Trainer *t, const char *config, Error *err)
     if (run->rank == 0)
         t->log = steplog_open(path, writer_folder(run->writer), t->step, run->pairs.category_count,
                               (const char(*)[CATEGORY_NAME])run->pairs.category_name, err);
-    return error_agree(run->world, run->rank > 0 || t->log, err);
+    if (!error_agree(run->world, run->rank > 0 || t->log, err)) return false;
+    if (t->log)
+        health_begin(&t->health, &run->config, t->total_steps, steplog_first_loss(t->log),
+                     steplog_first_grad_norm(t->log));
+    return true;
 }
 
 bool record_open(Trainer *t, Error *err)
@@ -145,7 +150,10 @@ bool record_step(Trainer *t, StepMetrics *row, Error *err)
     timer_start(run->timer, PHASE_OUTPUT); /* counted in the next step's time */
     double rate = (double)tokens_of_step(t) / row->step_seconds;
     metrics_append(t->metrics, row);
-    bool ok = !t->log || steplog_write(t->log, row, rate, t->total_steps, err);
+    char warning[HEALTH_TEXT];
+    bool news, warned = t->log && health_step(&t->health, row, run->pairs.category_count, warning, &news);
+    if (warned && news) log_warn(&run->log, "step %" PRId64 ": %s", t->step, warning);
+    bool ok = !t->log || steplog_write(t->log, row, rate, t->total_steps, warned ? warning : NULL, err);
     int worst = margin_worst(&t->margins);
     progress_update(&t->progress, t->step,
                     &(ProgressFields){ .loss = row->loss,

@@ -36,6 +36,20 @@ def printed(*argv):
     return done.stdout + done.stderr
 
 
+def test_a_run_that_diverges_is_told_of_while_it_goes():
+    """Numbers that stay finite but say that the weights are ruined: one warning, also in log.jsonl, and from there in watch, report and compare;
+    a good run has none."""
+    run = engine.train(1, **{"optimizer.learning_rate": 1e6, "schedule.steps": 30})
+    assert run.err.count("warning: ") == 1 and "optimizer.learning_rate" in run.err, run.err
+    last = json.loads(open(run.path("log.jsonl")).readlines()[-1])
+    assert last["warning"].split(",")[0] in run.err
+    words = f"step 30: {last['warning']}"
+    assert words in printed("compare", run.directory) and words in printed("report", run.directory, "--no-html")
+    assert words in printed("watch", run.directory, "--once")
+    good = engine.train(1, **{"schedule.steps": 30})
+    assert "warning" not in good.err and "warning" not in open(good.path("log.jsonl")).read()
+
+
 def test_done():
     run = engine.train(1)
     said = status_of(run.directory)

@@ -28,7 +28,7 @@ static void write_step(StepLog *log, int64_t step)
                         .violation_rate = rates,
                         .step_seconds = 1.5 };
     Error err = { 0 };
-    CHECK(steplog_write(log, &row, 123.5, 100, &err));
+    CHECK(steplog_write(log, &row, 123.5, 100, NULL, &err));
 }
 
 static char *read_file(const char *path)
@@ -113,7 +113,7 @@ static void test_failure(const char *path)
     signal(SIGXFSZ, SIG_IGN);
     CHECK(setrlimit(RLIMIT_FSIZE, &none) == 0); /* as if a quota were reached */
     StepMetrics row = { .margin = (double[3]){ 0 }, .violation_rate = (double[3]){ 0 } };
-    CHECK(!steplog_write(log, &row, 0, 0, &err) && strstr(err.message, "cannot write"));
+    CHECK(!steplog_write(log, &row, 0, 0, NULL, &err) && strstr(err.message, "cannot write"));
     CHECK(setrlimit(RLIMIT_FSIZE, &unlimited) == 0);
     steplog_close(log);
 }

@@ -176,6 +176,8 @@ def _read_entry(number, name, path):
     entry = Entry(number, name, path, settings, metrics, evaluation, total, False, status, notes)
     final = os.path.exists(os.path.join(path, "checkpoints", "final.h5")) or settings.get("checkpoint.final") is False
     entry.ended = entry.steps > 0 and entry.steps >= total and final
+    if log.warning:
+        notes.append(log.warning)
     if status and status.failed:
         notes.append(f"{'a later start ' if entry.ended else ''}failed: {status.reason}")
     return entry

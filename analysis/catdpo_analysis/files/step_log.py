@@ -19,6 +19,12 @@ class StepLog:
         self.rows, self.torn, self.spoilt = [], False, 0
         self.file, self.end, self.last = None, 0, b""  # end: behind the last whole line, which was `last`
 
+    @property
+    def warning(self):
+        """What the trainer says is wrong with the training as of its last step, with the step; "" if nothing."""
+        text = self.rows[-1].get("warning") if self.rows else None
+        return f"step {self.rows[-1]['step']}: {text}" if isinstance(text, str) else ""
+
     def poll(self):
         """Reads what is new; returns whether there was any. A log that cannot be read now keeps its rows; one that is
         gone has none."""

@@ -7,6 +7,7 @@ from catdpo_analysis.errors import UserError
 from catdpo_analysis.files.evaluations import read_evaluations
 from catdpo_analysis.files.run_data import Evaluation, Metrics, read_metrics
 from catdpo_analysis.files.status import Status, read_status
+from catdpo_analysis.files.step_log import StepLog
 
 
 @dataclasses.dataclass
@@ -42,4 +43,7 @@ def read_run(path, before=None, after=None):
             raise UserError(f"{path}: the run failed before its first step: {status.reason} ({status.place})")
         raise UserError(f"{path} has none of metrics.h5, eval-before.h5 and eval-after.h5; name the directory of a run")
     missing = [name for name, part in parts.items() if not part]
-    return Run(path, metrics, found.before, found.after, status, missing, found.notes)
+    log = StepLog(os.path.join(path, "log.jsonl"))
+    log.poll()
+    notes = [*([log.warning] if log.warning else []), *found.notes]
+    return Run(path, metrics, found.before, found.after, status, missing, notes)

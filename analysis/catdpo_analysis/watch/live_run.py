@@ -140,7 +140,7 @@ class LiveRun:
         return max(int(count) if str(count).isdigit() else 0 for count in (said, slurm))
 
     def _notes(self, state):
-        notes = []
+        notes = [self.log.warning] if self.log.warning else []
         if self.fault and state != NOT_STARTED:
             notes.append(self.fault)
         if self.metrics is not None and not os.path.exists(self.log.path):

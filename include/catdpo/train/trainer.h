@@ -5,6 +5,7 @@
 
 #include "catdpo/run/evaluate.h"
 #include "catdpo/run/run.h"
+#include "catdpo/train/health.h"
 #include "catdpo/train/tally.h"
 
 #include "catdpo/files/checkpoint.h"
@@ -18,7 +19,8 @@ typedef struct Trainer {
     MarginState margins;
     Tally tally;
     Metrics *metrics;
-    StepLog *log; /* rank 0 only */
+    StepLog *log;  /* rank 0 only */
+    Health health; /* likewise */
     Progress progress;
     double *reference[PAIR_SIDES]; /* [N] nats */
     Evaluation heldout;            /* of the held-out pairs; without memory unless checkpoint.best */
