@@ -178,7 +178,7 @@ static bool check_metrics(Check *c, Error *err)
             say("steps", "1 to %lld, up to %lld pairs a step", (long long)s->steps, (long long)s->pairs);
         else
             say("steps", "none yet");
-        say("run", "grid %s, started %s, %lld restart%s, up to %lld ranks", s->grid, s->started, (long long)s->restarts,
+        say("run", "grid %s, started %s, %lld restart%s, %lld ranks", s->grid, s->started, (long long)s->restarts,
             s->restarts == 1 ? "" : "s", (long long)s->ranks);
         say_categories(s->categories, (const char(*)[CATEGORY_NAME])s->name);
     }

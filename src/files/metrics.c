@@ -1,234 +1,163 @@
-/* metrics.h5: rows kept in memory, then appended to a copy of the file that replaces it. */
+/* metrics.h5 as a run writes it: rows kept in memory, then added to the file. */
 #include "metrics_private.h"
 
 #include "catdpo/h5/checksum.h"
 
-#include <assert.h>
 #include <inttypes.h>
-#include <stddef.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the columns ------------------------------------------------------------------------------------------------- */
+enum { COLUMNS = 64 }; /* at most */
 
-#define FIELD(member) offsetof(StepMetrics, member)
-
-/* A new metric is a field of StepMetrics and a line here. The first one is the scale of all. */
-static const Column columns[] = {
-    { "/train/step", DATA_INT64, SCALAR, SAME, FIELD(step), "1", "optimiser step, from 1" },
-    { "/train/epoch", DATA_FLOAT64, SCALAR, SAME, FIELD(epoch), "1", "passes over the training pairs so far" },
-    { "/train/loss", DATA_FLOAT64, SCALAR, SAME, FIELD(loss), "nat", "mean loss of the step's pairs" },
-    { "/train/learning_rate", DATA_FLOAT64, SCALAR, SAME, FIELD(learning_rate), "1", "learning rate of this step" },
-    { "/train/grad_norm", DATA_FLOAT64, SCALAR, SAME, FIELD(grad_norm), "1", "global gradient norm before clipping" },
-    { "/train/clipped", DATA_UINT8, SCALAR, SAME, FIELD(clipped), "1", "1: the gradient was scaled down to the limit" },
-    { "/train/skipped", DATA_UINT8, SCALAR, SAME, FIELD(skipped), "1",
-      "1: loss or gradient was not finite, so nothing was updated" },
-    { "/train/num_tokens", DATA_INT64, SCALAR, SAME, FIELD(num_tokens), "1", "tokens since the start of training" },
-    { "/train/entropy", DATA_FLOAT64, SCALAR, SAME, FIELD(entropy), "nat", "mean entropy of a completion token" },
-    { "/train/mean_token_accuracy", DATA_FLOAT64, SCALAR, SAME, FIELD(mean_token_accuracy), "1",
-      "share of the chosen completions' tokens that are the most likely one" },
-    { "/train/rewards/chosen", DATA_FLOAT64, SCALAR, SAME, FIELD(rewards_chosen), "nat",
-      "beta * (logp - reference), mean" },
-    { "/train/rewards/rejected", DATA_FLOAT64, SCALAR, SAME, FIELD(rewards_rejected), "nat",
-      "beta * (logp - reference), mean" },
-    { "/train/rewards/margins", DATA_FLOAT64, SCALAR, SAME, FIELD(rewards_margins), "nat",
-      "chosen less rejected, mean" },
-    { "/train/rewards/accuracies", DATA_FLOAT64, SCALAR, SAME, FIELD(rewards_accuracies), "1",
-      "share with chosen > rejected" },
-    { "/train/logps/chosen", DATA_FLOAT64, SCALAR, SAME, FIELD(logps_chosen), "nat",
-      "log-probability of a completion, mean" },
-    { "/train/logps/rejected", DATA_FLOAT64, SCALAR, SAME, FIELD(logps_rejected), "nat",
-      "log-probability of a completion, mean" },
-    { "/train/logits/chosen", DATA_FLOAT64, SCALAR, SAME, FIELD(logits_chosen), "1",
-      "mean logit on completion tokens" },
-    { "/train/logits/rejected", DATA_FLOAT64, SCALAR, SAME, FIELD(logits_rejected), "1",
-      "mean logit on completion tokens" },
-
-    { "/train/category/margin", DATA_FLOAT64, PER_CATEGORY, SAME, FIELD(margin), "nat",
-      "safety margin used in this step" },
-    { "/train/category/violation_rate", DATA_FLOAT64, PER_CATEGORY, SAME, FIELD(violation_rate), "1",
-      "running violation rate after this step" },
-    { "/train/category/n", DATA_INT64, PER_CATEGORY, SAME, FIELD(n), "1", "pairs to which the margin applies" },
-    { "/train/category/violations", DATA_FLOAT64, PER_CATEGORY, SAME, FIELD(violations), "1",
-      "violations among n, ties one half" },
-    { "/train/category/pairs", DATA_INT64, PER_CATEGORY, SAME, FIELD(pairs), "1", "all pairs of the category" },
-    { "/train/category/rewards_margins", DATA_FLOAT64, PER_CATEGORY, SAME, FIELD(category_rewards_margins), "nat",
-      "chosen less rejected reward, mean over the category's pairs" },
-    { "/train/category/accuracy", DATA_FLOAT64, PER_CATEGORY, SAME, FIELD(category_accuracy), "1",
-      "share of the category's pairs with chosen > rejected" },
-    { "/train/category/loss", DATA_FLOAT64, PER_CATEGORY, SAME, FIELD(category_loss), "nat",
-      "mean over the category's pairs" },
-
-    { "/train/partial/n", DATA_INT64, PER_RANK_AND_CATEGORY, OWN, FIELD(partial_n), "1",
-      "a rank's share of category/n; -1: no such rank in this step" },
-    { "/train/partial/violations", DATA_INT64, PER_RANK_AND_CATEGORY, OWN, FIELD(partial_violations), "1",
-      "a rank's share of category/violations, in the attribute `unit`; -1: no such rank in this step" },
-
-    { "/train/pairs", DATA_INT64, PER_PAIR, SAME, FIELD(pair_index), "1", "rows of /train in pairs.h5; -1: none" },
-
-    { "/timing/seconds", DATA_FLOAT64, PER_PHASE, LARGEST, FIELD(phase_seconds), "s",
-      "time by phase, largest over the ranks" },
-    { "/timing/step_seconds", DATA_FLOAT64, SCALAR, LARGEST, FIELD(step_seconds), "s",
-      "time of the step, largest over the ranks" },
-    { "/timing/step_flops", DATA_FLOAT64, SCALAR, SAME, FIELD(step_flops), "1",
-      "floating-point operations of all products, all ranks" },
+struct Metrics {
+    char path[FILE_PATH], folder[FILE_PATH]; /* folder: of unfinished files; "": beside */
+    MPI_Comm comm;
+    int rank, ranks;
+    int64_t pairs;                 /* of a step of this run */
+    int64_t lengths[METRICS_AXES]; /* in the file; STEP: rows that it has, the last one is step lengths[STEP] */
+    int64_t rows, capacity;        /* in the buffers */
+    Spares *spares;                /* rank 0 */
+    char *memory,
+        *buffer[COLUMNS];       /* [capacity, width] of the column's type; NULL: this rank's values are not stored */
+    uint64_t checksum[COLUMNS]; /* rank 0: of each column's rows in the file */
+    int64_t *partial, *all_partial; /* [2K] n and violations since the last flush; rank 0: [ranks, 2K] of all */
 };
 
-enum { COLUMNS = sizeof columns / sizeof columns[0] };
+/* The columns of today's version: calls `column` c with its index i. */
+#define EACH_COLUMN(i, c)                                                                                              \
+    int i = 0;                                                                                                         \
+    for (const Field *c = metrics_columns.field; c->kind != FIELD_END; c++, i++)                                       \
+        if (field_is_in(c, METRICS_VERSION))
 
-static_assert((int)COLUMNS <= (int)METRICS_COLUMNS_MAX, "a larger METRICS_COLUMNS_MAX is needed");
-
-const Column *metrics_column(int index) { return index < COLUMNS ? &columns[index] : NULL; }
+/* Elements of a row. */
+static int64_t width_of(const Metrics *m, const Field *c) { return is_scalar(c) ? 1 : m->lengths[c->axis[1]]; }
 
 static const char *unfinished(const Metrics *m) { return *m->folder ? m->folder : NULL; }
 
-/* Elements of one row in memory (of one rank). */
-static int64_t width(const Metrics *m, const Column *c)
+double metrics_bytes(int64_t steps, int64_t categories, int64_t pairs, int64_t phases)
 {
-    switch (c->shape) {
-    case SCALAR: return 1;
-    case PER_PAIR: return m->pairs;
-    case PER_PHASE: return m->phases;
-    case PER_CATEGORY:
-    case PER_RANK_AND_CATEGORY: return m->categories;
+    const int64_t lengths[METRICS_AXES] = { steps, categories, pairs, phases, 0 };
+    return fields_bytes(&metrics_columns, lengths);
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+/* Room for the rows, once the widths are known. */
+static bool allocate(Metrics *m, Error *err)
+{
+    size_t used[COLUMNS] = { 0 }, bytes = 0, counts = 2 * (size_t)m->lengths[CATEGORY];
+    EACH_COLUMN(i, c)
+    {
+        CHECK(i < COLUMNS);
+        used[i] = bytes;
+        if (m->rank == 0 || c->tag != SAME) bytes += (size_t)(m->capacity * width_of(m, c)) * data_size(c->type);
+        bytes = (bytes + 7) / 8 * 8;
     }
-    return 0;
+    m->memory = malloc(bytes + 1);
+    m->partial = calloc(counts, sizeof *m->partial);
+    m->all_partial = m->rank == 0 ? calloc(counts * (size_t)m->ranks, sizeof *m->all_partial) : NULL;
+    EACH_COLUMN(k, column)
+    m->buffer[k] = m->memory && (m->rank == 0 || column->tag != SAME) ? m->memory + used[k] : NULL;
+    return (m->memory && m->partial && (m->rank > 0 || m->all_partial)) ||
+           error_fault(err, "%s: no memory for %" PRId64 " rows", m->path, m->capacity);
 }
 
-int metrics_shape(const Metrics *m, const Column *c, int64_t rows, int64_t dims[3])
+static Metrics *metrics_new(const char *path, const MetricsInfo *info, MPI_Comm comm, Error *err)
 {
-    dims[0] = rows;
-    switch (c->shape) {
-    case SCALAR: return 1;
-    case PER_CATEGORY: dims[1] = m->categories; return 2;
-    case PER_PHASE: dims[1] = m->phases; return 2;
-    case PER_PAIR: dims[1] = m->stored_pairs; return 2;
-    case PER_RANK_AND_CATEGORY: dims[1] = m->stored_ranks, dims[2] = m->categories; return 3;
+    CHECK(info->category_count >= 1 && info->phase_count >= 1 && info->pairs_per_step >= 1 && info->capacity >= 1);
+    CHECK(strlen(path) < FILE_PATH);
+    Metrics *m = calloc(1, sizeof *m);
+    if (!error_agree(comm, m || error_fault(err, "%s: out of memory", path), err)) {
+        free(m);
+        return NULL;
     }
-    return 0;
+    *m = (Metrics){ .comm = comm, .pairs = info->pairs_per_step, .capacity = info->capacity };
+    strcpy(m->path, path);
+    snprintf(m->folder, sizeof m->folder, "%s", info->folder ? info->folder : "");
+    CHECK_MPI(MPI_Comm_rank(comm, &m->rank));
+    CHECK_MPI(MPI_Comm_size(comm, &m->ranks));
+    const int64_t lengths[METRICS_AXES] = { 0, info->category_count, info->pairs_per_step, info->phase_count,
+                                            m->ranks };
+    memcpy(m->lengths, lengths, sizeof lengths);
+    return m;
 }
 
-/* ---- what is written once ---------------------------------------------------------------------------------------- */
-
-static bool create_column(H5File *file, const Metrics *m, const Column *c, Error *err)
+void metrics_free(Metrics *m)
 {
-    static const char *const scale[] = { [PER_CATEGORY] = "/categories/name", [PER_PHASE] = "/timing/phase" };
-    static const char *const label[] = {
-        [PER_CATEGORY] = "category", [PER_PAIR] = "pair", [PER_PHASE] = "phase", [PER_RANK_AND_CATEGORY] = "rank"
-    };
-    int64_t dims[3], chunk[3], row = 1;
-    int axes = metrics_shape(m, c, 0, dims),
-        growing = c->shape == PER_PAIR || c->shape == PER_RANK_AND_CATEGORY ? 2 : 1;
-    for (int i = 1; i < axes; i++) row *= chunk[i] = dims[i] > 0 ? dims[i] : 1;
-    chunk[0] = 8192 / row > 16 ? 8192 / row : 16; /* about 64 KB, */
-    if (chunk[0] > 1024) chunk[0] = 1024;         /* and not for a single number */
-    bool ok = h5_create_extendible(file, c->dataset, c->type, axes, growing, dims, chunk,
-                                   c->type == DATA_INT64 ? -1 : 0, err) &&
-              h5_describe(file, c->dataset, c->units, c->description, err) &&
-              h5_write_uint64(file, c->dataset, "checksum", 0, err);
-    if (ok && c == &columns[0]) return h5_make_scale(file, c->dataset, "step", err);
-    ok = ok && h5_label_axis(file, c->dataset, 0, "step", columns[0].dataset, err);
-    if (ok && axes > 1)
-        ok = h5_label_axis(file, c->dataset, 1, label[c->shape],
-                           c->shape == PER_CATEGORY || c->shape == PER_PHASE ? scale[c->shape] : NULL, err);
-    if (ok && axes > 2) ok = h5_label_axis(file, c->dataset, 2, "category", scale[PER_CATEGORY], err);
-    return ok;
+    if (!m) return;
+    spares_free(m->spares);
+    free(m->memory);
+    free(m->partial);
+    free(m->all_partial);
+    free(m);
 }
 
-/* What may differ between the runs that continue a file: it tells of the last one. */
-static bool write_run(H5File *file, const MetricsInfo *info, int64_t restarts, Error *err)
+/* ---- a new file -------------------------------------------------------------------------------------------------- */
+
+/* Rank 0: the phases' names, as they are stored. */
+static bool copy_phases(MetricsHead *head, Error *err)
+{
+    int count = head->info.phase_count;
+    head->phase = calloc((size_t)count, sizeof *head->phase);
+    if (!head->phase) return error_fault(err, "out of memory for the names of %d phases", count);
+    for (int p = 0; p < count; p++) snprintf(head->phase[p], CATEGORY_NAME, "%s", head->info.phase_name[p]);
+    return true;
+}
+
+/* Rank 0: the head, and columns with room for m->lengths[STEP] rows. */
+static bool lay_out(H5File *file, const Metrics *m, const MetricsInfo *info, int64_t restarts, Error *err)
 {
     char hdf5[32];
     unsigned major, minor, release;
     H5get_libversion(&major, &minor, &release);
     snprintf(hdf5, sizeof hdf5, "%u.%u.%u", major, minor, release);
-    return h5_write_string(file, "/", "run", info->run, err) && h5_write_string(file, "/", "grid", info->grid, err) &&
-           h5_write_string(file, "/", "version", info->version, err) &&
-           h5_write_string(file, "/", "mpi", info->mpi, err) && h5_write_string(file, "/", "blas", info->blas, err) &&
-           h5_write_double(file, "/", "sgemm_gflops", info->sgemm_gflops, err) &&
-           h5_write_string(file, "/", "hdf5", hdf5, err) && h5_write_string(file, "/", "hosts", info->hosts, err) &&
-           h5_write_string(file, "/", "started", info->started, err) &&
-           h5_write_string(file, "/", "data_digest", info->data_digest, err) &&
-           h5_write_string(file, "/", "weights_digest", info->weights_digest, err) &&
-           h5_write_string(file, "/", "tokenizer_digest", info->tokenizer_digest, err) &&
-           h5_write_string(file, "/", "settings", info->settings, err) &&
-           h5_write_int64(file, "/", "restarts", restarts, err) && h5_write_text(file, "/config", info->config, err);
-}
-
-static bool write_names(H5File *file, const char *name, const char *label, int count, const char *const values[],
-                        Error *err)
-{
-    char *text = calloc(count > 0 ? count : 1, CATEGORY_NAME);
-    CHECK(text);
-    for (int i = 0; i < count; i++) snprintf(text + i * CATEGORY_NAME, CATEGORY_NAME, "%s", values[i]);
-    bool ok = h5_write_strings(file, name, count, CATEGORY_NAME, text, err) && h5_make_scale(file, name, label, err);
-    free(text);
+    int64_t *no_counts = calloc((size_t)m->ranks * (size_t)info->category_count, sizeof *no_counts);
+    MetricsHead head = { .info = *info,
+                         .hdf5 = hdf5,
+                         .restarts = restarts,
+                         .partial_n = no_counts,
+                         .partial_violations = no_counts,
+                         .partial_first = m->lengths[STEP] + 1,
+                         .partial_last = m->lengths[STEP] };
+    bool ok = (no_counts || error_fault(err, "%s: out of memory", m->path)) && copy_phases(&head, err) &&
+              h5_write_format(file, metrics_head.name, metrics_head.version, err) &&
+              fields_write(file, &metrics_head, &head, m->lengths, err) &&
+              fields_write(file, &metrics_columns, NULL, m->lengths, err);
+    free(head.phase);
+    free(no_counts);
     return ok;
 }
 
-static bool write_layout(H5File *file, const Metrics *m, const MetricsInfo *info, Error *err)
+static bool write_checksums(H5File *file, const uint64_t sums[COLUMNS], Error *err)
 {
-    bool ok = h5_write_format(file, "catdpo-metrics", METRICS_VERSION, err) && write_run(file, info, 0, err) &&
-              h5_write_strings(file, "/categories/name", m->categories, CATEGORY_NAME, info->category_name[0], err) &&
-              h5_make_scale(file, "/categories/name", "category", err) &&
-              h5_write_array(file, "/categories/harm", DATA_UINT8, 1, &m->categories, info->category_harm, err) &&
-              h5_describe(file, "/categories/harm", "1", "1: the margin applies to some pair of the category", err) &&
-              h5_label_axis(file, "/categories/harm", 0, "category", "/categories/name", err) &&
-              write_names(file, "/timing/phase", "phase", info->phase_count, info->phase_name, err);
-    for (int i = 0; ok && i < COLUMNS; i++) ok = create_column(file, m, &columns[i], err);
-    return ok && h5_write_double(file, "/train/partial/violations", "unit", info->partial_unit, err);
+    EACH_COLUMN(i, c)
+    if (!h5_write_uint64(file, c->object, "checksum", sums[i], err)) return false;
+    return true;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------------ */
-
-static Metrics *allocate(const char *path, const MetricsInfo *info, MPI_Comm comm, Error *err)
+/* Rank 0: the copies of the file that the next flushes need. */
+static bool prepare_spares(Metrics *m, Error *err)
 {
-    CHECK(info->category_count >= 1 && info->phase_count >= 1 && info->pairs_per_step >= 1 && info->capacity >= 1);
-    CHECK(strlen(path) < FILE_PATH);
-    Metrics *m = calloc(1, sizeof *m);
-    CHECK(m);
-    *m = (Metrics){ .comm = comm,
-                    .categories = info->category_count,
-                    .pairs = info->pairs_per_step,
-                    .phases = info->phase_count,
-                    .capacity = info->capacity };
-    strcpy(m->path, path);
-    snprintf(m->folder, sizeof m->folder, "%s", info->folder ? info->folder : "");
-    CHECK_MPI(MPI_Comm_rank(comm, &m->rank));
-    CHECK_MPI(MPI_Comm_size(comm, &m->ranks));
-    m->stored_ranks = m->ranks;
-    m->stored_pairs = m->pairs;
-    size_t bytes = 0, used = 0;
-    for (int i = 0; i < COLUMNS; i++) bytes += m->capacity * width(m, &columns[i]) * 8; /* the widest type */
-    m->memory = malloc(bytes);
-    if (error_agree(comm, m->memory || error_fault(err, "%s: no memory for %lld rows", path, (long long)m->capacity),
-                    err)) {
-        for (int i = 0; i < COLUMNS; i++) {
-            m->buffer[i] = m->memory + used;
-            used += m->capacity * width(m, &columns[i]) * 8;
-        }
-        return m;
-    }
-    metrics_free(m);
-    return NULL;
+    m->spares = spares_new(m->path, unfinished(m), err);
+    return m->spares && spares_prepare(m->spares, err);
 }
 
-void metrics_free(Metrics *m)
+static bool create(Metrics *m, const MetricsInfo *info, Error *err)
 {
-    if (m) free(m->memory);
-    free(m);
+    H5File file;
+    bool ok = h5_create(&file, m->path, unfinished(m), MPI_COMM_NULL, err) && lay_out(&file, m, info, 0, err) &&
+              write_checksums(&file, m->checksum, err) && h5_commit(&file, err);
+    h5_close(&file);
+    return ok && prepare_spares(m, err);
 }
 
 Metrics *metrics_create(const char *path, const MetricsInfo *info, MPI_Comm comm, Error *err)
 {
-    Metrics *m = allocate(path, info, comm, err);
+    Metrics *m = metrics_new(path, info, comm, err);
     if (!m) return NULL;
-    H5File file;
-    bool ok =
-        h5_create(&file, path, unfinished(m), comm, err) && write_layout(&file, m, info, err) && h5_commit(&file, err);
-    h5_close(&file);
-    if (ok) return m;
+    if (error_agree(comm, allocate(m, err) && (m->rank > 0 || create(m, info, err)), err)) return m;
     metrics_free(m);
     return NULL;
 }
@@ -237,182 +166,263 @@ Metrics *metrics_create(const char *path, const MetricsInfo *info, MPI_Comm comm
 
 bool metrics_full(const Metrics *m) { return m->rows == m->capacity; }
 
+/* The file may have room for more pairs than this run's steps have. */
+static void pad_pairs(const Metrics *m, const Field *c, void *row)
+{
+    for (int64_t i = m->pairs; i < m->lengths[PAIR]; i++) {
+        if (c->type == DATA_INT64)
+            ((int64_t *)row)[i] = -1;
+        else
+            ((double *)row)[i] = c->tag == COUNTED ? INFINITY : NAN;
+    }
+}
+
 void metrics_append(Metrics *m, const StepMetrics *row)
 {
     CHECK(m->rows < m->capacity);
-    CHECK(row->step == m->stored + m->rows + 1);
-    for (int i = 0; i < COLUMNS; i++) {
-        const Column *c = &columns[i];
+    CHECK(row->step == m->lengths[STEP] + m->rows + 1);
+    int64_t k = m->lengths[CATEGORY];
+    EACH_COLUMN(i, c)
+    {
+        if (!m->buffer[i]) continue;
         const void *values = (const char *)row + c->offset;
-        if (c->shape != SCALAR) memcpy(&values, values, sizeof values);
-        size_t bytes = width(m, c) * data_size(c->type);
-        memcpy(m->buffer[i] + m->rows * bytes, values, bytes);
+        bool of_pairs = !is_scalar(c) && c->axis[1] == PAIR;
+        size_t size = data_size(c->type), width = (size_t)width_of(m, c);
+        char *target = m->buffer[i] + (size_t)m->rows * width * size;
+        if (!is_scalar(c)) memcpy(&values, values, sizeof values);
+        memcpy(target, values, (of_pairs ? (size_t)m->pairs : width) * size);
+        if (of_pairs) pad_pairs(m, c, target);
+    }
+    for (int64_t j = 0; j < k; j++) {
+        m->partial[j] += row->partial_n[j];
+        m->partial[k + j] += row->partial_violations[j];
     }
     m->rows++;
 }
 
-/* What this rank writes of the new rows of a column, in a dataset of `rows` rows. */
-static Slab new_rows(const Metrics *m, const Column *c, int64_t rows)
+/* Rank 0 gets the largest values, those that one rank has counted, and all ranks' counts. Collective; doing it again
+ * changes nothing. */
+static void gather(Metrics *m)
 {
-    int64_t dims[3];
-    if (c->source != OWN && m->rank != 0) return slab_none();
-    Slab slab = slab_rows(metrics_shape(m, c, rows, dims), dims, m->stored, m->rows);
-    SlabAxis *axis = slab.axis;
-    axis[0].step = width(m, c);
-    if (c->shape == PER_PAIR) axis[1].block = m->pairs;
-    if (c->shape == PER_RANK_AND_CATEGORY) axis[1].first = m->rank, axis[1].block = 1, axis[1].step = m->categories;
-    return slab;
-}
-
-/* What no rank writes of the new rows: columns of ranks and pairs that this run does not have, which read as -1. */
-static Slab unwritten(const Metrics *m, const Column *c, int64_t rows)
-{
-    int64_t dims[3], held = c->shape == PER_PAIR ? m->pairs : c->shape == PER_RANK_AND_CATEGORY ? m->ranks : -1;
-    int axes = metrics_shape(m, c, rows, dims);
-    if (m->rank != 0 || held < 0 || held == dims[1]) return slab_none();
-    CHECK(c->type == DATA_INT64);
-    return metrics_unwritten(axes, dims, m->stored, m->rows, held);
-}
-
-/* The columns' checksums with the new rows. */
-static void add_rows(const Metrics *m, uint64_t sums[])
-{
-    static const int64_t fill = -1;
-    for (int i = 0; i < COLUMNS; i++) {
-        const Column *c = &columns[i];
-        Slab slab = new_rows(m, c, m->stored + m->rows), rest = unwritten(m, c, m->stored + m->rows);
-        sums[i] = checksum_slab(&slab, c->type, m->buffer[i]) + checksum_slab(&rest, c->type, &fill);
+    int counts = 2 * (int)m->lengths[CATEGORY];
+    EACH_COLUMN(i, c)
+    {
+        if (c->tag == SAME) continue;
+        CHECK(c->type == DATA_FLOAT64);
+        CHECK_MPI(MPI_Reduce(m->rank == 0 ? MPI_IN_PLACE : m->buffer[i], m->buffer[i], (int)(m->rows * width_of(m, c)),
+                             MPI_DOUBLE, c->tag == LARGEST ? MPI_MAX : MPI_MIN, 0, m->comm));
+        double *values = (double *)(void *)m->buffer[i];
+        for (int64_t j = 0; m->rank == 0 && c->tag == COUNTED && j < m->rows * width_of(m, c); j++)
+            if (isinf(values[j]) && values[j] > 0) values[j] = NAN; /* nobody has it; a log-prob is below zero */
     }
-    checksum_sum(COLUMNS, sums, m->comm);
-    for (int i = 0; i < COLUMNS; i++) sums[i] += m->checksum[i];
+    CHECK_MPI(MPI_Gather(m->partial, counts, MPI_INT64_T, m->all_partial, counts, MPI_INT64_T, 0, m->comm));
+}
+
+/* ---- the file ---------------------------------------------------------------------------------------------------- */
+
+/* The new rows of a column in memory, in a dataset that has them. */
+static Slab new_rows(const Metrics *m, const Field *c, int64_t dims[FIELD_AXES])
+{
+    dims[0] = m->lengths[STEP] + m->rows;
+    for (int i = 1; i < c->axes; i++) dims[i] = m->lengths[c->axis[i]];
+    return slab_rows(c->axes, dims, m->lengths[STEP], m->rows);
+}
+
+static bool add_rows(H5File *file, const Metrics *m, uint64_t sums[COLUMNS], Error *err)
+{
+    EACH_COLUMN(i, c)
+    {
+        int64_t dims[FIELD_AXES];
+        Slab slab = new_rows(m, c, dims);
+        sums[i] = m->checksum[i] + checksum_slab(&slab, c->type, m->buffer[i]);
+        if (!h5_resize(file, c->object, c->axes, dims, err) ||
+            !h5_write_slab(file, c->object, c->type, &slab, m->buffer[i], err))
+            return false;
+    }
+    return write_checksums(file, sums, err);
+}
+
+/* The ranks' counts of the steps since the last flush. */
+static bool write_partial(H5File *file, const Metrics *m, Error *err)
+{
+    int64_t k = m->lengths[CATEGORY], dims[2] = { m->ranks, k };
+    Slab slab = slab_rows(2, dims, 0, m->ranks);
+    slab.axis[0].step = 2 * k;
+    return h5_write_slab(file, "/train/partial/n", DATA_INT64, &slab, m->all_partial, err) &&
+           h5_write_slab(file, "/train/partial/violations", DATA_INT64, &slab, m->all_partial + k, err) &&
+           h5_write_int64(file, "/train/partial", "first_step", m->lengths[STEP] + 1, err) &&
+           h5_write_int64(file, "/train/partial", "last_step", m->lengths[STEP] + m->rows, err);
+}
+
+static bool write_rows(Metrics *m, Error *err)
+{
+    uint64_t sums[COLUMNS];
+    H5File file;
+    bool ok = h5_extend(&file, m->spares, err) && add_rows(&file, m, sums, err) && write_partial(&file, m, err) &&
+              h5_commit(&file, err);
+    h5_close(&file);
+    if (ok) memcpy(m->checksum, sums, sizeof sums);
+    return ok;
 }
 
 bool metrics_flush(Metrics *m, Error *err)
 {
     if (m->rows == 0) return true;
-    int64_t dims[3], rows = m->stored + m->rows;
-    uint64_t sums[METRICS_COLUMNS_MAX];
-    for (int i = 0; i < COLUMNS; i++) {
-        const Column *c = &columns[i];
-        if (c->source != LARGEST) continue;
-        CHECK(c->type == DATA_FLOAT64);
-        CHECK_MPI(MPI_Reduce(m->rank == 0 ? MPI_IN_PLACE : m->buffer[i], m->buffer[i], (int)(m->rows * width(m, c)),
-                             MPI_DOUBLE, MPI_MAX, 0, m->comm));
-    }
-    add_rows(m, sums);
-    H5File file;
-    bool ok = h5_modify(&file, m->path, unfinished(m), m->comm, err);
-    for (int i = 0; ok && i < COLUMNS; i++)
-        ok = h5_resize(&file, columns[i].dataset, metrics_shape(m, &columns[i], rows, dims), dims, err) &&
-             h5_write_uint64(&file, columns[i].dataset, "checksum", sums[i], err);
-    for (int i = 0; ok && i < COLUMNS; i++) {
-        Slab slab = new_rows(m, &columns[i], rows);
-        ok = h5_write_slab(&file, columns[i].dataset, columns[i].type, &slab, m->buffer[i], err);
-    }
-    ok = ok && h5_commit(&file, err);
-    h5_close(&file);
-    if (!ok) return false;
-    memcpy(m->checksum, sums, sizeof m->checksum);
-    m->stored = rows;
+    gather(m);
+    if (!error_agree(m->comm, m->rank > 0 || write_rows(m, err), err)) return false;
+    m->lengths[STEP] += m->rows;
     m->rows = 0;
+    memset(m->partial, 0, 2 * (size_t)m->lengths[CATEGORY] * sizeof *m->partial);
     return true;
 }
 
 /* ---- continuing -------------------------------------------------------------------------------------------------- */
 
-static bool same_names(H5File *file, const char *dataset, const char *what, int64_t count, const char *const values[],
-                       Error *err)
+static bool same_name(const H5File *file, const char *what, int64_t i, const char *found, const char *wanted,
+                      Error *err)
 {
-    char *found = calloc(count, CATEGORY_NAME);
-    CHECK(found);
-    bool ok = h5_read_strings(file, dataset, count, CATEGORY_NAME, found, err);
-    for (int64_t i = 0; ok && i < count; i++) {
-        if (strcmp(found + i * CATEGORY_NAME, values[i]) != 0) {
-            ok = error_usage(err,
-                             "%s: %s %" PRId64 " is \"%s\", in this run it is \"%s\": not a file of the same training",
-                             file->path, what, i, found + i * CATEGORY_NAME, values[i]);
+    return strcmp(found, wanted) == 0 ||
+           error_usage(err, "%s: %s %" PRId64 " is \"%s\", in this run it is \"%s\": not a file of the same training",
+                       file->path, what, i, found, wanted);
+}
+
+/* Does the file belong to this run, and reach `step`? */
+static bool same_run(const H5File *file, const MetricsHead *head, const int64_t lengths[METRICS_AXES],
+                     const MetricsInfo *info, int64_t step, Error *err)
+{
+    if (lengths[CATEGORY] != info->category_count || lengths[PHASE] != info->phase_count)
+        return error_usage(err,
+                           "%s: has %" PRId64 " categories and %" PRId64 " phases, this run has %d and %d: not a file "
+                           "of the same training",
+                           file->path, lengths[CATEGORY], lengths[PHASE], info->category_count, info->phase_count);
+    for (int k = 0; k < info->category_count; k++)
+        if (!same_name(file, "category", k, head->info.category_name[k], info->category_name[k], err)) return false;
+    for (int p = 0; p < info->phase_count; p++)
+        if (!same_name(file, "phase", p, head->phase[p], info->phase_name[p], err)) return false;
+    if (head->info.partial_unit != info->partial_unit)
+        return error_usage(err,
+                           "%s: attribute \"unit\" of /train/partial/violations is %g, in this run it is %g: not a "
+                           "file of the same training",
+                           file->path, head->info.partial_unit, info->partial_unit);
+    return lengths[STEP] >= step || error_usage(err,
+                                                "%s: ends at step %" PRId64 ", the checkpoint is of step %" PRId64
+                                                ": not a file of the same training",
+                                                file->path, lengths[STEP], step);
+}
+
+typedef struct Copy {
+    H5File *from, *to;
+    Metrics *m;
+    int column;
+    char *block; /* owned */
+    size_t bytes;
+} Copy;
+
+/* Rows of an old column into the new file, which may be wider; rows behind its end are left out. */
+static bool copy_rows(void *context, const Field *c, int64_t first, int64_t count, int64_t width, const void *values,
+                      Error *err)
+{
+    Copy *copy = context;
+    Metrics *m = copy->m;
+    size_t size = data_size(c->type), wide = (size_t)width_of(m, c);
+    int64_t dims[FIELD_AXES], keep = m->lengths[STEP];
+    for (int64_t i = 0; strcmp(c->object, "/train/step") == 0 && i < count && first + i < keep; i++)
+        if (((const int64_t *)values)[i] != first + i + 1)
+            return error_usage(err, "%s: row %" PRId64 " is step %" PRId64 ": damaged", copy->from->path, first + i,
+                               ((const int64_t *)values)[i]);
+    if (first + count > keep) count = keep - first;
+    if (count <= 0) return true;
+    if (copy->bytes < (size_t)count * wide * size) {
+        free(copy->block);
+        copy->bytes = (size_t)count * wide * size;
+        copy->block = malloc(copy->bytes);
+        if (!copy->block) copy->bytes = 0;
+        if (!copy->block) return error_fault(err, "%s: no memory to copy %s", copy->from->path, c->object);
+    }
+    for (int64_t i = 0; i < count; i++) {
+        char *row = copy->block + (size_t)i * wide * size;
+        memcpy(row, (const char *)values + (size_t)(i * width) * size, (size_t)width * size);
+        for (size_t j = (size_t)width; j < wide; j++) { /* a run of more pairs a step */
+            if (c->type == DATA_INT64)
+                ((int64_t *)(void *)row)[j] = -1;
+            else
+                ((double *)(void *)row)[j] = NAN;
         }
     }
-    free(found);
-    return ok;
+    dims[0] = keep;
+    for (int i = 1; i < c->axes; i++) dims[i] = m->lengths[c->axis[i]];
+    Slab slab = slab_rows(c->axes, dims, first, count);
+    m->checksum[copy->column] += checksum_slab(&slab, c->type, copy->block);
+    return h5_write_slab(copy->to, c->object, c->type, &slab, copy->block, err);
 }
 
-/* Steps 1, 2, ..., step are there. */
-static bool check_steps(H5File *file, int64_t rows, int64_t step, Error *err)
+/* A column that the old file's version did not have: an extendible dataset of real numbers is NaN where nothing was
+ * written, and so is its checksum. */
+static void fill_rows(Copy *copy, const Field *c)
 {
-    if (rows < step) {
-        return error_usage(err,
-                           "%s: ends at step %" PRId64 ", the checkpoint is of step %" PRId64
-                           ": not a file of the same training",
-                           file->path, rows, step);
-    }
-    int64_t *found = malloc((rows > 0 ? rows : 1) * sizeof *found);
-    bool ok = h5_agree(file, found || error_fault(err, "%s: no memory for %" PRId64 " rows", file->path, rows), err) &&
-              h5_read_array(file, columns[0].dataset, DATA_INT64, 1, &rows, found, err);
-    for (int64_t i = 0; ok && i < step; i++)
-        if (found[i] != i + 1)
-            ok = error_usage(err, "%s: row %" PRId64 " is step %" PRId64 ": damaged", file->path, i, found[i]);
-    free(found);
-    return ok;
+    static const double none = NAN;
+    int64_t dims[FIELD_AXES];
+    CHECK(c->type == DATA_FLOAT64 && c->axes <= 2);
+    dims[0] = copy->m->lengths[STEP], dims[1] = width_of(copy->m, c);
+    Slab slab = slab_rows(c->axes, dims, 0, dims[0]);
+    for (int i = 0; i < slab.axes; i++) slab.axis[i].step = slab.axis[i].block_step = 0;
+    copy->m->checksum[copy->column] += checksum_slab(&slab, c->type, &none);
 }
 
-bool metrics_check_layout(H5File *file, Metrics *m, const MetricsInfo *info, int64_t step, Error *err)
+static bool copy_columns(Copy *copy, const int64_t lengths[METRICS_AXES], Error *err)
 {
-    const char *names[CATEGORIES_MAX];
-    CHECK(info->category_count <= CATEGORIES_MAX);
-    for (int k = 0; k < info->category_count; k++) names[k] = info->category_name[k];
-    int64_t rows = -1, dims[3], ranks = -1, pairs = -1;
-    double unit;
-    if (!h5_check_format(file, "catdpo-metrics", METRICS_VERSION, err) ||
-        !same_names(file, "/categories/name", "category", m->categories, names, err) ||
-        !same_names(file, "/timing/phase", "phase", m->phases, info->phase_name, err) ||
-        !h5_read_double(file, "/train/partial/violations", "unit", info->partial_unit, info->partial_unit, &unit,
-                        err) ||
-        !h5_expect(file, columns[0].dataset, DATA_INT64, 1, &rows, err))
-        return false;
-    for (int i = 0; i < COLUMNS; i++) {
-        const Column *c = &columns[i];
-        m->stored_ranks = ranks, m->stored_pairs = pairs;
-        int axes = metrics_shape(m, c, rows, dims);
-        if (!h5_expect(file, c->dataset, c->type, axes, dims, err)) return false;
-        if (c->shape == PER_RANK_AND_CATEGORY) ranks = dims[1];
-        if (c->shape == PER_PAIR) pairs = dims[1];
-    }
-    m->stored_ranks = ranks > m->ranks ? ranks : m->ranks;
-    m->stored_pairs = pairs > m->pairs ? pairs : m->pairs;
-    return check_steps(file, rows, step, err);
-}
-
-/* Cut off what follows `step` and make room for this run's ranks and pairs. */
-static bool cut(H5File *file, const Metrics *m, const MetricsInfo *info, int64_t step, int64_t restarts, Error *err)
-{
-    int64_t dims[3];
     bool ok = true;
-    for (int i = 0; ok && i < COLUMNS; i++)
-        ok = h5_resize(file, columns[i].dataset, metrics_shape(m, &columns[i], step, dims), dims, err) &&
-             h5_write_uint64(file, columns[i].dataset, "checksum", m->checksum[i], err);
-    return ok && h5_delete(file, "/config", err) && write_run(file, info, restarts, err);
+    EACH_COLUMN(i, c)
+    {
+        copy->column = i;
+        if (!field_is_in(c, copy->from->version))
+            fill_rows(copy, c);
+        else
+            ok = ok && metrics_read_column(copy->from, c, lengths, copy_rows, copy, err);
+    }
+    free(copy->block);
+    return ok;
+}
+
+/* Rank 0: a new file with the old one's first rows takes its place. */
+static bool copy_file(Metrics *m, H5File *from, const MetricsHead *head, const int64_t lengths[METRICS_AXES],
+                      const MetricsInfo *info, Error *err)
+{
+    H5File to;
+    char created[64];
+    bool ok = h5_read_string(from, "/", "created", created, sizeof created, err) &&
+              h5_create(&to, m->path, unfinished(m), MPI_COMM_NULL, err);
+    if (!ok) return false;
+    ok = lay_out(&to, m, info, head->restarts + 1, err) && h5_write_string(&to, "/", "created", created, err) &&
+         copy_columns(&(Copy){ .from = from, .to = &to, .m = m }, lengths, err) &&
+         write_checksums(&to, m->checksum, err) && h5_commit(&to, err);
+    h5_close(&to);
+    return ok;
+}
+
+static bool resume(Metrics *m, const MetricsInfo *info, int64_t step, Error *err)
+{
+    H5File from;
+    MetricsHead head = { 0 };
+    int64_t lengths[METRICS_AXES];
+    bool ok = h5_open(&from, m->path, MPI_COMM_NULL, err) && metrics_read_head(&from, &head, lengths, err) &&
+              same_run(&from, &head, lengths, info, step, err);
+    m->lengths[STEP] = step;
+    if (ok && lengths[PAIR] > m->lengths[PAIR]) m->lengths[PAIR] = lengths[PAIR];
+    ok = ok && copy_file(m, &from, &head, lengths, info, err);
+    metrics_head_free(&head);
+    h5_close(&from);
+    return ok && prepare_spares(m, err);
 }
 
 Metrics *metrics_resume(const char *path, const MetricsInfo *info, int64_t step, MPI_Comm comm, Error *err)
 {
-    Metrics *m = allocate(path, info, comm, err);
+    Metrics *m = metrics_new(path, info, comm, err);
     if (!m) return NULL;
     CHECK(step >= 0);
-    H5File file;
-    int64_t restarts = 0;
-    bool ok = h5_open(&file, path, comm, err) && metrics_check_layout(&file, m, info, step, err) &&
-              h5_read_int64(&file, "/", "restarts", 0, INT64_MAX - 1, &restarts, err);
-    for (int i = 0; ok && i < COLUMNS; i++)
-        ok = metrics_verify_column(&file, m, &columns[i], step, &m->checksum[i], NULL, NULL, err);
-    h5_close(&file);
-    if (ok) {
-        ok = h5_modify(&file, path, unfinished(m), comm, err) && cut(&file, m, info, step, restarts + 1, err) &&
-             h5_commit(&file, err);
-        h5_close(&file);
-    }
-    m->stored = step;
-    if (ok) return m;
+    bool ok = error_agree(comm, m->rank > 0 || resume(m, info, step, err), err);
+    if (ok) CHECK_MPI(MPI_Bcast(m->lengths, METRICS_AXES, MPI_INT64_T, 0, comm));
+    if (ok && error_agree(comm, allocate(m, err), err)) return m;
     metrics_free(m);
     return NULL;
 }

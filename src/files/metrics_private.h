@@ -1,63 +1,44 @@
-/* What the metrics*.c files share: the columns of metrics.h5, and what is known of an open one. */
+/* What the metrics*.c files share: what metrics.h5 holds, and how its columns are read. */
 #ifndef CATDPO_METRICS_PRIVATE_H
 #define CATDPO_METRICS_PRIVATE_H
 
-#include "catdpo/h5/h5.h"
 #include "catdpo/files/metrics.h"
 
-#include <stddef.h>
+/* Axes of the arrays. */
+enum { STEP, CATEGORY, PAIR, PHASE, RANK, METRICS_AXES };
 
-enum { METRICS_VERSION = 1, METRICS_COLUMNS_MAX = 64 };
+/* Whose values are stored (Field.tag of a column): all ranks have the same; the largest counts; one rank has a value,
+ * and the others have infinity. */
+typedef enum { SAME, LARGEST, COUNTED } Source;
 
-/* What a row of a dataset has behind its step. */
-typedef enum { SCALAR, PER_CATEGORY, PER_PAIR, PER_PHASE, PER_RANK_AND_CATEGORY } Shape;
+/* What is written once, and what a flush replaces: the latest interval's counts. */
+typedef struct MetricsHead {
+    MetricsInfo info; /* its strings and arrays are owned if they were read, but for phase_name */
+    char *hdf5;
+    int64_t restarts;
+    char (*phase)[CATEGORY_NAME];            /* [P] */
+    int64_t partial_first, partial_last;     /* steps */
+    int64_t *partial_n, *partial_violations; /* [ranks, K] */
+} MetricsHead;
 
-/* Whose values are stored: all ranks have the same; the largest counts; each rank its own. */
-typedef enum { SAME, LARGEST, OWN } Source;
+/* Values in a MetricsHead. */
+extern const Format metrics_head;
+/* The columns, which have a row a step, with values in a StepMetrics: a number, or a pointer to those behind the step.
+ * The first one is /train/step. */
+extern const Format metrics_columns;
 
-typedef struct Column {
-    const char *dataset;
-    DataType type;
-    Shape shape;
-    Source source;
-    size_t offset; /* in StepMetrics: of the value (SCALAR), else of the pointer to the values */
-    const char *units, *description;
-} Column;
+/* Is this a column of numbers, one a step? */
+static inline bool is_scalar(const Field *column) { return column->axes == 1; }
 
-/* In order; NULL behind the last one. The first one is /train/step. */
-const Column *metrics_column(int index);
+/* Format, lengths of all axes, and the head of an open file. By a process alone; metrics_head_free frees it. */
+bool metrics_read_head(H5File *file, MetricsHead *head, int64_t lengths[METRICS_AXES], Error *err);
+void metrics_head_free(MetricsHead *head);
 
-struct Metrics {
-    char path[FILE_PATH], folder[FILE_PATH]; /* folder: of unfinished files; "": beside */
-    MPI_Comm comm;
-    int rank, ranks;
-    int64_t categories, pairs, phases;
-    int64_t stored;                             /* rows in the file; the last one is step `stored` */
-    int64_t rows, capacity;                     /* in the buffers */
-    int64_t stored_ranks, stored_pairs;         /* extents in the file: the most that any run of it had */
-    char *memory, *buffer[METRICS_COLUMNS_MAX]; /* [capacity, width] of the column's type, this rank's */
-    uint64_t checksum[METRICS_COLUMNS_MAX];     /* of each column's rows in the file */
-};
-
-/* The dataset's shape with this many rows; returns the axes. */
-int metrics_shape(const Metrics *m, const Column *c, int64_t rows, int64_t dims[3]);
-
-/* Rows [first, first + count) of the indices from `held` on of axis 1, all of them one value in memory. */
-Slab metrics_unwritten(int axes, const int64_t dims[3], int64_t first, int64_t count, int64_t held);
-
-/* Is the file what the columns and `info` make, with steps 1 to `step` at least? Leaves its extents in m. Collective.
- */
-bool metrics_check_layout(H5File *file, Metrics *m, const MetricsInfo *info, int64_t step, Error *err);
-
-/* All rows of a column against its checksum, some at a time: NULL, or false with err for values that cannot be. Not
- * collective. */
-typedef bool MetricsValues(const Column *c, int64_t first, int64_t count, int64_t width, const void *values,
-                           void *context, Error *err);
-
-/* Read a column and refuse it if its checksum or its values are wrong. kept (NULL: not wanted) gets the checksum that
- * the first `keep` rows have in a file with the extents of m. Collective over the file's communicator; rank 0 calls
- * `values`. */
-bool metrics_verify_column(H5File *file, const Metrics *m, const Column *c, int64_t keep, uint64_t *kept,
-                           MetricsValues *values, void *context, Error *err);
+/* All rows of a column that is in the file, some at a time: false with err for values that cannot be. */
+typedef bool MetricsRows(void *context, const Field *column, int64_t first, int64_t count, int64_t width,
+                         const void *values, Error *err);
+/* Read a column and refuse it if its checksum is wrong. By a process alone. */
+bool metrics_read_column(H5File *file, const Field *column, const int64_t lengths[METRICS_AXES], MetricsRows *rows,
+                         void *context, Error *err);
 
 #endif

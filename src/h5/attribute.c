@@ -232,6 +232,19 @@ bool h5_read_text(H5File *file, const char *object, const char *name, size_t mos
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
+/* Open an attribute that is there if it is a scalar of this type; negative: it is not. */
+static hid_t open_same(hid_t object, const char *name, hid_t wanted)
+{
+    hid_t attribute = H5Aopen(object, name, H5P_DEFAULT), type = attribute >= 0 ? H5Aget_type(attribute) : -1,
+          space = attribute >= 0 ? H5Aget_space(attribute) : -1;
+    bool same = type >= 0 && H5Tequal(type, wanted) > 0 && space >= 0 && H5Sget_simple_extent_type(space) == H5S_SCALAR;
+    if (type >= 0) H5Tclose(type);
+    if (space >= 0) H5Sclose(space);
+    if (same) return attribute;
+    if (attribute >= 0) H5Aclose(attribute);
+    return -1;
+}
+
 static bool write_attribute(H5File *file, const char *object, const char *name, hid_t file_type, hid_t memory_type,
                             const void *value, Error *err)
 {
@@ -241,10 +254,12 @@ static bool write_attribute(H5File *file, const char *object, const char *name, 
         hid_t id = h5_open_object(file, object, err), space = H5Screate(H5S_SCALAR), attribute = -1;
         CHECK(space >= 0);
         htri_t exists = id < 0 ? -1 : H5Aexists(id, name);
+        if (exists > 0) attribute = open_same(id, name, file_type); /* then nothing moves in the file */
         ok = id >= 0 &&
-             (exists <= 0 || h5_ok(H5Adelete(id, name), err, "%s: cannot replace attribute %s", file->path, name)) &&
-             h5_ok(attribute = H5Acreate2(id, name, file_type, space, H5P_DEFAULT, H5P_DEFAULT), err,
-                   "%s: cannot create attribute %s of %s", file->path, name, object) &&
+             (attribute >= 0 || exists <= 0 ||
+              h5_ok(H5Adelete(id, name), err, "%s: cannot replace attribute %s", file->path, name)) &&
+             (attribute >= 0 || h5_ok(attribute = H5Acreate2(id, name, file_type, space, H5P_DEFAULT, H5P_DEFAULT), err,
+                                      "%s: cannot create attribute %s of %s", file->path, name, object)) &&
              h5_ok(H5Awrite(attribute, memory_type, value), err, "%s: cannot write attribute %s of %s", file->path,
                    name, object);
         if (attribute >= 0) H5Aclose(attribute);

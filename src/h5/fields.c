@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const double SLACK = 1e-12; /* what is computed from other numbers may leave its bounds by rounding */
+
 enum { COUNT_MOST = 1 << 30, CHUNK_NUMBERS = 8192, CHUNK_ROWS_LEAST = 16, CHUNK_ROWS_MOST = 1024 };
 
 bool field_is_in(const Field *f, int64_t version)
@@ -40,11 +42,11 @@ static bool has_bounds(const Field *f) { return f->least != 0 || f->most != 0; }
 static bool is_within(const Field *f, double x)
 {
     if (isnan(x)) return f->nan;
-    return isfinite(x) && (!has_bounds(f) || (x >= f->least && x <= f->most));
+    double slack = f->kind == FIELD_ARRAY && f->type == DATA_FLOAT64 ? SLACK : 0;
+    return has_bounds(f) ? x >= f->least - slack && x <= f->most + slack : isfinite(x);
 }
 
-/* "finite and in [0, 1], or NaN" */
-static const char *bounds_text(const Field *f, char text[96])
+const char *field_bounds(const Field *f, char text[FIELD_BOUNDS])
 {
     int used = has_bounds(f) ? snprintf(text, 80, "in [%g, %g]", f->least, f->most) : snprintf(text, 80, "finite");
     if (f->nan) snprintf(text + used, 16, ", or NaN");
@@ -65,19 +67,15 @@ static double number_at(DataType type, const void *numbers, int64_t i)
     return NAN;
 }
 
-bool field_check_numbers(const H5File *file, const Field *f, const void *numbers, int64_t first, int64_t count,
-                         Error *err)
+int64_t field_outside(const Field *f, const void *numbers, int64_t count, double *number)
 {
     bool floating = f->type == DATA_FLOAT32 || f->type == DATA_FLOAT64;
-    char bounds[96];
-    if (!floating && !has_bounds(f)) return true;
+    if (!floating && !has_bounds(f)) return -1;
     for (int64_t i = 0; i < count; i++) {
-        double x = number_at(f->type, numbers, i);
-        if (!is_within(f, x))
-            return error_usage(err, "%s: entry %" PRId64 " of %s is %g; it must be %s: damaged", file->path, first + i,
-                               f->object, x, bounds_text(f, bounds));
+        *number = number_at(f->type, numbers, i);
+        if (!is_within(f, *number)) return i;
     }
-    return true;
+    return -1;
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
@@ -126,14 +124,19 @@ static bool label_axes(H5File *file, const Format *format, const Field *f, Error
     return true;
 }
 
-static bool write_array(H5File *file, const Format *format, const Field *f, const void *values, const int64_t lengths[],
+/* Rows of an array that grows are not written here: there is only room for them. */
+static bool write_array(H5File *file, const Format *format, const Field *f, const void *member, const int64_t lengths[],
                         Error *err)
 {
     int64_t dims[FIELD_AXES];
     array_dims(f, lengths, dims);
-    bool ok = f->kind == FIELD_NAMES           ? h5_write_strings(file, f->object, dims[0], f->size, values, err)
-              : format->axis[f->axis[0]].grows ? create_growing(file, format, f, dims, err)
-                                               : h5_write_array(file, f->object, f->type, f->axes, dims, values, err);
+    bool ok;
+    if (format->axis[f->axis[0]].grows)
+        ok = create_growing(file, format, f, dims, err);
+    else if (f->kind == FIELD_NAMES)
+        ok = h5_write_strings(file, f->object, dims[0], f->size, *(const char *const *)member, err);
+    else
+        ok = h5_write_array(file, f->object, f->type, f->axes, dims, *(const void *const *)member, err);
     return ok && h5_describe(file, f->object, f->units, f->description, err) && label_axes(file, format, f, err);
 }
 
@@ -142,7 +145,7 @@ static bool write_field(H5File *file, const Format *format, const Field *f, cons
 {
     const void *member = (const char *)values + f->offset;
     bool exists = true;
-    if (is_array(f)) return write_array(file, format, f, *(const void *const *)member, lengths, err);
+    if (is_array(f)) return write_array(file, format, f, member, lengths, err);
     if (!f->attribute) return h5_write_text(file, f->object, *(const char *const *)member, err);
     return h5_exists(file, f->object, &exists, err) && (exists || h5_create_group(file, f->object, err)) &&
            write_attribute(file, f, member, err);
@@ -198,10 +201,10 @@ static bool read_choice(H5File *file, const Field *f, int *value, Error *err)
 
 static bool read_number(H5File *file, const Field *f, double *value, Error *err)
 {
-    char bounds[96];
+    char bounds[FIELD_BOUNDS];
     return h5_read_float64(file, f->object, f->attribute, value, err) &&
            (is_within(f, *value) || error_usage(err, "%s: attribute \"%s\" of %s is %g; it must be %s", file->path,
-                                                f->attribute, f->object, *value, bounds_text(f, bounds)));
+                                                f->attribute, f->object, *value, field_bounds(f, bounds)));
 }
 
 /* An integer between the bounds; without any it is what its kind can hold. */
@@ -243,8 +246,12 @@ static bool read_array(H5File *file, const Field *f, void **values, const int64_
     if (!h5_agree(file, *values || error_fault(err, "%s: no memory to read %s", file->path, f->object), err))
         return false;
     if (f->kind == FIELD_NAMES) return h5_read_strings(file, f->object, dims[0], f->size, *values, err);
-    return h5_read_array(file, f->object, f->type, f->axes, dims, *values, err) &&
-           field_check_numbers(file, f, *values, 0, count, err);
+    if (!h5_read_array(file, f->object, f->type, f->axes, dims, *values, err)) return false;
+    double number;
+    char bounds[FIELD_BOUNDS];
+    int64_t outside = field_outside(f, *values, count, &number);
+    return outside < 0 || error_usage(err, "%s: entry %" PRId64 " of %s is %g; it must be %s: damaged", file->path,
+                                      outside, f->object, number, field_bounds(f, bounds));
 }
 
 /* Does the row's member point to what a reader may own? */

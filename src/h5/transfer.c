@@ -265,7 +265,10 @@ static bool prepare(Move *m, int axes, const int64_t dims[], Error *err)
 {
     H5File *file = m->file;
     hsize_t extents[SLAB_AXES];
-    m->set = H5Dopen2(file->comm == MPI_COMM_NULL ? file->meta : file->data, m->name, H5P_DEFAULT);
+    hid_t access = H5Pcreate(H5P_DATASET_ACCESS); /* of a chunk that gets some rows only these are written */
+    CHECK(access >= 0 && H5Pset_chunk_cache(access, 0, 0, H5D_CHUNK_CACHE_W0_DEFAULT) >= 0);
+    m->set = H5Dopen2(file->comm == MPI_COMM_NULL ? file->meta : file->data, m->name, access);
+    H5Pclose(access);
     if (!h5_ok(m->set, err, "%s: cannot open %s", file->path, m->name)) return false;
     m->space = H5Dget_space(m->set);
     if (!h5_ok(m->space, err, "%s: cannot read the shape of %s", file->path, m->name)) return false;

@@ -122,6 +122,14 @@ bool record_open(Trainer *t, Error *err)
     return ok;
 }
 
+/* Seconds since 1970. */
+static double wall_time(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 /* ---- a step ----------------------------------------------------------------------------------------------------- */
 
 static int64_t tokens_of_step(const Trainer *t)
@@ -140,6 +148,11 @@ bool record_step(Trainer *t, StepMetrics *row, Error *err)
     row->num_tokens = t->num_tokens;
     row->violation_rate = t->margins.violation_rate;
     row->pair_index = t->pair;
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        row->pair_logps[side] = t->logps[side];
+        row->pair_ref_logps[side] = t->ref_logps[side];
+    }
+    row->wall_time = wall_time();
     row->step_seconds = timer_read(run->timer, t->phase_seconds);
     row->phase_seconds = t->phase_seconds;
     row->step_flops = run->grid.flops;

@@ -28,7 +28,9 @@ static void pair_gradient(void *context, const Batch *batch, int first, int coun
         PairScore score = score_pair(&t->run.config.objective, &t->margins, &logps, &labels);
         for (int side = 0; side < PAIR_SIDES; side++)
             coefficient[pair->sequence + side] = (float)(score.coefficient[side] / t->pair_count);
-        if (pair->counter == me) tally_add(&t->tally, &t->margins, pairs, p, &score, sides);
+        if (pair->counter != me) continue;
+        tally_add(&t->tally, &t->margins, pairs, p, &score, sides);
+        for (int side = 0; side < PAIR_SIDES; side++) t->logps[side][pair->place] = logps.logp[side];
     }
 }
 
@@ -36,6 +38,11 @@ static void choose_pairs(Trainer *t)
 {
     t->pair_count = sampler_step(&t->sampler, t->step, t->pair);
     for (int i = t->pair_count; i < t->sampler.per_step; i++) t->pair[i] = -1;
+    for (int side = 0; side < PAIR_SIDES; side++)
+        for (int i = 0; i < t->sampler.per_step; i++) {
+            t->logps[side][i] = INFINITY;
+            t->ref_logps[side][i] = i < t->pair_count ? t->reference[side][t->pair[i]] : NAN;
+        }
     for (int i = 0; i < t->pair_count; i++)
         t->num_tokens += pairs_length(&t->run.pairs, PAIR_CHOSEN, t->pair[i]) +
                          pairs_length(&t->run.pairs, PAIR_REJECTED, t->pair[i]);

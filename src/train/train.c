@@ -26,7 +26,8 @@ static bool allocate(Trainer *t, Error *err)
     t->phase_seconds = calloc(PHASES, sizeof *t->phase_seconds);
     return ((t->pair && t->phase_seconds) ||
             error_fault(err, "out of memory for a step of %lld pairs", (long long)config->batch.pairs)) &&
-           allocate_logps(t->reference, run->pairs.count, err) &&
+           allocate_logps(t->reference, run->pairs.count, err) && allocate_logps(t->logps, config->batch.pairs, err) &&
+           allocate_logps(t->ref_logps, config->batch.pairs, err) &&
            (!config->checkpoint.best || evaluation_create(&t->heldout, &run->heldout, err)) &&
            margin_create(&t->margins, &config->margin, &config->objective, run->pairs.category_count, err) &&
            tally_create(&t->tally, run->pairs.category_count, err) &&
@@ -184,7 +185,11 @@ void trainer_free(Trainer *t)
     margin_free(&t->margins);
     if (t->optimizer.grid) optimizer_free(&t->optimizer);
     sampler_free(&t->sampler);
-    for (int side = 0; side < PAIR_SIDES; side++) free(t->reference[side]);
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        free(t->reference[side]);
+        free(t->logps[side]);
+        free(t->ref_logps[side]);
+    }
     evaluation_free(&t->heldout);
     free(t->pair);
     free(t->phase_seconds);

@@ -344,6 +344,8 @@ static void append(Metrics *m, int64_t step)
                                       .partial_n = counts,
                                       .partial_violations = counts,
                                       .pair_index = counts,
+                                      .pair_logps = { zeros, zeros },
+                                      .pair_ref_logps = { zeros, zeros },
                                       .phase_seconds = zeros });
 }
 

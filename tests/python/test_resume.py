@@ -9,6 +9,7 @@ import h5py
 import interrupt
 import numpy as np
 import pytest
+from catdpo_analysis.files.run_data import read_metrics
 
 pytestmark = engine.needs_binary
 
@@ -97,6 +98,43 @@ def test_component_for_files():
     interrupt.check_same(os.path.join(folder, "run"), whole("2x1").directory)
     said = interrupt.finish(engine.new_folder("unknown-io"), 2, status=1, **{**settings("2x1"), "parallel.io": "nonsense"})
     assert said.count("catdpo: ") == 1 and "parallel.io" in said
+
+
+def to_version_1(path):
+    """metrics.h5 as it was before it had log-probs of pairs and times of day: with each rank's counts of every step."""
+    with h5py.File(path, "r+") as file:
+        counts = {name: file[f"train/category/{name}"][()] for name in ("n", "violations")}
+        unit = file["train/partial/violations"].attrs["unit"]
+        for name in ("train/pair", "train/partial", "timing/wall_time"):
+            del file[name]
+        for name, values in (("n", counts["n"]), ("violations", np.round(counts["violations"] / unit))):
+            values = values.astype("<i8")[:, None, :]
+            file.create_dataset(f"train/partial/{name}", data=values, maxshape=(None, None, values.shape[2]), chunks=(16, *values.shape[1:]))
+            file[f"train/partial/{name}"].attrs["checksum"] = np.uint64(engine.catdpo_h5.checksum(values))
+        file["train/partial/violations"].attrs["unit"] = unit
+        file.attrs.modify("format_version", np.int64(1))
+
+
+def test_metrics_of_an_earlier_version():
+    """They are verified, a run goes on with them as with its own, and what they do not have is no value."""
+    folder = interrupt.copy_run(whole("1x1").directory, "version-1")
+    path = os.path.join(folder, "run", "metrics.h5")
+    to_version_1(path)
+    assert read_metrics(path).steps == STEPS
+    answer = subprocess.run([engine.BINARY, "check", path], capture_output=True, text=True)
+    assert answer.returncode == 0 and "version 1" in answer.stdout and answer.stdout.endswith("ok\n"), answer
+    interrupt.finish(folder, 1, (f"--resume={os.path.join(folder, 'run', 'checkpoints/step-00000006.h5')}",), **settings("1x1"))
+    found, expected = engine.read(path), whole("1x1").metrics()
+    assert engine.attributes(path)["format_version"] == 2 and found.keys() == expected.keys()
+    for name in expected:
+        first = 6 if name.startswith("train/pair/") else 0
+        if not name.startswith(("timing/", "train/partial/")) and name != "config":
+            np.testing.assert_array_equal(found[name][first:], expected[name][first:], name)
+            assert first == 0 or np.all(np.isnan(found[name][:first])), name
+    assert np.array_equal(np.isnan(found["timing/wall_time"]), np.arange(STEPS) < 6)
+    with h5py.File(path, "r+") as file:  # nothing is damaged that the earlier version had
+        file["train/category/n"][0, 0] += 1
+    assert subprocess.run([engine.BINARY, "check", path], capture_output=True).returncode == 2
 
 
 def test_several_times_over_layouts():

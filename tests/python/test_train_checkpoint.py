@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import engine
 import h5py
@@ -171,9 +172,10 @@ def test_metrics_explain_themselves():
     """Every dataset of a step has a row a step, axes with names, the scale of steps, units and a description."""
     run = trained("2x2")
     with h5py.File(run.path("metrics.h5")) as file:
-        assert file.attrs["format_version"] == 1
-        columns = [f"{group}/{name}" for group in ("train", "timing") for name in engine.tensors(file[group]) if name != "phase"]
-        assert len(columns) > 25
+        assert file.attrs["format_version"] == 2
+        columns = [f"{group}/{name}" for group in ("train", "timing") for name in engine.tensors(file[group])
+                   if name != "phase" and not name.startswith("partial/")]
+        assert len(columns) > 30
         for name in columns:
             item = file[name]
             assert item.shape[0] == 5 and item.dims[0].label == "step", name
@@ -181,7 +183,13 @@ def test_metrics_explain_themselves():
             assert name == "train/step" or item.dims[0][0] == file["train/step"], name
             if name.startswith("train/category"):
                 assert item.dims[1].label == "category" and item.dims[1][0] == file["categories/name"], name
-        assert file["train/partial/n"].dims[1].label == "rank" and file["train/partial/violations"].attrs["unit"] == 0.5
+            if name.startswith("train/pair/"):
+                assert item.shape == file["train/pairs"].shape and item.dims[1].label == "pair", name
+        part = file["train/partial"]
+        assert part["n"].dims[0].label == "rank" and part["violations"].attrs["unit"] == 0.5
+        assert part["n"].dims[1][0] == file["categories/name"] and part["n"].attrs["units"] and part["n"].attrs["description"]
+        assert (part.attrs["first_step"], part.attrs["last_step"]) == (1, 5)
+        assert np.all(np.diff(file["timing/wall_time"][()]) > 0) and abs(file["timing/wall_time"][-1] - time.time()) < 86400
         assert np.all(file["timing/seconds"][()] >= 0) and np.all(file["timing/step_seconds"][()] > 0)
         assert file["timing/seconds"].shape[1] == len(file["timing/phase"])
     said = engine.attributes(run.path("metrics.h5"))
@@ -193,7 +201,7 @@ def test_more_steps_than_one_flush():
     """Rows written in several goes (metrics.flush_steps) are the rows of one go."""
     one, other = trained().metrics(), engine.train(1, **TRAINED, **{"metrics.flush_steps": 2}).metrics()
     for name in one:
-        if not name.startswith("timing/") and name != "config":
+        if not name.startswith(("timing/", "train/partial/")) and name != "config":
             assert one[name].tobytes() == other[name].tobytes(), name
 
 

@@ -130,7 +130,8 @@ def test_run_replayed_in_numpy(name):
     one_for_all = settings.get("margin.scope") == "global"
     seen = set()
     for step in range(1, STEPS + 1):
-        row = {path[6:]: values[step - 1] for path, values in metrics.items() if path.startswith("train/")}
+        row = {path[6:]: values[step - 1] for path, values in metrics.items()
+               if path.startswith("train/") and "partial" not in path}
         pairs = row["pairs"][row["pairs"] >= 0]
         assert len(pairs) == (4 if step % 5 == 0 else 6)
         margins = np.array([pooled.margin if one_for_all else kind.margin for kind in kinds])
@@ -247,10 +248,9 @@ def test_ranks_without_a_pair(ranks, more):
     np.testing.assert_allclose(other["train/loss"], one["train/loss"], rtol=1e-4)
     for column in ("n", "violations", "margin", "violation_rate"):
         np.testing.assert_array_equal(other[f"train/category/{column}"], one[f"train/category/{column}"])
-    partial = other["train/partial/n"].sum(axis=2)
-    assert partial.shape == (6, ranks) and np.all((partial > 0).sum(axis=1) <= 1)       # at most one rank counts
-    np.testing.assert_array_equal(other["train/partial/n"].sum(axis=1), one["train/category/n"])
-    np.testing.assert_array_equal(other["train/partial/violations"].sum(axis=1) * 0.5, one["train/category/violations"])
+    assert other["train/partial/n"].shape[0] == ranks
+    np.testing.assert_array_equal(other["train/partial/n"].sum(axis=0), one["train/category/n"].sum(axis=0))  # nothing twice
+    np.testing.assert_array_equal(other["train/partial/violations"].sum(axis=0) * 0.5, one["train/category/violations"].sum(axis=0))
 
 
 def test_category_absent_from_a_step():
@@ -282,3 +282,30 @@ def test_everything_is_a_tie_at_the_start(ranks, more):
     of = [rounding.log_probs(metrics[f"train/logps/{side}"][0], data[f"{side}_tokens"][pairs]) for side in ("chosen", "rejected")]
     of_h = rounding.total(*of, *of)     # policy and reference
     rounding.assert_near(metrics["train/loss"][0], np.log(2), rounding.mean(0.1 / 2 * of_h), "loss")      # beta = 0.1, slope 1/2
+
+
+# ---- pair by pair -----------------------------------------------------------------------------------------------------
+
+MOVING = {"objective.type": "catdpo", "objective.beta": BETA, "margin.eta": 0.5, "optimizer.learning_rate": 0.02, "margin.tie": 1e-3, "schedule.steps": 6}
+
+
+@pytest.mark.parametrize("ranks, more", [(1, {}), (2, {"parallel.replicas": 2}), (4, {"parallel.grid": [2, 2]})], ids=["1", "2-replicas", "2x2"])
+def test_a_step_follows_from_its_pairs(ranks, more):
+    """metrics.h5 keeps each pair's log-probs under policy and reference while the policy moves: the step's means, and what each category
+    counts as a violation, follow from them; a short step has no values where it has no pair."""
+    metrics, data = engine.train(ranks, **MOVING, **more).metrics(), engine.pairs_of(engine.PAIRS)
+    kept = engine.below(metrics, "train/pair")
+    assert sorted(kept) == ["logps_chosen", "logps_rejected", "ref_logps_chosen", "ref_logps_rejected"]
+    for step, pairs in enumerate(metrics["train/pairs"]):
+        there = pairs >= 0
+        values = {name: column[step] for name, column in kept.items()}
+        assert all(np.array_equal(np.isfinite(column), there) for column in values.values())
+        pairs, values = pairs[there], {name: column[there] for name, column in values.items()}
+        chosen, rejected = (values[f"logps_{side}"] - values[f"ref_logps_{side}"] for side in ("chosen", "rejected"))
+        for side, ratio in (("chosen", chosen), ("rejected", rejected)):
+            np.testing.assert_allclose(metrics[f"train/logps/{side}"][step], values[f"logps_{side}"].mean(), rtol=1e-12)
+            np.testing.assert_allclose(metrics[f"train/rewards/{side}"][step], BETA * ratio.mean(), rtol=1e-9, atol=1e-12)
+        difference = values["logps_chosen"] / data["chosen_tokens"][pairs] - values["logps_rejected"] / data["rejected_tokens"][pairs]
+        violates = np.where(np.abs(difference) < MOVING["margin.tie"], 0.5, difference <= 0) * data["applies"][pairs]
+        for k in range(data["category_mask"].shape[1]):
+            assert metrics["train/category/violations"][step, k] == violates[data["category_mask"][pairs, k] == 1].sum(), (step, k)

@@ -12,6 +12,7 @@ from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.atomic import atomic_path
 from catdpo_analysis.files.seal import seal
 
+VERSIONS = {"catdpo-metrics": 2}  # of the formats that are not at their first one; older ones are read
 ATTRIBUTE_LIMIT = 60000  # bytes; HDF5 keeps attributes of up to 64 KiB in the object header
 
 
@@ -29,7 +30,7 @@ def create(path, format_name):
     with atomic_path(path) as temporary:
         with h5py.File(temporary, "w", locking=False) as file:
             set_text(file, "format", format_name)
-            file.attrs.create("format_version", 1, dtype="<i8")
+            file.attrs.create("format_version", VERSIONS.get(format_name, 1), dtype="<i8")
             set_text(file, "creator", CREATOR)
             set_text(file, "created", datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"))
             yield file
@@ -39,12 +40,15 @@ def create(path, format_name):
 @contextlib.contextmanager
 def open_as(path, *formats):
     """An existing file of one of `formats`, open for reading; anything else is refused by name, and so is damage
-    found while reading. No lock is asked for: a file under its final name is complete and is only ever replaced, and
-    many shared file systems know no locks."""
+    found while reading. A file under its final name is complete and is only ever replaced; a lock keeps the trainer from
+    using a replaced metrics.h5 again for as long as it is open here, but many shared file systems know no locks."""
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path}")
     try:
-        file = h5py.File(path, "r", locking=False)
+        try:
+            file = h5py.File(path, "r", locking=True)
+        except OSError:
+            file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read as HDF5 (wrong kind of file, or cut short): {shorten(error, 160)}"
@@ -56,8 +60,9 @@ def open_as(path, *formats):
                 kind = f'is of format "{shorten(found)}"' if found else "is an HDF5 file without a catdpo format"
                 raise UserError(f"{path} {kind}; expected {' or '.join(formats)}")
             version = int(file.attrs.get("format_version", 0))
-            if version != 1:
-                raise UserError(f"{path} has format version {version}; this program reads version 1")
+            newest = VERSIONS.get(found, 1)
+            if not 1 <= version <= newest:
+                raise UserError(f"{path} has format version {version}; this program reads up to {newest}")
             yield file
     except (KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:

@@ -36,6 +36,7 @@ typedef struct Field {
     bool nan;                        /* or NaN: no value */
     const char *const *choices;      /* NULL behind the last one */
     const char *units, *description; /* of datasets, attributes there: written if not NULL */
+    int tag;                         /* the format's own */
     int since, until;                /* versions of the format that have it; 0: the first one, the last one */
 } Field;
 

@@ -34,8 +34,8 @@ int64_t field_count(const Field *field, const int64_t lengths[]);
  * with their whole width. */
 double fields_bytes(const Format *format, const int64_t lengths[]);
 
-/* Write all rows of a table into a file that is being laid out; groups are made as needed. lengths[format->axes].
- * Collective over the file's communicator. */
+/* Write all rows of a table into a file that is being laid out; groups are made as needed. Of arrays that grow only the
+ * room is made, for `values` has none. lengths[format->axes]. Collective over the file's communicator. */
 bool fields_write(H5File *file, const Format *format, const void *values, const int64_t lengths[], Error *err);
 /* The lengths of all axes as the datasets of the file have them, within their bounds; a length that is not negative
  * when it comes in must be the file's. Axes without an array keep theirs. Collective. */
@@ -46,9 +46,11 @@ bool fields_read(H5File *file, const Format *format, void *values, const int64_t
 /* Free all strings and arrays that fields_read allocated. Harmless on zeros. */
 void fields_free(const Format *format, void *values);
 
-/* Are `count` numbers of this type within a row's bounds? If not err says which, by its place in the array, of which
- * these begin at `first`. Not collective. */
-bool field_check_numbers(const H5File *file, const Field *field, const void *numbers, int64_t first, int64_t count,
-                         Error *err);
+/* The place of the first of `count` numbers of the row's type that is not within its bounds, and that number; -1: all
+ * are. Not collective. */
+int64_t field_outside(const Field *field, const void *numbers, int64_t count, double *number);
+/* What the bounds are: "in [0, 1], or NaN". */
+enum { FIELD_BOUNDS = 96 };
+const char *field_bounds(const Field *field, char text[FIELD_BOUNDS]);
 
 #endif

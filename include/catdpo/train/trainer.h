@@ -27,6 +27,8 @@ typedef struct Trainer {
     char start_digest[WEIGHTS_DIGEST],
         reference_digest[WEIGHTS_DIGEST]; /* of the weights that training starts from, and of the reference */
     int64_t *pair;                        /* [B] indices of the step's pairs, -1: none */
+    double *logps[PAIR_SIDES];            /* [B] theirs, if this rank counts the pair, else infinite */
+    double *ref_logps[PAIR_SIDES];        /* [B] under the reference; NaN: no such pair */
     int pair_count;
     double *phase_seconds;                 /* [PHASES] */
     int64_t step, total_steps, num_tokens; /* step: done so far, or being done */
