@@ -36,21 +36,32 @@ EXPORT = """Write a model.h5 or a checkpoint as a Hugging Face folder that trans
   catdpo-analysis export runs/first/checkpoints/final.h5 --out aligned/
 """
 
-PREPARE = """Turn preference data into pairs.h5: token ids, categories, safety flags, a train and a held-out part.
+PREPARE = """Turn preference data into pairs.h5: token ids, categories, safety flags; a train, a held-out and perhaps a
+probe part; prompts to generate from.
 
-Inputs: JSONL or gzip'd JSONL, one object a line, any mix of
+Inputs: JSONL, plain or gzip'd, from files or pipes (Parquet where pyarrow is installed), any mix of rows with
   PKU-SafeRLHF       prompt, response_0, response_1, is_response_0_safe, is_response_1_safe, better_response_id,
                      safer_response_id, response_0_harm_category, response_1_harm_category
   TRL preference     prompt, chosen, rejected (texts or lists of messages); without a prompt it is what both share;
-                     optional: category (name or list), is_chosen_safe, is_rejected_safe
+                     optional: category (name or list), is_chosen_safe, is_rejected_safe, tools, chat_template_kwargs
+  prompts only       prompt; optional: category, is_prompt_safe
+The prompt may be called question, instruction (with input), query, context, messages or conversations too, and a
+system message may stand in system. Any other column is named with its count, never guessed at; --column KNOWN=NAME
+says what it is.
+
+Chat template: messages, PKU-SafeRLHF rows, questions, instructions, system messages and prompts to generate from go
+through it; prompt, chosen and rejected that are plain texts are taken as they are, as TRL does it. A model that is
+asked through its template (an Instruct model) wants --chat always for those. What was done is said for each file.
 
 SafeDPO's transformation (--transform safedpo): of a pair with one safe response that one is chosen (swapped if the
-other was marked more helpful); both safe: the more helpful one; both unsafe: dropped.
+other was marked more helpful); both safe: the more helpful one; both unsafe: dropped. A row with a harm category and no
+safety flags counts as chosen safe, rejected unsafe; names such as benign, safe or none are no harm.
 
-The held-out part is made of whole prompts, from every category. All that is cut or dropped is in the ledger, on the
-terminal and in the file.
+The held-out part (and the probe group) is made of whole prompts, from every category. All that is cut or dropped is in
+the ledger, on the terminal and in the file. At the end the tokens are checked against the texts.
 
   catdpo-analysis prepare train.jsonl more.jsonl.gz --model model.h5 --out pairs.h5 --max-length 512
+  zcat big.jsonl.gz | head -1000 | catdpo-analysis prepare - --model model.h5 --out small.h5
 """
 
 REPORT = """Show a run: tables on the terminal and an HTML page (no network needed) with plots over the steps and the
@@ -133,6 +144,8 @@ def main(argv=None):
         return args.execute(args) or 0
     except UserError as error:
         print("catdpo-analysis: error: " + one_line(error), file=sys.stderr)
+        for one in error.several:
+            print("  " + one_line(one, 400), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output went away, e.g. head
         sys.stdout = open(os.devnull, "w")

@@ -1,8 +1,17 @@
-"""Faults that the user can mend. The command prints such an error as one line and ends with status 2."""
+"""Faults that the user can mend. The command prints such an error as one line, where it stands for several each of
+them on a line below, and ends with status 2."""
 
 
 class UserError(Exception):
-    """Its text says what is wrong, where, and what to do about it."""
+    """Its text says what is wrong, where, and what to do about it. `several`: the errors that it sums up."""
+
+    def __init__(self, message, several=()):
+        super().__init__(message)
+        self.several = several
+
+
+class RowError(UserError):
+    """Of one row of the data: the others may be good."""
 
 
 def one_line(error, length=1200):

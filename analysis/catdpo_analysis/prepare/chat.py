@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import signal
 import threading
 
@@ -22,6 +23,9 @@ from catdpo_analysis.files.digest import sha256
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.models.hf_source import TOKENIZER_FILES
 
+TEMPLATE_FILE = re.compile(
+    r"chat_template(?:_([\w.-]+))?\.jinja", re.ASCII
+)  # those with a name: NAME.jinja of a folder
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -104,6 +108,20 @@ def compile_template(text):
     return environment.from_string(text)
 
 
+def digest_of(templates):
+    """sha256 of the only template; of several, of their names and texts."""
+    if set(templates) <= {"default"}:
+        return sha256(templates.get("default", ""))
+    return sha256("".join(f"{name}\0{templates[name]}\0" for name in sorted(templates)))
+
+
+def _with_reasoning(message):
+    """A message with its reasoning under both names that templates know, as transformers hands it to them."""
+    names = ("reasoning_content", "thinking", "reasoning")
+    reasoning = next((message[name] for name in names if name in message), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
 class ChatTokenizer:
     """`encode` and `encode_chat` give token ids; `eos` is the text of the end token or None; digests as the trainer
     checks them."""
@@ -123,10 +141,15 @@ class ChatTokenizer:
             if isinstance(value, str):
                 self.named[name] = value
         self.eos = self.named.get("eos_token")
-        self.template_text = self._template(files, config) if template is None else template
-        self.template = self._compile(self.template_text) if self.template_text else None
+        self.eos_id, self.bos_id, self.unknown_id = (
+            self.id_of(self.named[name]) if name in self.named else None
+            for name in ("eos_token", "bos_token", "unk_token")
+        )
+        self.templates = self._templates(files, config) if template is None else {"default": template}
+        self.template_text = self.templates.get("default", "")
+        self.compiled = {name: self._compile(text) for name, text in self.templates.items() if text}
         self.tokenizer_digest = sha256(files["tokenizer.json"])
-        self.template_digest = sha256(self.template_text)
+        self.template_digest = digest_of(self.templates)
 
     def _compile(self, text):
         try:
@@ -144,25 +167,41 @@ class ChatTokenizer:
             raise UserError(f"{self.where}: {name} is not valid JSON: {shorten(error, 160)}") from None
         return value if isinstance(value, dict) else {}
 
-    def _template(self, files, config):
-        if "chat_template.jinja" in files:
+    def _templates(self, files, config):
+        """Name -> text of the chat templates: those in files, else those of tokenizer_config.json, one or several with
+        names; "default" is the one without a name."""
+        texts = {}
+        for name, data in files.items():
+            template = TEMPLATE_FILE.fullmatch(name)
+            if template:
+                try:
+                    texts[template[1] or "default"] = data.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{self.where}: {name} is not UTF-8 text: {error}") from None
+        if texts:
+            return texts
+        found = config.get("chat_template") or {}
+        if isinstance(found, list):  # several named ones
+            found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
+        texts = {"default": found} if isinstance(found, str) else found
+        where = f"{self.where}: chat_template in tokenizer_config.json"
+        for text in texts.values() if isinstance(texts, dict) else [texts]:
+            if not isinstance(text, str) or "\0" in text:
+                raise UserError(f"{where} is no text: {shorten(text)}")
             try:
-                return files["chat_template.jinja"].decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{self.where}: chat_template.jinja is not UTF-8 text: {error}") from None
-        template = config.get("chat_template") or ""
-        if isinstance(template, list):  # several named ones
-            entries = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
-            template = (entries[-1].get("template") if entries else None) or ""
-        if not isinstance(template, str) or "\0" in template:
-            raise UserError(f"{self.where}: chat_template in tokenizer_config.json is no text: {shorten(template)}")
-        try:
-            template.encode("utf-8")
-        except UnicodeEncodeError:
-            raise UserError(
-                f"{self.where}: chat_template in tokenizer_config.json has half of a surrogate pair"
-            ) from None
-        return template
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                raise UserError(f"{where} has half of a surrogate pair") from None
+        return texts
+
+    def template_for(self, tools):
+        """The name of the template for a conversation with these tools, as transformers chooses it, or None."""
+        names = ("tool_use", "default") if tools is not None else ("default",)
+        return next((name for name in names if name in self.compiled), None)
+
+    @property
+    def has_template(self):
+        return bool(self.compiled)
 
     @classmethod
     def from_model(cls, path, template=None):
@@ -177,8 +216,11 @@ class ChatTokenizer:
     def from_folder(cls, folder, template=None):
         """From a folder with tokenizer.json."""
         files = {}
-        for name in TOKENIZER_FILES:
-            path = os.path.join(folder, name)
+        paths = {name: os.path.join(folder, name) for name in TOKENIZER_FILES}
+        more = os.path.join(folder, "additional_chat_templates")
+        if os.path.isdir(more):
+            paths |= {f"chat_template_{name}": os.path.join(more, name) for name in sorted(os.listdir(more))}
+        for name, path in paths.items():
             if os.path.isfile(path):
                 with open(path, "rb") as file:
                     files[name] = file.read()
@@ -198,18 +240,40 @@ class ChatTokenizer:
                 raise
             raise UserError(f"{self.where}: tokenizer.json cannot encode a text: {shorten(error, 160)}") from None
 
+    def id_of(self, token):
+        """The id of a token's text, or None."""
+        return self.tokenizer.token_to_id(token)
+
+    def token(self, number):
+        return self.tokenizer.id_to_token(number)
+
+    def decode(self, ids):
+        """The text of token ids, special tokens included."""
+        return self.tokenizer.decode([int(number) for number in ids], skip_special_tokens=False)
+
+    @property
+    def specials(self):
+        """Texts of the tokenizer's special tokens."""
+        return tuple(token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special)
+
     def render(self, messages, add_generation_prompt=False, **extra):
-        """The text of a conversation, as the chat template writes it."""
-        if self.template is None:
+        """The text of a conversation, as the chat template writes it; with tools the one that is named tool_use, where
+        there is one."""
+        name = self.template_for(extra.get("tools"))
+        if name is None:
             raise UserError(
-                f"{self.where} has no chat template, which messages (and PKU-SafeRLHF rows) need; name one with "
-                "--chat-template FILE"
+                f"{self.where} has several chat templates ({', '.join(sorted(self.templates))}) and none for this "
+                "conversation; name one with --chat-template FILE"
+                if self.templates
+                else f"{self.where} has no chat template; name one with --chat-template FILE"
             )
-        cleaned = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        cleaned = [_with_reasoning({k: v for k, v in message.items() if v is not None}) for message in messages]
         extra = {"tools": None, "documents": None} | self.named | extra
         try:
             with time_limit(SECONDS, f"the chat template takes longer than {SECONDS} s for this conversation"):
-                text = self.template.render(messages=cleaned, add_generation_prompt=add_generation_prompt, **extra)
+                text = self.compiled[name].render(
+                    messages=cleaned, add_generation_prompt=add_generation_prompt, **extra
+                )
                 text.encode("utf-8")
         except UserError:
             raise

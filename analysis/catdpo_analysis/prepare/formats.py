@@ -1,5 +1,5 @@
-"""A row of preference data as a Pair: PKU-SafeRLHF's schema and TRL's four preference formats, with SafeDPO's
-transformation.
+"""A row of preference data as a Pair (PKU-SafeRLHF's schema and TRL's four preference formats, with SafeDPO's
+transformation), or as a Prompt to generate from.
 
 SafeDPO, with helpfulness naming the preferred response: preferred safe and other unsafe: keep; preferred unsafe and
 other safe: swap; both safe: keep; both unsafe: drop.
@@ -8,9 +8,24 @@ other safe: swap; both safe: keep; both unsafe: drop.
 import dataclasses
 
 from catdpo_analysis.errors import UserError, shorten
+from catdpo_analysis.prepare import columns, turns
+from catdpo_analysis.prepare.categories import BENIGN, UNCATEGORISED, without_safe
+from catdpo_analysis.prepare.columns import is_blank
+from catdpo_analysis.prepare.fields import (
+    column_categories,
+    flag,
+    flag_or,
+    names_of,
+    one_of,
+    response_id,
+    template_arguments,
+    text_in,
+)
+from catdpo_analysis.prepare.turns import extract_prompt, is_chat, read_side
+
+__all__ = ["Dropped", "Options", "Pair", "Prompt", "RULES", "extract_prompt", "read_pair"]
 
 UNKNOWN = 255
-NAME_BYTES = 63  # longest category name that the trainer takes, in UTF-8
 RULES = (
     "unsafe response",
     "prompt_category",
@@ -18,7 +33,6 @@ RULES = (
     "benign",
     "uncategorised",
 )  # where a pair's categories come from
-BENIGN, UNCATEGORISED = "benign", "uncategorised"
 
 
 @dataclasses.dataclass
@@ -27,262 +41,431 @@ class Options:
     benign: str = BENIGN
     safe_pairs_by_prompt: bool = False
     assume_unsafe_rejected: bool = False
+    chat: str = "auto"  # --chat
+    has_template: bool = False
+    specials: tuple = ()  # special tokens of the tokenizer, as texts
+    renamed: dict = dataclasses.field(default_factory=dict)  # known column -> the data's own name of it
+    ignored: frozenset = frozenset()  # columns to pass over
 
 
-@dataclasses.dataclass
-class Pair:
-    """prompt, chosen, rejected are texts, or lists of messages where `chat` is true."""
+@dataclasses.dataclass(kw_only=True)
+class Row:
+    """What a pair, a prompt and a dropped row have in common."""
+
+    categories: list
+    schema: str = ""
+    facts: list = dataclasses.field(default_factory=list)  # (kind, detail) of what was done to it: notes.py
+    unused: dict = dataclasses.field(default_factory=dict)  # known columns that gave nothing -> why
+    file: int = 0
+    row: int = 0
+
+
+@dataclasses.dataclass(kw_only=True)
+class Prompt(Row):
+    """`prompt` is a text, or a list of messages where `chat` is true."""
 
     prompt: object
+    chat: bool
+    rule: str
+    benign: int = UNKNOWN  # 1: a safe prompt, 0: a harmful one
+    extra: dict = dataclasses.field(default_factory=dict)  # tools and template arguments
+    key: bytes = b""  # equal for equal prompts (split.prompt_key)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Pair(Prompt):
+    """chosen and rejected are like the prompt: texts or lists of messages."""
+
     chosen: object
     rejected: object
-    chat: bool
-    categories: list
-    rule: str
     chosen_safe: int = UNKNOWN
     rejected_safe: int = UNKNOWN
     chosen_better: int = -1
     swapped: bool = False
-    extra: dict = dataclasses.field(default_factory=dict)  # tools and template arguments
-    file: int = 0
-    row: int = 0
-    key: bytes = b""  # equal for equal prompts (split.prompt_key)
+    assumed: bool = False  # the flags follow from the category's name; nobody said so
 
     @property
     def margin_applies(self):
         return self.chosen_safe == 1 and self.rejected_safe == 0
 
 
-@dataclasses.dataclass
-class Dropped:
+@dataclasses.dataclass(kw_only=True)
+class Dropped(Row):
     """A row that gives no pair, and why."""
 
     reason: str
-    categories: list
 
 
 def read_pair(row, place, options):
-    """A Pair or Dropped. `place` is file:line for messages."""
+    """A Pair, a Prompt or Dropped. `place` is file:line for messages."""
+    row = _renamed(row, place, options)
+    for name, what in columns.REFUSED.items():
+        if not is_blank(row.get(name)):
+            raise UserError(f"{place}: the column {name} holds {what}; only texts can be trained on")
     if "response_0" in row or "response_1" in row:
         return _from_pku(row, place, options)
-    if "chosen" in row and "rejected" in row:
+    if any(name in row for name in columns.CHOSEN_NAMES) and any(name in row for name in columns.REJECTED_NAMES):
         return _from_trl(row, place, options)
-    if "completion" in row or "label" in row:
+    if "completion" in row or isinstance(row.get("label"), bool):
         raise UserError(f"{place}: an unpaired row (completion, label); preference pairs need chosen and rejected")
+    if any(not is_blank(row.get(name)) for name in columns.PROMPT_NAMES):
+        return _from_prompt(row, place, options)
     raise UserError(
-        f"{place}: neither TRL's preference format (chosen, rejected) nor PKU-SafeRLHF's (response_0, response_1); "
-        f"the row has {shorten(', '.join(sorted(row)) or 'no fields')}"
+        f"{place}: neither TRL's preference format (chosen, rejected) nor PKU-SafeRLHF's (response_0, response_1) nor "
+        "a "
+        f"prompt; the row has {shorten(', '.join(sorted(row)) or 'no fields')}{_suggestion(row, columns.TRL)}"
     )
 
 
-def extract_prompt(chosen, rejected):
-    """TRL's rule for an implicit prompt: the longest common start, in characters or messages; a space before the
-    split goes to the completions. Returns (prompt, chosen, rejected)."""
-    at = 0
-    for at in range(min(len(chosen), len(rejected))):
-        if chosen[at] != rejected[at]:
-            if at > 0 and chosen[at - 1] == " ":
-                at -= 1
-            break
-    return chosen[:at], chosen[at:], rejected[at:]
+def _renamed(row, place, options):
+    """The row under the names that are known here, without what is to be passed over."""
+    row = {name: value for name, value in row.items() if name not in options.ignored}
+    for name, own in options.renamed.items():
+        if own in row:
+            if not is_blank(row.get(name)):
+                raise UserError(
+                    f"{place}: --column {name}={own}, but the row has {name} as well; add --ignore-columns {name}"
+                )
+            row[name] = row.pop(own)
+    return row
 
 
-# --- fields ---------------------------------------------------------------------------------------
+def _suggestion(row, schema):
+    """Known columns that unknown ones might mean, for the end of a message."""
+    pairs = [(name, columns.meant(name, schema)) for name in row if not columns.known(name, schema)]
+    listed = [f"{near}={name}" for name, near in pairs if near]
+    return f"; is it --column {' '.join(listed)}?" if listed else ""
 
 
-def _text(row, name, place):
-    value = row.get(name)
-    if not isinstance(value, str):
-        what = "is missing" if name not in row else f"must be a text, not {shorten(repr(value))}"
-        raise UserError(f"{place}: {name} {what}")
-    return _checked(value, name, place)
+def _strangers(row, schema):
+    """Unknown columns that hold text."""
+    return [name for name, value in row.items() if not columns.known(name, schema) and columns.holds_text(value)]
 
 
-def _checked(value, name, place):
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{place}: {name} has half of a surrogate pair (\\ud800 to \\udfff), which is no text; mend or remove the "
-            "line"
-        ) from None
-    return value
+# --- the prompt -----------------------------------------------------------------------------------
 
 
-def _flag(row, name, place, default=None):
-    """A boolean field as 0 or 1; 0 and 1 are taken as such."""
-    value = row.get(name, default)
-    if value is None or not isinstance(value, (bool, int)) or int(value) not in (0, 1):
-        what = "is missing" if name not in row else f"must be true or false, not {shorten(repr(value))}"
-        raise UserError(f"{place}: {name} {what}")
-    return int(value)
+def _prompt_of(row, place, facts, unused):
+    """(column, side) of the prompt; (None, None) where no column holds one; a blank text where only that is there."""
+    name, value = one_of(row, ("prompt", "question", "instruction", "query", "context"), place)
+    if name == "instruction" and not is_blank(row.get("input")):
+        value = f"{text_in(row, 'instruction', place)}\n{text_in(row, 'input', place)}"
+        facts.append(("alias", "instruction and input as prompt"))
+        return name, value
+    if not is_blank(row.get("input")):
+        if name is None:
+            name, value = "input", row["input"]
+        else:
+            unused["input"] = f"not used beside {name}"
+    if name is None:
+        name, value = one_of(row, ("messages", "conversations"), place)
+    if name is None:
+        return ("prompt", row["prompt"]) if isinstance(row.get("prompt"), str) else (None, None)
+    if name != "prompt":
+        facts.append(("alias", f"{name} as prompt"))
+    return name, read_side(value, name, place)
 
 
-def _response_id(row, name, place):
-    value = row.get(name)
-    if value is None:
+def _system_of(row, place, facts):
+    name, value = one_of(row, columns.SYSTEM_NAMES, place)
+    if name is None:
         return None
-    if isinstance(value, bool) or value not in (0, 1):
-        raise UserError(f"{place}: {name} must be 0, 1 or null, not {shorten(repr(value))}")
-    return int(value)
+    facts.append(("alias", f"{name} as the system message"))
+    return text_in(row, name, place)
 
 
-def _names(value, name, place):
-    """Category names from a name, a list of names, or an object of name to boolean."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        value = [value]
-    elif isinstance(value, dict):
-        wrong = [key for key, on in value.items() if not isinstance(on, bool) and on not in (0, 1)]
-        if wrong:
-            raise UserError(
-                f"{place}: {name} must map category names to true or false; {shorten(wrong[0])} is "
-                f"{shorten(repr(value[wrong[0]]))}"
-            )
-        value = [key for key, on in value.items() if on]
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+def _with_system(prompt, system, place):
+    """A prompt of messages that begins with the system message."""
+    if system is None:
+        return prompt
+    if prompt and prompt[0]["role"] == "system":
+        if (prompt[0].get("content") or "").strip() != system.strip():
+            raise UserError(f"{place}: the column system and the conversation's own system message differ; keep one")
+        return prompt
+    return [{"role": "system", "content": system}, *prompt]
+
+
+def _text_with_system(prompt, system):
+    return prompt if system is None else f"{system}{'' if prompt.startswith(chr(10)) else chr(10) * 2}{prompt}"
+
+
+def _no_chat(place):
+    return UserError(f"{place}: a conversation, which only the chat template can write (--chat never)")
+
+
+def _prompt_as_turns(prompt, system, place, options):
+    """A text prompt as messages; the open turn at a transcript's end belongs to the answer."""
+    found = next((token for token in options.specials if token in prompt), None)
+    if found:
         raise UserError(
-            f"{place}: {name} must be a category name, a list of names or an object of name to true or false"
+            f"{place}: the prompt holds the special token {found} already, so the chat template must not be written "
+            "around it; use --chat never"
         )
-    names = list(dict.fromkeys(_checked(entry.strip(), name, place) for entry in value if entry.strip()))
-    for entry in names:
-        check_category(entry, f"{place}: {name}")
-    return names
+    messages = turns.as_turns(prompt, "user")
+    if len(messages) > 1 and messages[-1]["role"] == "assistant" and not messages[-1]["content"]:
+        messages.pop()
+    return _with_system(messages, system, place)
 
 
-def check_category(name, place):
-    """The trainer's rule for a category's name: one line of at most 63 bytes."""
-    if len(name.encode("utf-8")) > NAME_BYTES or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        raise UserError(
-            f"{place}: {shorten(repr(name), 90)} is no category name; it must be one line of at most {NAME_BYTES} bytes"
-        )
-
-
-def _column_categories(row, place):
-    """What the row says besides the responses: (names, rule) from prompt_category, then category; ([], None) if
-    neither says anything."""
-    for column in ("prompt_category", "category"):
-        names = _names(row.get(column), column, place)
-        if names:
-            return names, column
-    return [], None
+def _as_chat(described, options):
+    """Whether a row of plain texts goes through the chat template. `described`: its columns say what are a question
+    and a system message; TRL's prompt, chosen and rejected are texts to be taken as they are."""
+    return options.chat == "always" or (options.chat == "auto" and described and options.has_template)
 
 
 # --- PKU-SafeRLHF ---------------------------------------------------------------------------------
 
 
 def _from_pku(row, place, options):
-    prompt = _text(row, "prompt", place)
-    responses = [_text(row, f"response_{i}", place) for i in (0, 1)]
-    safe = [_flag(row, f"is_response_{i}_safe", place) for i in (0, 1)]
-    harm = [_names(row.get(f"response_{i}_harm_category"), f"response_{i}_harm_category", place) for i in (0, 1)]
-    better, safer = (_response_id(row, name, place) for name in ("better_response_id", "safer_response_id"))
+    facts, unused = [], {}
+    name, prompt = _prompt_of(row, place, facts, unused)
+    if name is None:
+        prompt = text_in(row, "prompt", place)
+    if is_chat(prompt) and options.chat == "never":
+        raise _no_chat(place)
+    system = _system_of(row, place, facts)
+    responses = [text_in(row, f"response_{i}", place) for i in (0, 1)]
+    safe = [flag(row, f"is_response_{i}_safe", place) for i in (0, 1)]
+    harm = [names_of(row.get(f"response_{i}_harm_category"), f"response_{i}_harm_category", place) for i in (0, 1)]
+    better, safer = (response_id(row, name, place) for name in ("better_response_id", "safer_response_id"))
 
     unsafe_names = list(dict.fromkeys(name for i in (0, 1) if not safe[i] for name in harm[i]))
-    categories, rule = unsafe_names, "unsafe response"
+    categories, rule = without_safe(unsafe_names, options.benign)[0], "unsafe response"
     if not categories:
-        categories, rule = _column_categories(row, place)
+        categories, rule, _ = column_categories(row, place, options, facts)
         if safe == [1, 1] and not (options.safe_pairs_by_prompt and categories):
             categories, rule = [options.benign], "benign"
         elif not categories:
             categories, rule = [UNCATEGORISED], "uncategorised"
 
+    common = {"schema": columns.PKU, "facts": facts, "unused": unused}
     if options.transform == "safedpo":
         if safe == [0, 0]:
-            return Dropped("both responses unsafe", categories)
+            return Dropped(reason="both responses unsafe", categories=categories, **common)
         chosen = (better if better is not None else safer) if safe == [1, 1] else safe.index(1)
     else:
         chosen = better if better is not None else safer
     if chosen is None:
-        return Dropped("no preference (better_response_id and safer_response_id are null)", categories)
-    answers = [[{"role": "assistant", "content": text}] for text in responses]
+        reason = "no preference (better_response_id and safer_response_id are null)"
+        return Dropped(reason=reason, categories=categories, **common)
+    repeated = None if is_chat(prompt) else turns.without_repeat(prompt, *responses)
+    if repeated:
+        prompt, *responses = repeated
+        facts.append(("repeat", ""))
+    chat = options.chat != "never"
+    if chat:
+        prompt = prompt if is_chat(prompt) else [{"role": "user", "content": prompt}]
+        prompt = _with_system(prompt, system, place)
+        responses = [[{"role": "assistant", "content": text}] for text in responses]
+    else:
+        prompt = _text_with_system(prompt, system)
     return Pair(
-        prompt=[{"role": "user", "content": prompt}],
-        chosen=answers[chosen],
-        rejected=answers[1 - chosen],
-        chat=True,
+        prompt=prompt,
+        chosen=responses[chosen],
+        rejected=responses[1 - chosen],
+        chat=chat,
         categories=categories,
         rule=rule,
         chosen_safe=safe[chosen],
         rejected_safe=safe[1 - chosen],
         chosen_better=-1 if better is None else int(better == chosen),
         swapped=better is not None and better != chosen,
+        benign=flag_or(row, "is_prompt_safe", place, int(safe == [1, 1])),
+        extra=_arguments(row, place, chat, unused),
+        **common,
     )
+
+
+def _arguments(row, place, chat, unused):
+    """The template's arguments, of which a row of plain texts makes no use."""
+    extra = template_arguments(row, place)
+    if chat:
+        return extra
+    unused.update({name: "not used: plain texts meet no template" for name in ("tools", "chat_template_kwargs")})
+    return {}
 
 
 # --- TRL ------------------------------------------------------------------------------------------
 
 
-def _is_chat(value):
-    return (
-        isinstance(value, list) and bool(value) and all(isinstance(entry, dict) and "role" in entry for entry in value)
-    )
-
-
-def _check_side(value, name, place):
-    """A text, or a list of messages with string role and content. Returns whether it is a list of messages."""
-    if isinstance(value, str):
-        _checked(value, name, place)
-        return False
-    if isinstance(value, list) and not value:
-        return True
-    if not _is_chat(value):
-        raise UserError(
-            f"{place}: {name} must be a text or a list of messages with role and content, not {shorten(repr(value))}"
-        )
-    for message in value:
-        if not isinstance(message["role"], str) or not isinstance(message.get("content"), (str, type(None))):
-            raise UserError(
-                f"{place}: in {name}, role and content of a message must be texts (images and content parts are not "
-                "supported)"
-            )
-        _checked(message.get("content") or "", name, place)
-    return True
+def _side_of(row, names, place, facts):
+    name, value = one_of(row, names, place)
+    if name is None:  # blank or wrong
+        name = next(name for name in names if name in row)
+        value = row[name]
+    if name != names[0]:
+        facts.append(("alias", f"{name} as {names[0]}"))
+    return read_side(value, name, place)
 
 
 def _from_trl(row, place, options):
-    chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
-    chat = _check_side(chosen, "chosen", place)
-    if _check_side(rejected, "rejected", place) != chat:
+    facts, unused = [], {}
+    chosen = _side_of(row, columns.CHOSEN_NAMES, place, facts)
+    rejected = _side_of(row, columns.REJECTED_NAMES, place, facts)
+    if is_chat(chosen) != is_chat(rejected):
         raise UserError(f"{place}: chosen and rejected must both be texts or both be lists of messages")
-    if prompt is not None and _check_side(prompt, "prompt", place) != chat:
-        if not chat:
-            raise UserError(f"{place}: prompt is a list of messages, but chosen and rejected are texts")
-        prompt = None  # a plain copy of the question beside whole conversations, as in UltraFeedback
-    if prompt is None:
-        prompt, chosen, rejected = extract_prompt(chosen, rejected)
+    name, prompt = _trl_prompt(row, place, chosen, rejected, facts, unused)
+    system = _system_of(row, place, facts)
+    sides = (_trl_messages if is_chat(chosen) else _trl_texts)(
+        row, place, options, name, prompt, chosen, rejected, system, facts
+    )
 
-    categories, rule = _column_categories(row, place)
-    assumed = (1, 0) if categories or options.assume_unsafe_rejected else (UNKNOWN, UNKNOWN)
-    flags = [
-        _flag(row, name, place) if row.get(name) is not None else default
-        for name, default in zip(("is_chosen_safe", "is_rejected_safe"), assumed)
-    ]
+    categories, rule, said = column_categories(row, place, options, facts)
+    assumed = (UNKNOWN, UNKNOWN)
+    if categories or (options.assume_unsafe_rejected and said != "safe"):
+        assumed = (1, 0)
+    elif said == "safe":
+        assumed = (1, 1)
+    flags = [flag_or(row, name, place, value) for name, value in zip(("is_chosen_safe", "is_rejected_safe"), assumed)]
+    guessed = all(row.get(f"is_{side}_safe") is None for side in ("chosen", "rejected")) and UNKNOWN not in flags
+    if guessed and flags == [1, 0] and categories:
+        facts.append(("assumed", ""))
     if not categories:
         categories, rule = ([options.benign], "benign") if flags == [1, 1] else ([UNCATEGORISED], "uncategorised")
-    pair = Pair(
+    common = {"schema": columns.TRL, "facts": facts, "unused": unused}
+    if options.transform == "safedpo" and flags == [0, 0]:
+        return Dropped(reason="both responses unsafe", categories=categories, **common)
+    swap = options.transform == "safedpo" and flags == [0, 1]
+    prompt, chosen, rejected = sides
+    chat = is_chat(prompt)
+    return Pair(
         prompt=prompt,
-        chosen=chosen,
-        rejected=rejected,
+        chosen=rejected if swap else chosen,
+        rejected=chosen if swap else rejected,
         chat=chat,
         categories=categories,
         rule=rule,
-        chosen_safe=flags[0],
-        rejected_safe=flags[1],
-        extra=_template_arguments(row, place),
+        chosen_safe=1 if swap else flags[0],
+        rejected_safe=0 if swap else flags[1],
+        swapped=swap,
+        assumed=guessed,
+        benign=flag_or(row, "is_prompt_safe", place, 0 if 0 in flags else 1 if flags == [1, 1] else UNKNOWN),
+        extra=_arguments(row, place, chat, unused),
+        **common,
     )
-    if options.transform == "safedpo" and flags == [0, 0]:
-        return Dropped("both responses unsafe", categories)
-    if options.transform == "safedpo" and flags == [0, 1]:
-        pair = dataclasses.replace(pair, chosen=rejected, rejected=chosen, chosen_safe=1, rejected_safe=0, swapped=True)
-    return pair
 
 
-def _template_arguments(row, place):
-    """TRL's optional columns that go to the chat template."""
-    extra = row.get("chat_template_kwargs") or {}
-    tools = row.get("tools")
-    if not isinstance(extra, dict) or not isinstance(tools, (list, type(None))):
-        raise UserError(f"{place}: chat_template_kwargs must be an object and tools a list")
-    return dict(extra, tools=tools) if tools else dict(extra)
+def _trl_prompt(row, place, chosen, rejected, facts, unused):
+    """(column, prompt) where the row names one that its completions do not hold already."""
+    whole = is_chat(chosen) and all(side and side[0]["role"] != "assistant" for side in (chosen, rejected))
+    if whole and all(
+        is_blank(row.get(name)) for name in columns.PROMPT_NAMES if name not in ("messages", "conversations")
+    ):
+        unused.update(dict.fromkeys(("messages", "conversations"), "the conversations are in chosen and rejected"))
+        return None, None
+    name, prompt = _prompt_of(row, place, facts, unused)
+    if name not in ("messages", "conversations"):
+        unused.update({other: f"not used beside {name}" for other in ("messages", "conversations") if name})
+    return name, prompt
+
+
+def _implicit(row, place, chosen, rejected):
+    """Refuses to guess a prompt where another column may hold it."""
+    strangers = _strangers(row, columns.TRL)
+    if strangers:
+        near = columns.meant(strangers[0], columns.TRL)
+        hint = f"--column {near}={strangers[0]}" if near else f"--column prompt={strangers[0]}"
+        raise UserError(
+            f"{place}: no column prompt, and {' and '.join(strangers)} hold{'s' * (len(strangers) == 1)} text that "
+            "would be "
+            f"lost; say what it is ({hint}), or that it is nothing (--ignore-columns {' '.join(strangers)})"
+        )
+    return extract_prompt(chosen, rejected)
+
+
+def _trl_messages(row, place, options, name, prompt, chosen, rejected, system, facts):
+    """(prompt, chosen, rejected) of a row whose completions are messages."""
+    if options.chat == "never":
+        raise _no_chat(place)
+    if prompt is None:
+        prompt, *completions = extract_prompt(chosen, rejected)
+        if not any(entry["role"] == "user" for entry in prompt):
+            prompt, *completions = _implicit(row, place, chosen, rejected)
+    elif is_chat(prompt):
+        repeated = turns.without_repeat(prompt, chosen, rejected)
+        facts += [("repeat", "")] if repeated else []
+        prompt, *completions = repeated or (prompt, chosen, rejected)
+    elif turns.holds_prompt(prompt, chosen, rejected):
+        prompt, *completions = extract_prompt(chosen, rejected)  # a copy of the question, as in UltraFeedback
+    elif all(not side or side[0]["role"] == "assistant" for side in (chosen, rejected)):
+        prompt, *completions = [{"role": "user", "content": prompt}] if prompt else [], chosen, rejected
+    else:
+        raise UserError(
+            f"{place}: {name} is no turn of the user in chosen and rejected; say which one to use: --ignore-columns "
+            f"{name}"
+        )
+    return _with_system(prompt, system, place), *completions
+
+
+def _trl_texts(row, place, options, name, prompt, chosen, rejected, system, facts):
+    """(prompt, chosen, rejected) of a row whose completions are texts."""
+    if prompt is not None and is_chat(prompt):
+        raise UserError(f"{place}: {name} is a list of messages, but chosen and rejected are texts")
+    chat = _as_chat(bool(system) or name not in (None, "prompt"), options)
+    whole = turns.is_transcript(chosen) and turns.is_transcript(rejected)
+    if prompt is None:
+        implicit = _implicit(row, place, chosen, rejected)
+        if chat and not whole:
+            raise UserError(
+                f"{place}: no prompt, and no transcript to take it from, so that there is nothing to be the user's turn"
+            )
+        if chat:
+            facts.append(("text as chat", ""))
+            prompt, *completions = extract_prompt(
+                turns.as_turns(chosen, "assistant"), turns.as_turns(rejected, "assistant")
+            )
+            return _with_system(prompt, system, place), *completions
+        return _text_with_system(implicit[0], system), *implicit[1:]
+    repeated = turns.without_repeat(prompt, chosen, rejected)
+    if repeated:
+        facts.append(("repeat", ""))
+        prompt, chosen, rejected = repeated
+    if not chat:
+        return _text_with_system(prompt, system), chosen, rejected
+    facts.append(("text as chat", ""))
+    prompt = _prompt_as_turns(prompt, system, place, options) if prompt.strip() else []
+    return prompt, turns.as_turns(chosen, "assistant"), turns.as_turns(rejected, "assistant")
+
+
+# --- prompts only ---------------------------------------------------------------------------------
+
+
+def _from_prompt(row, place, options):
+    strangers = _strangers(row, columns.PROMPTS)
+    if strangers:
+        raise UserError(
+            f"{place}: a row with a prompt and no answers, but {' and '.join(strangers)} "
+            f"hold{'s' * (len(strangers) == 1)} "
+            f"text{_suggestion({name: row[name] for name in strangers}, columns.TRL) or ''}; a row of prompts only has "
+            f"prompt and category: pass over the rest with --ignore-columns {' '.join(strangers)}"
+        )
+    facts, unused = [], {}
+    name, prompt = _prompt_of(row, place, facts, unused)
+    system = _system_of(row, place, facts)
+    chat = options.has_template and options.chat != "never"
+    if is_chat(prompt):
+        if options.chat == "never":
+            raise _no_chat(place)
+        chat = True
+        if prompt[-1]["role"] == "assistant":
+            raise UserError(f"{place}: {name} ends with an answer, and there is no other one to prefer it to")
+        prompt = _with_system(prompt, system, place)
+    elif chat:
+        prompt = _prompt_as_turns(prompt, system, place, options)
+    else:
+        prompt = _text_with_system(turns.checked(prompt, name, place), system)
+    categories, rule, said = column_categories(row, place, options, facts)
+    benign = flag_or(row, "is_prompt_safe", place, 0 if categories else 1 if said == "safe" else UNKNOWN)
+    if not categories:
+        categories, rule = ([options.benign], "benign") if benign == 1 else ([UNCATEGORISED], "uncategorised")
+    return Prompt(
+        prompt=prompt,
+        chat=chat,
+        categories=categories,
+        rule=rule,
+        benign=benign,
+        extra=_arguments(row, place, chat, unused),
+        schema=columns.PROMPTS,
+        facts=facts,
+        unused=unused,
+    )

@@ -1,19 +1,51 @@
 """The options of the prepare command."""
 
 from catdpo_analysis.errors import UserError
-from catdpo_analysis.prepare.formats import BENIGN, check_category
+from catdpo_analysis.prepare.categories import BENIGN, check_category
+from catdpo_analysis.prepare.columns import READ
 from catdpo_analysis.prepare.selection import OTHER
 
 
 def add_arguments(parser):
     parser.add_argument(
-        "inputs", nargs="+", metavar="JSONL", help="preference data, plain or gzip'd; several files make one set"
+        "inputs",
+        nargs="+",
+        metavar="JSONL",
+        help="preference data or prompts, plain or gzip'd; several files make one set; - is standard input",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="the pairs.h5 to write")
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="FILE", help="model.h5 whose tokenizer and chat template are used")
     group.add_argument("--tokenizer", metavar="DIR", help="folder with tokenizer.json, used instead of the model's")
     group.add_argument("--chat-template", metavar="FILE", help="a Jinja template, used instead of the tokenizer's")
+    group.add_argument(
+        "--chat",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="which rows go through the chat template. auto (default): messages, PKU-SafeRLHF rows, rows with a "
+        "question, an instruction or a system message, prompts to generate from; prompt, chosen and rejected that are "
+        "texts stay as they are, as in TRL. always: those too, as turns of the user and the assistant. never: none",
+    )
+    group = parser.add_argument_group("columns and rows")
+    group.add_argument(
+        "--column",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KNOWN=NAME",
+        help="the data's own name for a column that is known here, e.g. category=harm_type",
+    )
+    group.add_argument(
+        "--ignore-columns",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="columns to pass over, whatever they hold",
+    )
+    group.add_argument(
+        "--skip-bad", action="store_true", help="leave out rows that cannot be used, with an entry in the ledger"
+    )
     group = parser.add_argument_group("preferences and categories")
     group.add_argument(
         "--transform",
@@ -64,6 +96,13 @@ def add_arguments(parser):
         metavar="SHARE",
         help="share of each category's prompts to hold out (default: %(default)s; 0: none)",
     )
+    group.add_argument(
+        "--probe",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of each category's prompts for the probe group, apart from both other parts (default: none)",
+    )
     group.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
     group = parser.add_argument_group("lengths and duplicates")
     group.add_argument(
@@ -92,8 +131,20 @@ def check_arguments(args):
         raise UserError(
             "name the model whose tokenizer to use: --model model.h5 (made by import), or --tokenizer FOLDER"
         )
-    if not 0 <= args.heldout < 1:
-        raise UserError(f"--heldout {args.heldout} is not a share; use 0.2 for a fifth of the prompts")
+    for name in ("heldout", "probe"):
+        if not 0 <= getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)} is not a share; use 0.2 for a fifth of the prompts")
+    if args.heldout + args.probe >= 1:
+        raise UserError(f"--heldout {args.heldout} and --probe {args.probe} leave nothing to train on")
+    if args.inputs.count("-") > 1:
+        raise UserError("standard input (-) can be read only once")
+    args.renamed = {}
+    for pair in args.column:
+        known, _, own = pair.partition("=")
+        if not own or not any(known in names for names in READ.values()):
+            names = sorted({name for names in READ.values() for name in names})
+            raise UserError(f"--column {pair}: write KNOWN=NAME, with KNOWN one of {', '.join(names)}")
+        args.renamed[known] = own
     for name in ("max_length", "limit", "min_pairs"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is negative")

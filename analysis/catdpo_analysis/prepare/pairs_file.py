@@ -1,5 +1,7 @@
-"""pairs.h5: what the trainer reads. One group for each part; the layout is described in the README."""
+"""pairs.h5: what the trainer reads. One group for each part, with the prompts of it to generate from; the layout is
+described in the README."""
 
+import dataclasses
 import json
 
 import h5py
@@ -7,26 +9,73 @@ import numpy as np
 
 from catdpo_analysis.files import h5io
 from catdpo_analysis.prepare.formats import RULES
+from catdpo_analysis.prepare.turns import text_of
 
 
-def shown(side):
-    """A prompt or completion for reading: a text as it is, a lone message its content, several with their roles."""
-    if isinstance(side, str):
-        return side
-    if len(side) == 1:
-        return side[0].get("content") or ""
-    return "\n\n".join(f"{message['role']}: {message.get('content') or ''}" for message in side)
-
-
-def _tokens(group, name, sequences, lengths):
+def _sequences(group, sequences, what):
     """Sequences one after another, with the offset of each."""
-    side = group.create_group(name)
     offsets = np.zeros(len(sequences) + 1, dtype="<i8")
     np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
     flat = np.concatenate(sequences) if sequences else np.zeros(0, dtype="<i4")
-    h5io.write(side, "tokens", flat.astype("<i4"), "token ids of prompt + completion, all pairs one after another")
-    h5io.write(side, "offsets", offsets, "where each pair's tokens start; the last entry is the total", "tokens")
+    h5io.write(group, "tokens", flat.astype("<i4"), f"token ids of {what}, one after another")
+    h5io.write(group, "offsets", offsets, "where each one's tokens start; the last entry is the total", "tokens")
+
+
+def _tokens(group, name, sequences, lengths):
+    side = group.create_group(name)
+    _sequences(side, sequences, "prompt + completion of all pairs")
     h5io.write(side, "prompt_length", np.array(lengths, dtype="<i4"), "tokens before the completion", "tokens")
+
+
+def _mask(file, group, rows, categories, axis):
+    place = {name: k for k, name in enumerate(categories)}
+    mask = np.zeros((len(rows), len(categories)), dtype="u1")
+    for i, row in enumerate(rows):
+        mask[i, [place[name] for name in row.categories]] = 1
+    h5io.label(h5io.write(group, "category_mask", mask, f"1 where the {axis} has the category"), axis, "category")
+    group["category_mask"].dims[1].attach_scale(file["categories/name"])
+
+
+def _columns(group, rows, columns, axis):
+    for column, dtype, description, value in columns:
+        h5io.label(h5io.write(group, column, np.array([value(row) for row in rows], dtype=dtype), description), axis)
+
+
+def _texts(group, name, sides):
+    values = [text_of(side).replace("\0", "\u2400") for side in sides]  # HDF5 strings end at NUL
+    group.create_dataset(name, data=np.array(values, dtype=object), dtype=h5py.string_dtype("utf-8"))
+
+
+SOURCE = (
+    ("source_file", "<i4", "index into the attribute inputs", lambda row: row.file),
+    ("source_row", "<i8", "0-based line of that file", lambda row: row.row),
+    (
+        "category_rule",
+        "u1",
+        "where the categories come from: index into the attribute category_rules",
+        lambda row: RULES.index(row.rule),
+    ),
+)
+
+
+def _write_prompts(file, parent, rows, sequences, categories):
+    """Prompts to generate from: each sequence of tokens once, with the categories of all rows that have it; safe only
+    if all of them are."""
+    once = {}
+    for row, sequence in zip(rows, sequences):
+        first = once.setdefault(
+            sequence.tobytes(), (dataclasses.replace(row, categories=list(row.categories)), sequence)
+        )[0]
+        first.categories += [name for name in row.categories if name not in first.categories]
+        first.benign = min(first.benign, row.benign)  # 0 harmful, 1 safe, 255 unknown
+    rows = [row for row, _ in once.values()]
+    group = parent.create_group("prompts")
+    group.attrs.create("prompts", len(rows), dtype="<i8")
+    _sequences(group, [sequence for _, sequence in once.values()], "all prompts")
+    _mask(file, group, rows, categories, "prompt")
+    benign = ("benign", "u1", "1 a safe prompt, 0 a harmful one, 255 unknown", lambda row: row.benign)
+    _columns(group, rows, (benign, *SOURCE), "prompt")
+    _texts(group, "text", [row.prompt for row in rows])
 
 
 def _write_part(file, name, pairs, encoded, categories):
@@ -35,11 +84,7 @@ def _write_part(file, name, pairs, encoded, categories):
     lengths = [tokens.prompt_length for tokens in encoded]
     _tokens(group, "chosen", [tokens.chosen for tokens in encoded], lengths)
     _tokens(group, "rejected", [tokens.rejected for tokens in encoded], lengths)
-    mask = np.zeros((len(pairs), len(categories)), dtype="u1")
-    for i, pair in enumerate(pairs):
-        mask[i, [categories.index(category) for category in pair.categories]] = 1
-    h5io.label(h5io.write(group, "category_mask", mask, "1 where the pair has the category"), "pair", "category")
-    group["category_mask"].dims[1].attach_scale(file["categories/name"])
+    _mask(file, group, pairs, categories, "pair")
     columns = (
         ("chosen_safe", "u1", "1 safe, 0 unsafe, 255 unknown", lambda pair: pair.chosen_safe),
         ("rejected_safe", "u1", "1 safe, 0 unsafe, 255 unknown", lambda pair: pair.rejected_safe),
@@ -50,28 +95,19 @@ def _write_part(file, name, pairs, encoded, categories):
             lambda pair: pair.chosen_better,
         ),
         ("swapped", "u1", "1 if the transformation exchanged the responses", lambda pair: int(pair.swapped)),
-        ("source_file", "<i4", "index into the attribute inputs", lambda pair: pair.file),
-        ("source_row", "<i8", "0-based line of that file", lambda pair: pair.row),
-        (
-            "category_rule",
-            "u1",
-            "where the categories come from: index into the attribute category_rules",
-            lambda pair: RULES.index(pair.rule),
-        ),
+        *SOURCE,
     )
-    for column, dtype, description, value in columns:
-        h5io.label(
-            h5io.write(group, column, np.array([value(pair) for pair in pairs], dtype=dtype), description), "pair"
-        )
+    _columns(group, pairs, columns, "pair")
     text = group.create_group("text")
     for column in ("prompt", "chosen", "rejected"):
-        values = [shown(getattr(pair, column)).replace("\0", "\u2400") for pair in pairs]  # HDF5 strings end at NUL
-        text.create_dataset(column, data=np.array(values, dtype=object), dtype=h5py.string_dtype("utf-8"))
+        _texts(text, column, [getattr(pair, column) for pair in pairs])
+    _write_prompts(file, group, pairs, [tokens.prompt for tokens in encoded], categories)
 
 
-def write_pairs(path, parts, categories, harm, ledger, attributes):
-    """`parts`: "train" and "heldout" -> (pairs, encoded). `attributes`: name -> str, int, or anything else as JSON
-    text."""
+def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, templates):
+    """`parts`: "train", "heldout" and perhaps "probe" -> (pairs, encoded), which may be empty. `prompts`: (rows, token
+    ids) of rows that are prompts only. `attributes`: name -> str, int, or anything else as JSON text.
+    `templates`: name -> text of the chat templates."""
     with h5io.create(path, "catdpo-pairs") as file:
         for name, value in attributes.items():
             if isinstance(value, int):
@@ -82,6 +118,10 @@ def write_pairs(path, parts, categories, harm, ledger, attributes):
                     name,
                     value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True),
                 )
+        group = file.create_group("templates")
+        for name, text in templates.items():
+            name = "chat_template.jinja" if name == "default" else f"chat_template_{name}.jinja"
+            group.create_dataset(name, data=np.frombuffer(text.encode("utf-8"), dtype="u1"))
         group = file.create_group("categories")
         names = group.create_dataset("name", data=h5io.fixed_strings(categories))
         names.make_scale("category")
@@ -93,4 +133,6 @@ def write_pairs(path, parts, categories, harm, ledger, attributes):
         )
         for name, (pairs, encoded) in parts.items():
             _write_part(file, name, pairs, encoded, categories)
+        if prompts[0]:
+            _write_prompts(file, file, *prompts, categories)
         ledger.store(file, categories)

@@ -1,27 +1,33 @@
-"""The prepare command: preference data to pairs.h5."""
+"""The prepare command: preference data and prompts to pairs.h5."""
 
 import collections
 import hashlib
 import json
 
 from catdpo_analysis import CREATOR
+from catdpo_analysis.errors import UserError
 from catdpo_analysis.files import h5io
+from catdpo_analysis.prepare.bad_rows import BadRows
+from catdpo_analysis.prepare.categories import check_number
 from catdpo_analysis.prepare.chat import ChatTokenizer
-from catdpo_analysis.prepare.encode import encode_pairs
-from catdpo_analysis.errors import UserError, shorten
-from catdpo_analysis.prepare.formats import RULES, Dropped, Options, read_pair
-from catdpo_analysis.prepare.jsonl import describe, read_rows
+from catdpo_analysis.prepare.columns import Unused
+from catdpo_analysis.prepare.encode import Encoder
+from catdpo_analysis.prepare.formats import RULES, Dropped, Options, Pair, read_pair
+from catdpo_analysis.prepare.jsonl import Source
 from catdpo_analysis.prepare.ledger import Ledger
-from catdpo_analysis.prepare.pairs_file import write_pairs
+from catdpo_analysis.prepare.notes import Notes
 from catdpo_analysis.prepare.options import add_arguments, check_arguments
-from catdpo_analysis.prepare.selection import fit, select, settle_rare
-from catdpo_analysis.prepare.split import split_prompts
-from catdpo_analysis.text.table import format_table
+from catdpo_analysis.prepare.pairs_file import write_pairs
+from catdpo_analysis.prepare.selection import fit, fit_prompts, select, settle_rare
+from catdpo_analysis.prepare.selfcheck import Probe
+from catdpo_analysis.prepare.split import cut_parts, prompt_key
+from catdpo_analysis.prepare.summary import print_summary
 
 __all__ = ["add_arguments", "run"]
 
 
 def load_tokenizer(args):
+    """(tokenizer, rows of the embedding, the model's positions or None)."""
     template = None
     if args.chat_template:
         try:
@@ -29,41 +35,79 @@ def load_tokenizer(args):
                 template = file.read()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{args.chat_template} cannot be read: {error}") from None
-    if not args.tokenizer:
-        return ChatTokenizer.from_model(args.model, template)
-    tokenizer = ChatTokenizer.from_folder(args.tokenizer, template)
-    if args.model:
-        with h5io.open_as(args.model, "catdpo-model", "catdpo-checkpoint") as file:
-            rows = int(file["model"].attrs["vocab_size"])
-        if tokenizer.vocab_size > rows:
-            raise UserError(
-                f"the tokenizer in {args.tokenizer} has token ids up to {tokenizer.vocab_size - 1}, but the embedding "
-                f"in {args.model} has {rows} rows"
-            )
-    return tokenizer
+    if args.tokenizer:
+        tokenizer = ChatTokenizer.from_folder(args.tokenizer, template)
+    else:
+        tokenizer = ChatTokenizer.from_model(args.model, template)
+    if not args.model:
+        return tokenizer, tokenizer.vocab_size, None
+    with h5io.open_as(args.model, "catdpo-model", "catdpo-checkpoint") as file:
+        rows, positions = (int(file["model"].attrs[name]) for name in ("vocab_size", "max_position_embeddings"))
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"the tokenizer in {args.tokenizer or args.model} has token ids up to {tokenizer.vocab_size - 1}, but the "
+            f"embedding in {args.model} has {rows} rows"
+        )
+    return tokenizer, rows, positions
 
 
-def read_inputs(paths, options, ledger):
-    """All pairs of all files, and how often each step of the transformation happened."""
-    pairs, steps = [], collections.Counter()
-    for index, path in enumerate(paths):
-        for row, value in read_rows(path):
-            result = read_pair(value, f"{path}:{row + 1}", options)
-            result.file, result.row = index, row
-            if isinstance(result, Dropped):
-                ledger.add(result, result.reason)
-                steps["dropped: " + result.reason] += 1
-                continue
-            pairs.append(result)
-            if result.swapped:
-                steps["swapped: the preferred response is unsafe, the other safe"] += 1
-            elif result.margin_applies:
-                steps["kept: chosen safe, rejected unsafe"] += 1
-            elif result.chosen_safe == 1 and result.rejected_safe == 1:
-                steps["kept: both safe"] += 1
-            else:
-                steps["kept: as given" if options.transform == "none" else "kept: safety unknown"] += 1
-    return pairs, steps
+class Inputs:
+    """All rows of all files: `pairs`, `prompts` (rows of prompts only), how often each step of the transformation
+    happened, and what was said of files and columns."""
+
+    def __init__(self, args, ledger, notes, bad):
+        self.args, self.ledger, self.notes, self.bad = args, ledger, notes, bad
+        self.pairs, self.prompts, self.steps, self.unused = [], [], collections.Counter(), Unused()
+        self.forms = [collections.Counter() for _ in args.inputs]  # of each file: rows by how they are written
+        self.digest = hashlib.sha256()
+        self.sources = [Source(path, self.digest) for path in args.inputs]
+
+    def place_of(self, row):
+        """file:line of a row."""
+        return f"{self.sources[row.file].name}:{row.row + 1}"
+
+    def read(self, options):
+        for index, source in enumerate(self.sources):
+            for row, place, value in source.rows(lambda error, row, index=index: self.bad.add(error, index, row)):
+                try:
+                    result = read_pair(value, place, options)
+                except UserError as error:
+                    self.bad.add(error, index, row)
+                    continue
+                result.file, result.row = index, row
+                self._count(value, result, options)
+        self.bad.settle()
+
+    def _count(self, value, result, options):
+        place = self.place_of(result)
+        renamed = {own for known, own in options.renamed.items() if own in value}
+        self.unused.add(
+            {name: cell for name, cell in value.items() if name not in renamed}, result.schema, result.unused
+        )
+        for kind, detail in result.facts:
+            self.notes.add(kind, place, detail)
+        if isinstance(result, Dropped):
+            self.ledger.add(result, result.reason)
+            self.steps["dropped: " + result.reason] += 1
+            return
+        self.forms[result.file]["chat" if result.chat else "text"] += 1
+        if not isinstance(result, Pair):
+            self.prompts.append(result)
+            self.steps["prompts only, to generate from"] += 1
+            return
+        self.pairs.append(result)
+        if result.swapped:
+            self.steps["swapped: the preferred response is unsafe, the other safe"] += 1
+        elif result.margin_applies:
+            guessed = ", which is assumed" if result.assumed else ""
+            self.steps[f"kept: chosen safe, rejected unsafe{guessed}"] += 1
+        elif result.chosen_safe == 1 and result.rejected_safe == 1:
+            self.steps["kept: both safe"] += 1
+        else:
+            self.steps["kept: as given" if options.transform == "none" else "kept: safety unknown"] += 1
+
+    def records(self):
+        return [source.record for source in self.sources]
 
 
 def settings_of(args, tokenizer):
@@ -76,7 +120,12 @@ def settings_of(args, tokenizer):
         "assume_unsafe_rejected",
         "min_pairs",
         "rare",
+        "chat",
+        "column",
+        "ignore_columns",
+        "skip_bad",
         "heldout",
+        "probe",
         "seed",
         "max_length",
         "over_length",
@@ -89,55 +138,58 @@ def settings_of(args, tokenizer):
     }
 
 
-def data_digest(paths, settings):
-    """sha256 over the bytes of the inputs, in order, and the settings."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
 def run(args):
     check_arguments(args)
     h5io.refuse_overwrite(args.out, [*args.inputs, *filter(None, [args.model, args.chat_template])])
-    tokenizer = load_tokenizer(args)
-    ledger = Ledger()
-    options = Options(args.transform, args.benign_name, args.safe_pairs == "prompt", args.assume_unsafe_rejected)
-    pairs, steps = read_inputs(args.inputs, options, ledger)
-    usable = select(pairs, args, ledger)
-    kept = fit(
-        usable, encode_pairs(usable, tokenizer, lambda pair: f"{args.inputs[pair.file]}:{pair.row + 1}"), args, ledger
+    tokenizer, rows, positions = load_tokenizer(args)
+    ledger, notes = Ledger(), Notes()
+    bad = BadRows(args.skip_bad, ledger)
+    inputs = Inputs(args, ledger, notes, bad)
+    inputs.read(
+        Options(
+            args.transform,
+            args.benign_name,
+            args.safe_pairs == "prompt",
+            args.assume_unsafe_rejected,
+            args.chat,
+            tokenizer.has_template,
+            tokenizer.specials,
+            args.renamed,
+            frozenset(args.ignore_columns),
+        )
     )
+    probe = Probe(tokenizer, rows, inputs.place_of)
+    encoder = Encoder(tokenizer, notes, probe, inputs.place_of)
+
+    def refused(error, row):
+        bad.add(error, row.file, row.row, row.categories)
+
+    usable = select(inputs.pairs, args, ledger, notes, inputs.place_of)
+    kept = fit(usable, encoder.pairs(usable, refused), args, ledger, inputs.place_of)
+    prompts = fit_prompts(inputs.prompts, encoder.prompts(inputs.prompts, refused), args, ledger)
+    bad.settle()
     kept, train_only = settle_rare(kept, args, ledger)
-    if not kept:
+    if not kept and not prompts:
+        counts = collections.Counter(entry.reason for entry in ledger.entries)
         raise UserError(
             "no pair is left: "
-            + (
-                ", ".join(
-                    f"{reason} ({sum(e.reason == reason for e in ledger.entries)})" for reason in ledger.reasons()
-                )
-                or "no rows"
-            )
+            + (", ".join(f"{reason} ({counts[reason]})" for reason in ledger.reasons()) or "no rows"),
+            bad.errors,
         )
-    held = split_prompts([pair for pair, _, _ in kept], args.heldout, args.seed, train_only) if args.heldout else set()
-    parts = {"train": ([], []), "heldout": ([], [])}
-    for pair, tokens, entries in kept:
-        part = "heldout" if pair.key in held else "train"
-        parts[part][0].append(pair)
-        parts[part][1].append(tokens)
-        for entry in entries:
-            entry.split = part
+    parts = divide(kept, args, train_only)
+    note_leaks(prompts, parts, notes, inputs.place_of)
+    said = probe.settle()
     harm_names = {name for pair, _, _ in kept if pair.margin_applies for name in pair.categories}
     categories = sorted(
-        {name for pair, _, _ in kept for name in pair.categories}, key=lambda name: (name not in harm_names, name)
+        {name for pair, _, _ in kept for name in pair.categories}
+        | {name for row, _ in prompts for name in row.categories},
+        key=lambda name: (name not in harm_names, name),
     )
+    check_number(categories)
     settings = settings_of(args, tokenizer)
-    rules = collections.Counter(pair.rule for pair, _, _ in kept)
+    inputs.digest.update(json.dumps(settings, sort_keys=True).encode())
     attributes = {
-        "data_digest": data_digest(args.inputs, settings),
+        "data_digest": inputs.digest.hexdigest(),
         "tokenizer_digest": tokenizer.tokenizer_digest,
         "template_digest": tokenizer.template_digest,
         "vocab_size": tokenizer.vocab_size,
@@ -146,44 +198,33 @@ def run(args):
         "transform": args.transform,
         "seed": args.seed,
         "settings": settings,
-        "inputs": [describe(path) for path in args.inputs],
-        "transform_counts": dict(steps),
+        "inputs": inputs.records(),
+        "transform_counts": dict(inputs.steps),
         "category_rules": list(RULES),
     }
-    write_pairs(args.out, parts, categories, [int(name in harm_names) for name in categories], ledger, attributes)
-    print_summary(args, tokenizer, parts, categories, harm_names, steps, rules, ledger, train_only)
+    harm = [int(name in harm_names) for name in categories]
+    once = ([row for row, _ in prompts], [tokens for _, tokens in prompts])
+    write_pairs(args.out, parts, once, categories, harm, ledger, attributes, tokenizer.templates)
+    print_summary(args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said)
 
 
-def print_summary(args, tokenizer, parts, categories, harm_names, steps, rules, ledger, train_only):
-    print(
-        format_table(
-            ["rows", "SafeDPO transformation" if args.transform == "safedpo" else "preference"],
-            [[n, step] for step, n in sorted(steps.items())],
-        )
-    )
-    print("\nCategories from: " + ", ".join(f"{rule} ({rules[rule]} pairs)" for rule in RULES if rules[rule]))
-    rows = []
-    for name in categories:
-        row = [shorten(name, 40), "harm" if name in harm_names else "no margin"]
-        for pairs, encoded in parts.values():
-            chosen = [i for i, pair in enumerate(pairs) if name in pair.categories]
-            row += [len(chosen), len({pairs[i].key for i in chosen}), sum(pairs[i].margin_applies for i in chosen)]
-        rows.append(row)
-    total = ["all", ""]
-    for pairs, encoded in parts.values():
-        total += [len(pairs), len({pair.key for pair in pairs}), sum(pair.margin_applies for pair in pairs)]
-    heading = ["category", "kind", "train pairs", "prompts", "with margin", "held-out pairs", "prompts", "with margin"]
-    print("\n" + format_table(heading, [*rows, total], last_is_total=True))
-    print("\nCut or dropped (in the file under /ledger):\n" + ledger.text(categories))
-    for name in train_only if args.heldout else ():
-        print(f'note: category "{name}" is in the train part only (--rare keep-train)')
-    if "strftime_now" in tokenizer.template_text:
-        print(
-            "note: this chat template writes today's date into the prompt; prepare the data again only if you want "
-            "another date"
-        )
-    tokens = [len(t.chosen) + len(t.rejected) for _, encoded in parts.values() for t in encoded]
-    print(
-        f"\n{args.out}: {len(tokens)} pairs, {sum(tokens)} tokens, {len(categories)} categories, largest sequence "
-        f"{max(max(len(t.chosen), len(t.rejected)) for _, encoded in parts.values() for t in encoded)} tokens"
-    )
+def divide(kept, args, train_only):
+    """part -> (pairs, encoded), by prompt; the ledger's entries of kept pairs learn their part."""
+    held = cut_parts([pair for pair, _, _ in kept], args, train_only)
+    parts = {name: ([], []) for name in ("train", "heldout", *(["probe"] if args.probe else []))}
+    for pair, tokens, entries in kept:
+        part = next((name for name, keys in held.items() if pair.key in keys), "train")
+        parts[part][0].append(pair)
+        parts[part][1].append(tokens)
+        for entry in entries:
+            entry.split = part
+    return parts
+
+
+def note_leaks(prompts, parts, notes, place_of):
+    """Prompts to generate from that are trained on."""
+    trained = {pair.key for pair in parts["train"][0]}
+    for row, _ in prompts:
+        row.key = prompt_key(row)
+        if row.key in trained:
+            notes.add("leak", place_of(row))

@@ -10,6 +10,20 @@ ATTEMPTS = 20  # shuffles to try where prompts of several categories make the sp
 TURN = "\n\nAssistant:"  # HH-RLHF transcripts: what follows the last one is the reply's start, not the prompt
 
 
+def cut_parts(pairs, args, train_only):
+    """part -> set of prompt keys, of the parts that --heldout and --probe ask for. The first is cut as if there were
+    no second, but leaves each category enough."""
+    parts, left = {}, pairs
+    for name, share, leave, seed in (
+        ("heldout", args.heldout, 1 + bool(args.probe), args.seed),
+        ("probe", args.probe / (1 - args.heldout), 1, f"{args.seed} probe"),
+    ):
+        if share and left:
+            parts[name] = split_prompts(left, share, seed, train_only, leave)
+            left = [pair for pair in left if pair.key not in parts[name]]
+    return parts
+
+
 def prompt_key(pair):
     """The same for prompts that differ only in case, white space or Unicode form, whatever the format they came in."""
     if pair.chat:
@@ -46,13 +60,14 @@ def _groups(pairs):
     return groups
 
 
-def split_prompts(pairs, share, seed, train_only=()):
-    """The set of prompt keys that are held out: about `share` of each category's prompts, at least one and never all.
+def split_prompts(pairs, share, seed, train_only=(), leave=1):
+    """The set of prompt keys that are held out: about `share` of each category's prompts, at least one, and `leave` of
+    them stay.
 
     Smallest group first, each filled up to its share from the prompts that no smaller one has placed; then repaired,
     since a prompt may belong to several categories. Categories in `train_only` stay whole in the train part; every
-    other one must have two prompts or more. The result depends on the seed and on the set of prompts, not on the
-    order of the rows.
+    other one must have `leave` + 1 prompts or more. The result depends on the seed and on the set of prompts, not on
+    the order of the rows.
     """
     required = {name: prompts for name, prompts in prompts_by_category(pairs).items() if name not in train_only}
     pinned = {pair.key for pair in pairs if any(name in train_only for name in pair.categories)}
@@ -61,29 +76,29 @@ def split_prompts(pairs, share, seed, train_only=()):
         order = sorted({pair.key for pair in pairs})
         random.Random(f"{seed} {attempt}").shuffle(order)
         rank = {key: i for i, key in enumerate(order)}
-        held, lacking = _fill(groups, required, pinned, share, rank)
+        held, lacking = _fill(groups, required, pinned, share, rank, leave)
         if not lacking:
             return held
     raise UserError(
         f'category "{lacking}" shares its prompts with others so that no split by prompt has every category in both '
-        "parts; leave it out with --categories, or hold nothing out with --heldout 0"
+        "parts; leave it out with --categories, or hold nothing out with --heldout 0 (and no --probe)"
     )
 
 
-def _fill(groups, required, pinned, share, rank):
+def _fill(groups, required, pinned, share, rank, leave):
     """One attempt: (held-out prompts, a category that a part lacks or None)."""
     held, train = set(), set(pinned)
     for group in sorted(groups, key=lambda group: (len(groups[group]), group)):
         prompts = groups[group]
-        target = min(max(round(share * len(prompts)), 1), len(prompts) - 1)
+        target = min(max(round(share * len(prompts)), 1), max(len(prompts) - leave, min(1, len(prompts) - 1)))
         free = sorted(prompts - held - train, key=rank.get)
         take = max(target - len(prompts & held), 0)
         held.update(free[:take])
         train.update(free[take:])
-    return held, _repair(required, held, train, pinned, rank)
+    return held, _repair(required, held, train, pinned, rank, leave)
 
 
-def _repair(required, held, train, pinned, rank):
+def _repair(required, held, train, pinned, rank, leave):
     """Moves a prompt to the side that lacks a category, where that takes no category from the other side. Returns a
     category that is still lacking, or None."""
     names_of = {}
@@ -94,8 +109,8 @@ def _repair(required, held, train, pinned, rank):
         lacking = [
             (name, to, other)
             for name in sorted(required)
-            for to, other in ((held, train), (train, held))
-            if not required[name] & to
+            for to, other, least in ((held, train, 1), (train, held, leave))
+            if len(required[name] & to) < least
         ]
         if not lacking:
             return None
@@ -104,7 +119,7 @@ def _repair(required, held, train, pinned, rank):
             candidates = (
                 key
                 for key in sorted(required[name] & other - pinned, key=rank.get)
-                if all(len(required[also] & other) > 1 for also in names_of[key])
+                if all(len(required[also] & other) > (1 if other is held else leave) for also in names_of[key])
             )
             key = next(candidates, None)
             if key is not None:

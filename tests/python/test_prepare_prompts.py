@@ -1,0 +1,159 @@
+"""Prompts to generate from, of prompts-only files and of each part; the probe group, apart from the other parts."""
+
+import json
+
+import h5py
+import pytest
+from conftest import pku, trl
+
+USER = {"role": "user", "content": "how do I bake bread"}
+GENERATION = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def prompts_of(tokenizer_dir, tmp_path):
+    """The prompts of a group of the file that prepare wrote: [(text with template, categories, benign, file, row)]."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+
+    def read(group):
+        with h5py.File(tmp_path / "pairs.h5") as file:
+            names, item = file["categories/name"].asstr()[...], file[group]
+            offsets, n = item["offsets"][...], int(item.attrs["prompts"])
+            assert offsets[0] == 0 and offsets[-1] == len(item["tokens"]) and len(offsets) == n + 1
+            assert item["tokens"].dtype == "<i4" and item["text"].shape == (n,)
+            return [
+                (
+                    tokenizer.decode(item["tokens"][offsets[i] : offsets[i + 1]], skip_special_tokens=False),
+                    names[item["category_mask"][i].astype(bool)].tolist(),
+                    int(item["benign"][i]),
+                    int(item["source_file"][i]),
+                    int(item["source_row"][i]),
+                )
+                for i in range(n)
+            ]
+
+    return read
+
+
+def test_a_file_of_prompts(prepare, jsonl, prompts_of):
+    rows = jsonl(
+        {"prompt": "a", "category": "fraud", "subcategory": "phone", "source": "here"},
+        {"prompt": [{"role": "system", "content": "s"}, USER], "category": ["fraud", "theft"]},
+        {"question": "c", "category": "safe"},
+        {"prompt": "d"},
+        {"prompt": "e", "category": "fraud", "is_prompt_safe": True},
+        {"prompt": "a", "category": "theft"},
+    )
+    file = prepare(rows, options=["--heldout", "0.2", "--probe", "0.1"])
+    assert file.pairs == [] and file.categories == ["benign", "fraud", "theft", "uncategorised"] and not any(file.harm)
+    assert prompts_of("prompts") == [
+        (GENERATION.format("a"), ["fraud", "theft"], 0, 0, 0),
+        ("<|im_start|>system\ns<|im_end|>\n" + GENERATION.format(USER["content"]), ["fraud", "theft"], 0, 0, 1),
+        (GENERATION.format("c"), ["benign"], 1, 0, 2),
+        (GENERATION.format("d"), ["uncategorised"], 255, 0, 3),
+        (GENERATION.format("e"), ["fraud"], 1, 0, 4),
+    ]
+    assert file.reason_of(5) == ["duplicate"] and "subcategory (1 row): describes the row" in file.printed
+    assert "6  prompts only, to generate from" in file.printed and "5 prompts to generate from" in file.printed
+
+
+def test_prompts_are_plain_where_asked_or_without_a_template(prepare, jsonl, prompts_of):
+    prepare(jsonl({"prompt": "the sky", "system": "s"}), options=["--chat", "never"])
+    assert prompts_of("prompts")[0][0] == "s\n\nthe sky"
+    rendered = jsonl({"prompt": "<|im_start|>user\na<|im_end|>\n"})
+    assert "holds the special token" in prepare(rendered, status=2).err
+    prepare(rendered, options=["--chat", "never"])
+
+
+def test_prompts_that_are_none_are_refused_or_left_out(prepare, jsonl):
+    answered = {"messages": [USER, {"role": "assistant", "content": "x"}]}
+    assert "ends with an answer" in prepare(jsonl(answered), status=2).err
+    file = prepare(jsonl({"prompt": "a"}, {"prompt": "word " * 50}), options=["--max-length", "20"])
+    assert file.reason_of(1) == ["prompt alone fills the maximum length"]
+
+
+def test_pairs_and_prompts_in_one_set(prepare, jsonl, prompts_of):
+    file = prepare(jsonl(pku("a", harm=("x",)), {"prompt": "A ", "category": "x"}, {"prompt": "b", "category": "y"}))
+    assert len(file.pairs) == 1 and file.categories == ["x", "y"] and file.harm == [1, 0]
+    assert [entry[1] for entry in prompts_of("prompts")] == [["x"], ["y"]]
+    assert "note: 1 row with a prompt to generate from that is among the training pairs as well" in file.printed
+
+
+def test_each_part_has_its_prompts_once(prepare, jsonl, prompts_of):
+    rows = jsonl(
+        pku("a", harm=("x",)),
+        pku("a", harm=("y",), responses=("no", "yes")),
+        pku("b", safe=(True, True)),
+        trl("c", category="x"),
+        trl("d"),
+        trl("the gr", "een", "ass", category="x"),  # the pair's prompt ends before the letters that merge
+        trl("e", category="x", is_prompt_safe=True),
+    )
+    prepare(rows)
+    assert [entry[:3] for entry in prompts_of("train/prompts")] == [
+        (GENERATION.format("a"), ["x", "y"], 0),
+        (GENERATION.format("b"), ["benign"], 1),
+        ("c", ["x"], 0),
+        ("d", ["uncategorised"], 255),
+        ("the gr", ["x"], 0),
+        ("e", ["x"], 1),
+    ]
+    assert prompts_of("heldout/prompts") == []
+
+
+def part_prompts(path):
+    with h5py.File(path) as file:
+        return {
+            name: {text.lower() for text in file[name]["text/prompt"].asstr()[...]}
+            for name in ("train", "heldout", "probe")
+            if name in file
+        }
+
+
+def test_the_probe_group_is_apart_and_the_held_out_part_the_same(prepare, jsonl, tmp_path):
+    rows = jsonl(*[pku(f"{q} {i // 2}", harm=(f"c{i % 4}",)) for i in range(200) for q in ("how", "HOW")])
+    prepare(rows, options=["--heldout", "0.2"])
+    without = part_prompts(tmp_path / "pairs.h5")
+    prepare(rows, options=["--heldout", "0.2", "--probe", "0.3"])
+    parts = part_prompts(tmp_path / "pairs.h5")
+    assert without["heldout"] == parts["heldout"] and "probe" not in without
+    assert not parts["train"] & parts["probe"] and not parts["heldout"] & parts["probe"]
+    assert parts["train"] | parts["probe"] == without["train"]
+    assert len(parts["probe"]) == 30 and len(parts["heldout"]) == 20
+    with h5py.File(tmp_path / "pairs.h5") as file:
+        for name in parts:
+            assert file[name]["category_mask"][...].any(axis=0).all()
+        assert set(file["probe"]) == set(file["train"])
+
+
+def test_a_probe_group_needs_a_third_prompt(prepare, jsonl):
+    rows = jsonl(*[pku(f"q {i}") for i in range(2)])
+    assert "2 pairs, 2 prompts; choose" in prepare(rows, options=["--heldout", "0.2", "--probe", "0.2"], status=2).err
+    for count in (3, 4, 5, 7):
+        file = prepare(jsonl(*[pku(f"q {i}") for i in range(count)]), options=["--heldout", "0.6", "--probe", "0.3"])
+        assert file.parts["train"] and file.parts["heldout"]
+    prepare(rows, options=["--probe", "0.5"])
+
+
+@pytest.mark.parametrize("options", [["--probe", "1"], ["--probe", "-0.1"], ["--heldout", "0.6", "--probe", "0.4"]])
+def test_bad_shares(prepare, jsonl, options):
+    assert "--probe" in prepare(jsonl(pku("a")), options=options, status=2).err
+
+
+def test_the_digest_follows_the_probe(prepare, jsonl):
+    rows = jsonl(*[pku(f"q {i}") for i in range(9)])
+    digests = {
+        prepare(rows, options=options).attributes["data_digest"]
+        for options in ([], ["--probe", "0.2"], ["--chat", "always"])
+    }
+    assert len(digests) == 3
+    assert json.loads(prepare(rows).attributes["settings"])["probe"] == 0.0
+
+
+def test_real_prompts(prepare, shared, prompts_of):
+    file = prepare(f"{shared}/catqa_prompts.jsonl")
+    prompts = prompts_of("prompts")
+    assert len(prompts) + len(file.ledger) == 270 and set(file.reasons) <= {"duplicate"}
+    assert len(file.categories) == 9 and {entry[2] for entry in prompts} == {0}
