@@ -143,7 +143,7 @@ static bool write_array(H5File *file, const Format *format, const Field *f, cons
 static bool write_field(H5File *file, const Format *format, const Field *f, const void *values, const int64_t lengths[],
                         Error *err)
 {
-    const void *member = (const char *)values + f->offset;
+    const void *member = values ? (const char *)values + f->offset : NULL;
     bool exists = true;
     if (is_array(f)) return write_array(file, format, f, member, lengths, err);
     if (!f->attribute) return h5_write_text(file, f->object, *(const char *const *)member, err);

@@ -423,7 +423,7 @@ static void read_eval(const char *path) { (void)path; }
 
 /* ---- all of them ---- */
 
-void format_read(const Format *format, const char *path)
+void format_read(const FuzzFormat *format, const char *path)
 {
     const char *files[] = { path };
     const CommandLine check = { .file_count = 1, .files = files };
@@ -433,14 +433,14 @@ void format_read(const Format *format, const char *path)
     format->read(path);
 }
 
-const Format formats[] = {
+const FuzzFormat formats[] = {
     { "model", make_model, read_model },       { "checkpoint", make_checkpoint, read_checkpoint },
     { "pairs", make_pairs, read_pairs },       { "reference", make_reference, read_reference },
     { "metrics", make_metrics, read_metrics }, { "eval", make_eval, read_eval },
 };
 const int format_count = sizeof formats / sizeof *formats;
 
-const Format *format_named(const char *name)
+const FuzzFormat *format_named(const char *name)
 {
     for (int i = 0; i < format_count; i++)
         if (strcmp(formats[i].name, name) == 0) return &formats[i];

@@ -14,17 +14,17 @@
 #include <stdint.h>
 
 /* A format, how to make a valid file of it and how the program reads one. */
-typedef struct Format {
+typedef struct FuzzFormat {
     const char *name;
     void (*make)(const char *path);
     void (*read)(const char *path);
-} Format;
+} FuzzFormat;
 
-extern const Format formats[];
+extern const FuzzFormat formats[];
 extern const int format_count;
-const Format *format_named(const char *name);
+const FuzzFormat *format_named(const char *name);
 /* All that the program does with a file of the format: `catdpo check`, then its own reader, which may write to it. */
-void format_read(const Format *format, const char *path);
+void format_read(const FuzzFormat *format, const char *path);
 
 /* ---- the process ---- */
 

@@ -113,7 +113,7 @@ __attribute__((noinline)) static void on_signal(int number)
 }
 
 typedef struct Reading {
-    const Format *format;
+    const FuzzFormat *format;
     const char *path;
 } Reading;
 
@@ -153,7 +153,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     Recipe r = { data, size };
     uint8_t choice = recipe_byte(&r);
     const Valid *v = &valid[choice % format_count];
-    const Format *format = &formats[choice % format_count];
+    const FuzzFormat *format = &formats[choice % format_count];
     uint8_t *bytes = malloc(v->sealed);
     CHECK(bytes);
     memcpy(bytes, v->bytes, v->sealed);

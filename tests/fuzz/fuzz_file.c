@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-static const Format *format;
+static const FuzzFormat *format;
 static uint8_t *valid;
 static size_t valid_size;
 
