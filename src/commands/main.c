@@ -35,8 +35,8 @@ static const CommandOption plan_options[] = {
     { "--bandwidth-gb", "GB/s", NULL, "network bandwidth of a node (default: 12.5)", false },
     { "--latency-us", "US", NULL, "time of a short message between nodes (default: 2)", false },
     { "--model-size", "SHAPE", NULL,
-      "1b, 8b, 70b or hidden=..,mlp=..,layers=..,heads=..,groups=..,head=..,vocab=..,tied=.. "
-      "instead of model.path",
+      "1b, 8b, 70b (Llama 3), gemma3-1b, -4b, -12b, -27b or hidden=..,mlp=..,layers=..,heads=..,groups=..,head=..,"
+      "vocab=..,tied=..,family=..,window=..,full=.. instead of model.path",
       false },
     { "--tokens-per-pair", "N", NULL, "made-up pairs of N tokens on average, both sequences, instead of data.path",
       false },

@@ -30,6 +30,9 @@ static bool read_field(H5File *file, const ArchitectureField *f, Architecture *a
 {
     void *value = (char *)a + f->offset;
     int64_t wide = 0;
+    bool there = true;
+    if (f->added && !h5_has_attribute(file, "/model", f->name, &there, err)) return false;
+    if (!there) return true;
     switch (f->kind) {
     case FIELD_TEXT: return h5_read_string(file, "/model", f->name, value, f->size, err);
     case FIELD_COUNT:

@@ -34,6 +34,10 @@ static const ArchitectureField fields[] = {
     FIELD("rope_low_freq_factor", NUMBER, rope.low_frequency_factor, .least = 1e-6, .most = 1e9),
     FIELD("rope_high_freq_factor", NUMBER, rope.high_frequency_factor, .least = 1e-6, .most = 1e9),
     FIELD("rope_original_max_position", COUNT, rope.original_max_positions),
+    FIELD("rope_local_base_freq", NUMBER, local_theta, .most = 1e30, .added = true),
+    FIELD("query_pre_attn_scalar", NUMBER, query_scalar, .most = 1e9, .added = true),
+    FIELD("sliding_window", COUNT, window, .added = true),
+    FIELD("layer_types", TEXT, layer_types, .added = true),
 };
 enum { FIELDS = sizeof fields / sizeof *fields };
 
@@ -42,6 +46,8 @@ const ArchitectureField *architecture_fields(int *count)
     *count = FIELDS;
     return fields;
 }
+
+bool architecture_slides(const Architecture *a, int layer) { return *a->layer_types && a->layer_types[layer] == 's'; }
 
 const Family *architecture_family(const Architecture *a)
 {
@@ -73,15 +79,16 @@ static bool field_same(const ArchitectureField *f, const Architecture *a, const 
 
 bool architecture_same(const Architecture *a, const Architecture *b, char *difference, size_t size)
 {
-    bool same_layers = architecture_family(a)->layer == architecture_family(b)->layer; /* as Llama's and Mistral's */
+    const Family *x = architecture_family(a), *y = architecture_family(b);
+    bool same_rules = x->layer == y->layer && x->model == y->model; /* as Llama's and Mistral's */
     for (int i = 0; i < FIELDS; i++) {
         const ArchitectureField *f = &fields[i];
-        bool ignored = f->may_differ && (f->kind != FIELD_TEXT || same_layers);
+        bool ignored = f->may_differ && (f->kind != FIELD_TEXT || same_rules);
         if (ignored || field_same(f, a, b)) continue;
-        char x[64], y[64];
-        field_text(f, a, x, sizeof x);
-        field_text(f, b, y, sizeof y);
-        snprintf(difference, size, "%s is %s and %s", f->name, x, y);
+        char one[64], other[64];
+        field_text(f, a, one, sizeof one);
+        field_text(f, b, other, sizeof other);
+        snprintf(difference, size, "%s is %s and %s", f->name, one, other);
         return false;
     }
     return true;
@@ -107,10 +114,18 @@ bool architecture_check(const Architecture *a, const char *where, Error *err)
                            where, a->heads, a->groups);
     if (a->head_dim % 2 != 0)
         return error_usage(err, "%s: head size %d is odd, rotary embedding needs an even one", where, a->head_dim);
+    size_t types = strlen(a->layer_types), sliding = 0;
+    for (size_t i = 0; i < types; i++) sliding += a->layer_types[i] == 's';
+    if ((types > 0 && types != (size_t)a->layers) || strspn(a->layer_types, "fs") != types ||
+        (sliding > 0) != (a->window > 0))
+        return error_usage(err,
+                           "%s: layer_types \"%.64s\" with sliding_window %d is not one letter, f or s, for each of %d "
+                           "layers: import the model again",
+                           where, a->layer_types, a->window, a->layers);
     if (!(a->norm_epsilon > 0) || !(a->rope.theta > 0) || !(a->rope.factor > 0))
         return error_usage(err, "%s: rms_norm_eps, rope_theta and rope_factor must be positive", where);
     int64_t widest = ((int64_t)a->heads + 2 * (int64_t)a->groups) * a->head_dim;
-    if (widest > 1 << 24 || a->hidden > 1 << 24 || a->mlp > 1 << 24 || a->vocab > 1 << 26 || a->layers > 1 << 12)
+    if (widest > 1 << 24 || a->hidden > 1 << 24 || a->mlp > 1 << 24 || a->vocab > 1 << 26 || a->layers > LAYERS_MAX)
         return error_usage(err, "%s: a size of the model is beyond what this program was made for", where);
     return true;
 }

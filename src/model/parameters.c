@@ -5,7 +5,7 @@
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-enum { LAYER_TENSORS = 9 }; /* indices in LayerTensors */
+enum { LAYER_TENSORS = 11 }; /* indices in LayerTensors */
 
 typedef struct Builder {
     Parameters *p;
@@ -107,6 +107,8 @@ static void append_vectors(Builder *b)
         const LayerPlan *plan = &layer->plan;
         layer->attention_norm = norm(b, l, plan->attention_norm);
         layer->mlp_norm = norm(b, l, plan->mlp_norm);
+        layer->attention_post_norm = norm(b, l, plan->attention_post_norm);
+        layer->mlp_post_norm = norm(b, l, plan->mlp_post_norm);
         layer->qkv_bias = plan->qkv_bias ? append_qkv(b, l, ".bias", true) : -1;
         layer->q_norm = head_norm(b, l, plan->query_norm);
         layer->k_norm = head_norm(b, l, plan->key_norm);

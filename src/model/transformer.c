@@ -15,7 +15,24 @@ static float *vector(const Transformer *t, float *flat, int index)
 
 static NormShape norm_shape(const Transformer *t, const Batch *batch)
 {
-    return (NormShape){ t->grid, t->architecture.hidden, t->hidden.local, batch->width, t->architecture.norm_epsilon };
+    return (NormShape){ .grid = t->grid,
+                        .hidden = t->architecture.hidden,
+                        .h = t->hidden.local,
+                        .n = batch->width,
+                        .epsilon = t->architecture.norm_epsilon,
+                        .offset = t->plan.norm_offset };
+}
+
+static AttentionShape attention_shape(const Transformer *t, int l)
+{
+    AttentionShape shape = t->attention;
+    shape.window = t->parameters.layer[l].plan.window;
+    return shape;
+}
+
+static const Rotary *rotary_of(const Transformer *t, int l)
+{
+    return t->parameters.layer[l].plan.local_rope ? &t->local_rotary : &t->rotary;
 }
 
 /* ---- a product and its gradients -------------------------------------------------------------------------------- */
@@ -64,6 +81,33 @@ static void norm_backward(Transformer *t, const Batch *batch, int index, const f
     timer_stop(t->timer);
 }
 
+/* ---- what a block adds ------------------------------------------------------------------------------------------ */
+
+/* y = x + norm(W input), without the norm where the family has none (norm = -1). */
+static void residual_forward(Transformer *t, const Batch *batch, const Linear *l, float *input, int norm,
+                             const BlockOutput *output, const float *x, float *y)
+{
+    int64_t n = (int64_t)batch->width * t->hidden.local;
+    if (norm < 0) {
+        memcpy(y, x, sizeof(float) * (size_t)n);
+        product_forward(t, batch, l, input, 1, y);
+        return;
+    }
+    product_forward(t, batch, l, input, 0, output->raw);
+    norm_forward(t, batch, norm, output->raw, output->rstd, false);
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] + t->normed[i];
+}
+
+/* From t->dx, the gradient of y, which remains as a part of the gradient of x: the gradient of W input. It may lie in
+ * t->dnormed. */
+static float *residual_backward(Transformer *t, const Batch *batch, int norm, const BlockOutput *output)
+{
+    if (norm < 0) return t->dx;
+    memset(t->dnormed, 0, sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
+    norm_backward(t, batch, norm, output->raw, output->rstd, t->dx, t->dnormed);
+    return t->dnormed;
+}
+
 /* ---- attention block -------------------------------------------------------------------------------------------- */
 
 /* middle = x + Wo attention(Wqkv norm(x)) */
@@ -72,17 +116,18 @@ static void attention_block_forward(Transformer *t, const Batch *batch, int l)
     const LayerTensors *w = &t->parameters.layer[l];
     const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
+    AttentionShape shape = attention_shape(t, l);
     norm_forward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, false);
     product_forward(t, batch, &p->qkv, t->normed, 0, a->qkv);
 
     timer_start(t->timer, PHASE_ATTENTION);
-    attention_prepare(&t->attention, batch, &t->rotary, vector(t, t->weights, w->q_norm),
+    attention_prepare(&shape, batch, rotary_of(t, l), vector(t, t->weights, w->q_norm),
                       vector(t, t->weights, w->k_norm), a->qkv, a->raw);
-    attention_forward(&t->attention, batch, a->qkv, a->attention, a->lse, t->scratch);
+    attention_forward(&shape, batch, a->qkv, a->attention, a->lse, t->scratch);
     timer_stop(t->timer);
 
-    memcpy(a->middle, t->input[l], sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
-    product_forward(t, batch, &p->attention_out, a->attention, 1, a->middle);
+    residual_forward(t, batch, &p->attention_out, a->attention, w->attention_post_norm, &a->attention_output,
+                     t->input[l], a->middle);
 }
 
 /* t->dx: gradient of middle, becomes the gradient of x */
@@ -91,12 +136,14 @@ static void attention_block_backward(Transformer *t, const Batch *batch, int l, 
     const LayerTensors *w = &t->parameters.layer[l];
     const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
-    product_backward_input(t, batch, &p->attention_out, t->dattention, t->dx);
-    product_backward_weight(t, batch, &p->attention_out, a->attention, t->dx, accumulate);
+    AttentionShape shape = attention_shape(t, l);
+    float *doutput = residual_backward(t, batch, w->attention_post_norm, &a->attention_output);
+    product_backward_input(t, batch, &p->attention_out, t->dattention, doutput);
+    product_backward_weight(t, batch, &p->attention_out, a->attention, doutput, accumulate);
 
     timer_start(t->timer, PHASE_ATTENTION);
-    attention_backward(&t->attention, batch, a->qkv, a->attention, a->lse, t->dattention, t->dqkv, t->scratch);
-    attention_prepare_backward(&t->attention, batch, &t->rotary, vector(t, t->weights, w->q_norm),
+    attention_backward(&shape, batch, a->qkv, a->attention, a->lse, t->dattention, t->dqkv, t->scratch);
+    attention_prepare_backward(&shape, batch, rotary_of(t, l), vector(t, t->weights, w->q_norm),
                                vector(t, t->weights, w->k_norm), a->raw, t->dqkv, vector(t, t->gradients, w->q_norm),
                                vector(t, t->gradients, w->k_norm));
     timer_stop(t->timer);
@@ -109,7 +156,7 @@ static void attention_block_backward(Transformer *t, const Batch *batch, int l, 
 
 /* ---- MLP block -------------------------------------------------------------------------------------------------- */
 
-/* next = middle + Wdown swiglu(Wgate_up norm(middle)) */
+/* next = middle + Wdown glu(Wgate_up norm(middle)) */
 static void mlp_block_forward(Transformer *t, const Batch *batch, int l, float *next)
 {
     const LayerTensors *w = &t->parameters.layer[l];
@@ -117,13 +164,12 @@ static void mlp_block_forward(Transformer *t, const Batch *batch, int l, float *
     LayerActivations *a = &t->layer[l];
     norm_forward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, false);
     product_forward(t, batch, &p->gate_up, t->normed, 0, a->gate_up);
-    if (!next) /* running a layer again for its backward pass ends here */
+    if (!next) /* nothing of what follows is needed again */
         return;
     timer_start(t->timer, PHASE_MLP);
-    swiglu_forward(&t->mlp, batch->width, a->gate_up, t->act);
+    glu_forward(t->plan.activation, &t->mlp, batch->width, a->gate_up, t->act);
     timer_stop(t->timer);
-    memcpy(next, a->middle, sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
-    product_forward(t, batch, &p->mlp_down, t->act, 1, next);
+    residual_forward(t, batch, &p->mlp_down, t->act, w->mlp_post_norm, &a->mlp_output, a->middle, next);
 }
 
 /* t->dx: gradient of next, becomes the gradient of middle */
@@ -132,16 +178,24 @@ static void mlp_block_backward(Transformer *t, const Batch *batch, int l, bool a
     const LayerTensors *w = &t->parameters.layer[l];
     const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
-    product_backward_input(t, batch, &p->mlp_down, t->act, t->dx);
+    float *doutput = residual_backward(t, batch, w->mlp_post_norm, &a->mlp_output);
+    product_backward_input(t, batch, &p->mlp_down, t->act, doutput);
     timer_start(t->timer, PHASE_MLP);
-    swiglu_backward(&t->mlp, batch->width, a->gate_up, t->act);
+    glu_backward(t->plan.activation, &t->mlp, batch->width, a->gate_up, t->act);
     timer_stop(t->timer);
-    product_backward_weight(t, batch, &p->mlp_down, t->act, t->dx, accumulate);
+    product_backward_weight(t, batch, &p->mlp_down, t->act, doutput, accumulate);
 
     norm_forward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, true);
     product_backward_weight(t, batch, &p->gate_up, t->normed, a->gate_up, accumulate);
     product_backward_input(t, batch, &p->gate_up, t->dnormed, a->gate_up);
     norm_backward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, t->dnormed, t->dx);
+}
+
+/* A layer again, as far as its backward pass needs it. */
+static void layer_again(Transformer *t, const Batch *batch, int l)
+{
+    attention_block_forward(t, batch, l);
+    mlp_block_forward(t, batch, l, t->parameters.layer[l].mlp_post_norm >= 0 ? t->input[l + 1] : NULL);
 }
 
 /* ---- all layers ------------------------------------------------------------------------------------------------- */
@@ -168,10 +222,7 @@ static void backward(Transformer *t, const Batch *batch, bool accumulate)
     memset(t->dx, 0, sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
     norm_backward(t, batch, p->final_norm, t->input[layers], t->rstd, t->dnormed, t->dx);
     for (int l = layers - 1; l >= 0; l--) {
-        if (t->limits.recompute) {
-            attention_block_forward(t, batch, l);
-            mlp_block_forward(t, batch, l, NULL);
-        }
+        if (t->limits.recompute) layer_again(t, batch, l);
         mlp_block_backward(t, batch, l, accumulate);
         attention_block_backward(t, batch, l, accumulate);
     }

@@ -5,17 +5,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+static BlockOutput carve_output(const Transformer *t, Arena *arena, int64_t w, int norm)
+{
+    if (norm < 0) return (BlockOutput){ NULL, NULL };
+    return (BlockOutput){ .raw = arena_floats(arena, w * t->hidden.local), .rstd = arena_floats(arena, w) };
+}
+
 static LayerActivations carve_layer(const Transformer *t, Arena *arena, int64_t w)
 {
+    const LayerTensors *tensors = &t->parameters.layer[0]; /* all layers have the same parts */
     return (LayerActivations){
         .qkv = arena_floats(arena, w * t->qkv.local),
-        .raw = t->architecture.qk_norm ? arena_floats(arena, w * t->qkv.local) : NULL,
+        .raw = tensors->q_norm >= 0 ? arena_floats(arena, w * t->qkv.local) : NULL,
         .attention = arena_floats(arena, w * t->query.local),
         .lse = arena_floats(arena, w * t->attention.groups * t->attention.per_group),
         .middle = arena_floats(arena, w * t->hidden.local),
         .gate_up = arena_floats(arena, w * 2 * t->mlp.local),
         .attention_rstd = arena_floats(arena, w),
         .mlp_rstd = arena_floats(arena, w),
+        .attention_output = carve_output(t, arena, w, tensors->attention_post_norm),
+        .mlp_output = carve_output(t, arena, w, tensors->mlp_post_norm),
     };
 }
 
@@ -78,18 +87,24 @@ static bool lay_out(Transformer *t, const Architecture *a, Grid *grid, const Tra
 {
     int dim = a->head_dim, per_group = a->heads / a->groups, mlp_block = (a->mlp + grid->rows - 1) / grid->rows;
     *t = (Transformer){ .architecture = *a, .limits = *limits, .grid = grid, .timer = timer };
+    t->plan = architecture_family(a)->model(a);
     t->hidden = axis_even(a->hidden, grid->rows, grid->row);
     t->mlp = axis_make(a->mlp, mlp_block, grid->rows, grid->row);
     t->query = axis_make(a->heads * dim, per_group * dim, grid->rows, grid->row);
     t->qkv = axis_make((a->heads + 2 * a->groups) * dim, (per_group + 2) * dim, grid->rows, grid->row);
-    t->attention = (AttentionShape){ t->query.local / (per_group * dim), per_group, dim, a->norm_epsilon };
+    t->attention = (AttentionShape){ .groups = t->query.local / (per_group * dim),
+                                     .per_group = per_group,
+                                     .head_dim = dim,
+                                     .scale = t->plan.attention_scale,
+                                     .norm_epsilon = a->norm_epsilon,
+                                     .norm_offset = t->plan.norm_offset };
     t->input = calloc((size_t)a->layers + 1, sizeof *t->input);
     t->layer = calloc((size_t)a->layers, sizeof *t->layer);
     t->products = calloc((size_t)a->layers, sizeof *t->products);
     if (!t->input || !t->layer || !t->products)
         return error_fault(err, "out of memory for the table of %d layers", a->layers);
     return parameters_layout(&t->parameters, a, grid, err) &&
-           embedding_create(&t->embedding, grid, a->vocab, a->hidden, limits->max_width, err);
+           embedding_create(&t->embedding, grid, a->vocab, a->hidden, t->plan.embedding_scale, limits->max_width, err);
 }
 
 /* W of `weight`, with the bias unless it is -1, applied to activations with rows `in`. */
@@ -138,11 +153,22 @@ static bool allocate(Transformer *t, Error *err)
     return t->memory != NULL;
 }
 
+/* The tables of all rotations that the layers ask for. */
+static bool make_rotations(Transformer *t, Error *err)
+{
+    const Architecture *a = &t->architecture;
+    int positions = t->limits.longest + 1;
+    bool local = false;
+    for (int l = 0; l < a->layers; l++) local = local || t->parameters.layer[l].plan.local_rope;
+    RopeSettings rope = { .type = ROPE_DEFAULT, .theta = a->local_theta };
+    return rotary_create(&t->rotary, &a->rope, a->head_dim, positions, err) &&
+           (!local || rotary_create(&t->local_rotary, &rope, a->head_dim, positions, err));
+}
+
 bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits,
                         Timer *timer, Error *err)
 {
-    bool ok = lay_out(t, a, grid, limits, timer, err) &&
-              rotary_create(&t->rotary, &a->rope, a->head_dim, limits->longest + 1, err) && allocate(t, err);
+    bool ok = lay_out(t, a, grid, limits, timer, err) && make_rotations(t, err) && allocate(t, err);
     if (!error_agree(grid->world, ok, err)) {
         transformer_free(t);
         return false;
@@ -157,6 +183,7 @@ void transformer_free(Transformer *t)
     memory_free(t->weights);
     embedding_free(&t->embedding);
     rotary_free(&t->rotary);
+    rotary_free(&t->local_rotary);
     parameters_free(&t->parameters);
     free(t->products);
     free(t->layer);

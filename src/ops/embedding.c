@@ -16,7 +16,7 @@ static void sort_by_owner(const Axis *axis, const Axis *other, int *index, int *
     first[other->parts] = count;
 }
 
-bool embedding_create(Embedding *e, const Grid *grid, int vocab, int hidden, int max_width, Error *err)
+bool embedding_create(Embedding *e, const Grid *grid, int vocab, int hidden, float scale, int max_width, Error *err)
 {
     size_t rows = (size_t)grid->rows, columns = (size_t)grid->columns;
     *e = (Embedding){
@@ -24,6 +24,7 @@ bool embedding_create(Embedding *e, const Grid *grid, int vocab, int hidden, int
         .vocab = axis_even(vocab, grid->rows, grid->row),
         .features = axis_even(hidden, grid->columns, grid->column),
         .hidden = axis_even(hidden, grid->rows, grid->row),
+        .scale = scale,
     };
     e->send_feature = malloc(sizeof(int) * (size_t)(e->features.local + 1));
     e->receive_feature = malloc(sizeof(int) * (size_t)(e->hidden.local + 1));
@@ -129,7 +130,7 @@ void embedding_forward(Embedding *e, const Batch *batch, const float *table, flo
         const float *in = e->receive + n.receive_at[rank];
         for (int f = e->receive_first[c]; f < e->receive_first[c + 1]; f++)
             for (int t = e->receive_token_first[r]; t < e->receive_token_first[r + 1]; t++)
-                x[(int64_t)e->receive_token[t] * e->hidden.local + e->receive_feature[f]] = *in++;
+                x[(int64_t)e->receive_token[t] * e->hidden.local + e->receive_feature[f]] = e->scale * *in++;
     }
 }
 
@@ -142,7 +143,7 @@ void embedding_backward(Embedding *e, const Batch *batch, const float *dx, float
         float *out = e->receive + n.receive_at[rank];
         for (int f = e->receive_first[c]; f < e->receive_first[c + 1]; f++)
             for (int t = e->receive_token_first[r]; t < e->receive_token_first[r + 1]; t++)
-                *out++ = dx[(int64_t)e->receive_token[t] * e->hidden.local + e->receive_feature[f]];
+                *out++ = e->scale * dx[(int64_t)e->receive_token[t] * e->hidden.local + e->receive_feature[f]];
     }
     CHECK_MPI(MPI_Alltoallv(e->receive, n.receive, n.receive_at, MPI_FLOAT, e->send, n.send, n.send_at, MPI_FLOAT,
                             grid->comm));

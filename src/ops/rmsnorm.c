@@ -22,30 +22,31 @@ void rmsnorm_apply(const NormShape *s, const float *x, const float *rstd, const 
 {
     for (int t = 0; t < s->n; t++) {
         const float *in = x + (int64_t)t * s->h;
-        float *out = y + (int64_t)t * s->h, r = rstd[t];
-        for (int i = 0; i < s->h; i++) out[i] = w[i] * (in[i] * r);
+        float *out = y + (int64_t)t * s->h, r = rstd[t], offset = s->offset;
+        for (int i = 0; i < s->h; i++) out[i] = (offset + w[i]) * (in[i] * r);
     }
 }
 
-/* sum_i dy_i w_i x_i, and dw_i += dy_i x_i r */
+/* sum_i dy_i (offset + w_i) x_i, and dw_i += dy_i x_i r */
 SIMD_CLONES
-static float backward_sums(int h, const float *x, float r, const float *w, const float *dy, float *dw)
+static float backward_sums(int h, const float *x, float r, float offset, const float *w, const float *dy, float *dw)
 {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int i = 0; i < h; i++) {
         float product = dy[i] * x[i];
-        sum += product * w[i];
+        sum += product * (offset + w[i]);
         dw[i] += product * r;
     }
     return sum;
 }
 
-/* dx_i += r w_i dy_i - r^3 / H * sum * x_i */
+/* dx_i += r (offset + w_i) dy_i - r^3 / H * sum * x_i */
 SIMD_CLONES
-static void backward_token(int h, const float *x, float r, float scale, const float *w, const float *dy, float *dx)
+static void backward_token(int h, const float *x, float r, float scale, float offset, const float *w, const float *dy,
+                           float *dx)
 {
-    for (int i = 0; i < h; i++) dx[i] += r * w[i] * dy[i] - scale * x[i];
+    for (int i = 0; i < h; i++) dx[i] += r * (offset + w[i]) * dy[i] - scale * x[i];
 }
 
 void rmsnorm_backward(const NormShape *s, const float *x, const float *rstd, const float *w, const float *dy, float *dx,
@@ -53,12 +54,12 @@ void rmsnorm_backward(const NormShape *s, const float *x, const float *rstd, con
 {
     for (int t = 0; t < s->n; t++) {
         int64_t at = (int64_t)t * s->h;
-        sums[t] = backward_sums(s->h, x + at, rstd[t], w, dy + at, dw);
+        sums[t] = backward_sums(s->h, x + at, rstd[t], s->offset, w, dy + at, dw);
     }
     sum_over_rows(s->grid, sums, s->n);
     for (int t = 0; t < s->n; t++) {
         int64_t at = (int64_t)t * s->h;
         double r = rstd[t];
-        backward_token(s->h, x + at, rstd[t], (float)(r * r * r * sums[t] / s->hidden), w, dy + at, dx + at);
+        backward_token(s->h, x + at, rstd[t], (float)(r * r * r * sums[t] / s->hidden), s->offset, w, dy + at, dx + at);
     }
 }

@@ -28,7 +28,8 @@ static bool measure_attention(Machine *machine, const Architecture *a, Error *er
         TOKENS = 512,
         TILE_SCORES = 128 * (128 + 256 + 384 + 512)
     }; /* that attention.c computes for them, masked ones included */
-    AttentionShape s = { 1, a->heads / a->groups, a->head_dim, a->norm_epsilon };
+    AttentionShape s = { .groups = 1, .per_group = a->heads / a->groups, .head_dim = a->head_dim };
+    s.scale = architecture_family(a)->model(a).attention_scale;
     Segment segment = { .length = TOKENS };
     Batch batch = { .width = TOKENS, .used = TOKENS, .segment_count = 1, .segment = &segment };
     int64_t qkv = (int64_t)TOKENS * (s.per_group + 2) * s.head_dim, out = (int64_t)TOKENS * s.per_group * s.head_dim,
@@ -53,7 +54,7 @@ static bool measure_attention(Machine *machine, const Architecture *a, Error *er
     return true;
 }
 
-static bool measure_mlp(Machine *machine, Error *err)
+static bool measure_mlp(Machine *machine, Activation activation, Error *err)
 {
     enum { FEATURES = 1024, TOKENS = 512 };
     Axis axis = axis_even(FEATURES, 1, 0);
@@ -64,9 +65,9 @@ static bool measure_mlp(Machine *machine, Error *err)
     for (int round = 0; round < ROUNDS; round++) {
         fill(x, 2LL * FEATURES * TOKENS);
         double start = seconds_now();
-        swiglu_forward(&axis, TOKENS, x, y);
+        glu_forward(activation, &axis, TOKENS, x, y);
         double middle = seconds_now();
-        swiglu_backward(&axis, TOKENS, x, y);
+        glu_backward(activation, &axis, TOKENS, x, y);
         machine->mlp_forward = fmin(machine->mlp_forward, (middle - start) / FEATURES / TOKENS);
         machine->mlp_backward = fmin(machine->mlp_backward, (seconds_now() - middle) / FEATURES / TOKENS);
     }
@@ -96,7 +97,8 @@ bool machine_measure(Machine *machine, const Architecture *a, int threads, Error
 {
     double given = machine->gflops, bandwidth = machine->memory_bandwidth, measured = blas_rate(threads);
     machine->library_bytes = (double)memory_resident() + MPI_BYTES;
-    if (!measure_attention(machine, a, err) || !measure_mlp(machine, err) || !measure_bandwidth(machine, err))
+    if (!measure_attention(machine, a, err) ||
+        !measure_mlp(machine, architecture_family(a)->model(a).activation, err) || !measure_bandwidth(machine, err))
         return false;
     machine->gflops = given > 0 ? given : measured;
     double slower = measured / machine->gflops;

@@ -88,7 +88,7 @@ static void add_product(Scene *s, Work *w, double *seconds, double times, Transp
     s->kept = larger(s->kept, c.kept);
 }
 
-/* y = W x in all layers, `again` of them twice; with `backward` both gradients too. */
+/* y = W x in all layers, twice with `again`; with `backward` both gradients too. */
 static void add_layer_product(Scene *s, Work *w, Extent out, Extent in, Extent tokens, bool again, bool backward)
 {
     double layers = s->a->layers;
@@ -125,12 +125,38 @@ static void add_head(Scene *s, Work *w, const Batch *batch, bool backward)
     }
 }
 
+/* Norms of the hidden state in a layer: of the inputs of its blocks, and of what they add. */
+static int input_norms(const Scene *s)
+{
+    const LayerTensors *l = &s->parameters.layer[0];
+    return (l->attention_norm >= 0) + (l->mlp_norm >= 0);
+}
+static int output_norms(const Scene *s)
+{
+    const LayerTensors *l = &s->parameters.layer[0];
+    return (l->attention_post_norm >= 0) + (l->mlp_post_norm >= 0);
+}
+
 /* Floats a token that the loops between the products read and write in a layer. */
 static double layer_traffic(const Scene *s, bool backward)
 {
-    double h = s->hidden.over_rows, qkv = s->qkv.over_rows;
-    double forward = 10 * h + 2 * qkv, again = s->config->engine.recompute ? 8 * h + 2 * qkv : 0;
-    return backward ? forward + again + 20 * h + 3 * qkv : forward;
+    double h = s->hidden.over_rows, qkv = s->qkv.over_rows, in = input_norms(s), out = output_norms(s);
+    double forward = (4 + 3 * in + 4 * out) * h + 2 * qkv;
+    double again = s->config->engine.recompute ? (2 + 3 * in + 4 * out) * h + 2 * qkv : 0;
+    return backward ? forward + again + (2 + 9 * in + 7 * out) * h + 3 * qkv : forward;
+}
+
+/* Scores of a head in all layers. */
+static double all_scores(const Scene *s, const Batch *batch)
+{
+    double scores = 0, sum = 0;
+    int window = -1;
+    for (int l = 0; l < s->a->layers; l++) {
+        int here = s->parameters.layer[l].plan.window;
+        if (here != window) scores = attention_scores(batch, window = here);
+        sum += scores;
+    }
+    return sum;
 }
 
 static void add_pass(Scene *s, Work *w, const Batch *batch, bool backward)
@@ -145,18 +171,19 @@ static void add_pass(Scene *s, Work *w, const Batch *batch, bool backward)
     add_layer_product(s, w, s->qkv, s->hidden, tokens, again, backward);
     add_layer_product(s, w, s->hidden, s->query, tokens, again, backward);
     add_layer_product(s, w, s->gate_up, s->hidden, tokens, again, backward);
-    add_layer_product(s, w, s->hidden, s->mlp, tokens, false, backward);
+    bool whole = again && output_norms(s) > 0; /* the second time up to the end of the layer */
+    add_layer_product(s, w, s->hidden, s->mlp, tokens, whole, backward);
     add_head(s, w, batch, backward);
 
-    double scores = attention_scores(batch), forward = layers * (1 + again), gradient = backward ? layers : 0;
-    w->attention += scores * s->local_heads * (forward * m->attention_forward + gradient * m->attention_backward);
-    w->flops += scores * a->heads * s->shape.columns * 2 * a->head_dim * (2 * forward + 5 * gradient);
-    w->elementwise += width * s->mlp.over_rows * (layers * m->mlp_forward + gradient * m->mlp_backward) +
+    double scores = all_scores(s, batch);
+    w->attention += scores * s->local_heads * ((1 + again) * m->attention_forward + backward * m->attention_backward);
+    w->flops += scores * a->heads * s->shape.columns * 2 * a->head_dim * (2 * (1 + again) + 5 * backward);
+    w->elementwise += width * s->mlp.over_rows * layers * ((1 + whole) * m->mlp_forward + backward * m->mlp_backward) +
                       width * FLOAT_BYTES *
                           (layers * layer_traffic(s, backward) + 20 * s->hidden.over_rows * (1 + backward)) /
                           m->memory_bandwidth;
 
-    double norms = 2 * forward + 1 + (backward ? 2 * layers + 1 : 0);
+    double norms = (input_norms(s) + output_norms(s)) * layers * (1 + again + backward) + 1 + backward;
     for (int i = 0; i < (int)norms; i++) add_allreduce(s, w, width * 8, s->shape.rows, grid_span(s));
     int ranks = grid_span(s);
     double embedded = used * a->hidden * FLOAT_BYTES * (1 - 1.0 / ranks) * (1 + backward);
@@ -303,7 +330,10 @@ static PlanMemory memory_of(const Scene *s, const Pairs *pairs, const BatchLimit
 
     double width = most(s->width_most, s->reference_width);
     double indices = FLOAT_BYTES * (2 * columns * width + 4 * width);
-    double tables = FLOAT_BYTES * (double)(pairs->longest + 1) * a->head_dim + 16.0 * (double)pairs->count;
+    int rotations = 1;
+    for (int l = 0; l < a->layers; l++)
+        if (s->parameters.layer[l].plan.local_rope) rotations = 2;
+    double tables = FLOAT_BYTES * (double)(pairs->longest + 1) * a->head_dim * rotations + 16.0 * (double)pairs->count;
     double pieces = s->shape.replicas > 1
                         ? FLOAT_BYTES * fmin(REPLICA_PIECE, (double)s->parameters.local_floats / s->shape.replicas)
                         : 0;

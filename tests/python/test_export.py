@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import CONFIG, tensors_of, write_model
 from safetensors import safe_open
-from test_import import same, weights
+from test_import import GEMMA, SEES_ALL, SLIDES, same, weights
 
 from catdpo_analysis.files import h5io
 from catdpo_analysis.cli import main
@@ -22,6 +22,9 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
 
 
 def stored(folder):
@@ -44,8 +47,13 @@ def stored(folder):
         {"model_type": "qwen2", "tie_word_embeddings": True},
         {"model_type": "qwen3", "head_dim": 8},
         {"model_type": "mistral", "sliding_window": None},
+        {"model_type": "mistral", "sliding_window": 16},
+        {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+        GEMMA | {"sliding_window": 16},
+        GEMMA | {"sliding_window": 16, "layer_types": [SEES_ALL, SLIDES], "query_pre_attn_scalar": 24},
+        GEMMA | {"rope_parameters": {SEES_ALL: LINEAR | {"rope_theta": 5e5}, SLIDES: {"rope_theta": 2e4}}},
         {"rope_scaling": LLAMA3},
-        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_scaling": LINEAR},
     ],
     ids=str,
 )
@@ -168,6 +176,18 @@ def test_a_damaged_or_foreign_file_is_refused_and_no_folder_appears(cli, tmp_pat
         damage(file)
     assert named in cli("export", tmp_path / "a.h5", "--out", tmp_path / "out", status=2).err
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_file_of_an_older_version_means_what_it_meant(cli, tmp_path):
+    """It lacks the attributes that came with sliding windows."""
+    write_model(tmp_path / "hf")
+    cli("import", tmp_path / "hf", "--out", tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        for name in ("sliding_window", "layer_types", "rope_local_base_freq", "query_pre_attn_scalar"):
+            del file["model"].attrs[name]
+    cli("export", tmp_path / "a.h5", "--out", tmp_path / "out")
+    cli("import", tmp_path / "out", "--out", tmp_path / "b.h5")
+    assert same(weights(tmp_path / "a.h5"), weights(tmp_path / "b.h5"))
 
 
 def test_weights_that_diverged_are_refused(cli, tmp_path):

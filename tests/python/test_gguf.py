@@ -6,17 +6,16 @@ import zipfile
 import gguf
 import numpy as np
 import pytest
+import test_import
 from conftest import CHATML, CONFIG, tensors_of, train_bpe
 from test_import import same, weights
 from tokenizers import Tokenizer, pre_tokenizers
 
 from catdpo_analysis.files import h5io
-from catdpo_analysis.models.families.family import Family
+from catdpo_analysis.models.families import FAMILIES
 from catdpo_analysis.models.gguf_source import llama3_factors
 from catdpo_analysis.models.gguf_tokenizer import sentencepiece
 from catdpo_analysis.prepare.chat import ChatTokenizer
-
-TO_GGUF = {hf: name for name, hf in Family.gguf_names.items()}
 
 
 def rotary_pairs_side_by_side(rows, heads):
@@ -27,10 +26,10 @@ def rotary_pairs_side_by_side(rows, heads):
     return rows[order]
 
 
-def gguf_name(name):
+def gguf_name(name, family):
     if name.startswith("model.layers."):
         layer, rest = name.removeprefix("model.layers.").split(".", 1)
-        return f"blk.{layer}.{TO_GGUF[rest]}"
+        return f"blk.{layer}.{ {hf: stored for stored, hf in family.gguf_names.items()}[rest] }"
     return {
         "model.embed_tokens.weight": "token_embd.weight",
         "model.norm.weight": "output_norm.weight",
@@ -40,7 +39,8 @@ def gguf_name(name):
 
 def write_gguf(path, config, tensors, tokenizer=None, pre="gpt-2", quantise=None, extra=None, more=()):
     """`extra`: changes of metadata (None removes a key); `more`: further tensors."""
-    arch = config["model_type"]
+    family = FAMILIES.get(config["model_type"], FAMILIES["llama"])
+    arch = family.gguf_name if config["model_type"] in FAMILIES else config["model_type"]
     writer = gguf.GGUFWriter(path, arch)
     meta = {
         f"{arch}.block_count": config["num_hidden_layers"],
@@ -84,7 +84,7 @@ def write_gguf(path, config, tensors, tokenizer=None, pre="gpt-2", quantise=None
             values = rotary_pairs_side_by_side(
                 values, config["num_attention_heads"] if ".q_proj." in name else config["num_key_value_heads"]
             )
-        stored = name if name.startswith("rope") or "odd" in name else gguf_name(name)
+        stored = name if name.startswith("rope") or "odd" in name else gguf_name(name, family)
         if quantise and values.ndim == 2:
             writer.add_tensor(stored, gguf.quantize(values, quantise), raw_dtype=quantise)
         else:
@@ -123,6 +123,50 @@ def test_rows_and_names_come_back_as_hugging_face_has_them(cli, tmp_path, change
             and int(model["head_dim"]) == config["head_dim"]
         )
         assert int(model["tie_word_embeddings"]) == config["tie_word_embeddings"]
+
+
+GEMMA = GGUF | test_import.GEMMA | {"num_hidden_layers": 3, "rope_theta": 1e6}
+
+
+@pytest.mark.parametrize(
+    "extra, window, letters, scalar, local",
+    [
+        ({"gemma3.attention.sliding_window": 64}, 64, "sss", 8, 1e4),  # what llama.cpp takes as known
+        ({"gemma3.attention.sliding_window": 512}, 512, "sss", 8, 1e4),
+        ({}, 0, "", 8, 1e4),  # without a window all layers see everything
+        ({"gemma3.attention.sliding_window": 64, "gemma3.attention.sliding_window_pattern": 2}, 64, "sfs", 8, 1e4),
+        (
+            {
+                "gemma3.attention.sliding_window": 64,
+                "gemma3.attention.sliding_window_pattern": [False, True, True],
+                "gemma3.attention.scale": 168.0**-0.5,
+                "gemma3.rope.freq_base_swa": 5000.0,
+            },
+            64,
+            "fss",
+            168,
+            5000.0,
+        ),
+        ({"gemma3.block_count": 62, "gemma3.attention.sliding_window": 64}, 64, "sssssf" * 10 + "ss", 32 / 4, 1e4),
+    ],
+)
+def test_gemma_as_llama_cpp_stores_it(cli, tmp_path, extra, window, letters, scalar, local):
+    """Norm weights with 1 added, and what is not in the file as llama.cpp has it built in."""
+    config = GEMMA | {"num_hidden_layers": extra.get("gemma3.block_count", 3)}
+    tensors, one = tensors_of(config), np.float32(1)
+    stored = {name: value + one if name.endswith("norm.weight") else value for name, value in tensors.items()}
+    scaling = {"gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 8.0}
+    write_gguf(tmp_path / "m.gguf", config, stored, extra=scaling | extra)
+    cli("import", tmp_path / "m.gguf", "--out", tmp_path / "m.h5", "--no-tokenizer")
+    found = weights(tmp_path / "m.h5")
+    assert same(found, {name: stored[name] - one if name.endswith("norm.weight") else tensors[name] for name in tensors})
+    with h5io.open_as(str(tmp_path / "m.h5"), "catdpo-model") as file:
+        model = file["model"].attrs
+        assert (int(model["sliding_window"]), h5io.text(file["model"], "layer_types")) == (window, letters)
+        assert float(model["query_pre_attn_scalar"]) == scalar and float(model["rope_local_base_freq"]) == local
+        assert h5io.text(file["model"], "rope_type") == "linear" and float(model["rope_factor"]) == 8
+    cli("export", tmp_path / "m.h5", "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out/config.json").read_text())["architectures"] == ["Gemma3ForCausalLM"]
 
 
 def test_quantised_tensors_are_undone_by_the_gguf_package(cli, tmp_path):

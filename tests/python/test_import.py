@@ -13,6 +13,10 @@ from catdpo_analysis.files import h5io
 from catdpo_analysis.files.digest import sha256
 
 
+GEMMA = {"model_type": "gemma3_text", "hidden_act": None, "tie_word_embeddings": True}  # what differs from CONFIG
+SLIDES, SEES_ALL = "sliding_attention", "full_attention"
+
+
 def weights(path):
     """Hugging Face name -> array of a model.h5."""
     result = {}
@@ -112,6 +116,7 @@ def test_several_files_with_an_index_are_one_model(cli, tmp_path):
         {"model_type": "qwen2"},
         {"model_type": "qwen2", "tie_word_embeddings": True, "sliding_window": 16, "use_sliding_window": False},
         {"model_type": "qwen3", "head_dim": 8},
+        GEMMA,
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}, "rope_theta": None},
         {
@@ -132,13 +137,74 @@ def test_supported_families_and_options(cli, tmp_path, changes):
     with h5py.File(tmp_path / "m.h5") as file:
         model = file["model"].attrs
         assert h5io.text(file["model"], "architecture") == config["model_type"]
-        assert int(model["attention_bias"]) == (config["model_type"] == "qwen2") and int(model["qk_norm"]) == (
-            config["model_type"] == "qwen3"
-        )
+        assert int(model["attention_bias"]) == (config["model_type"] == "qwen2")
+        assert int(model["qk_norm"]) == (config["model_type"] in ("qwen3", "gemma3_text"))
         if "rope_parameters" in changes:
             assert float(model["rope_theta"]) == 5000.0
         if config["rope_scaling"] and h5io.text(file["model"], "rope_type") == "llama3":
             assert int(model["rope_original_max_position"]) == 64 and float(model["rope_factor"]) == 8.0
+
+
+@pytest.mark.parametrize(
+    "changes, window, letters",
+    [
+        ({"model_type": "mistral", "sliding_window": 64}, 64, "ss"),
+        ({"model_type": "mistral", "max_position_embeddings": 8192}, 4096, "ss"),  # transformers' default
+        ({"model_type": "mistral", "sliding_window": 128}, 0, ""),  # cuts nothing off
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}, 64, "fs"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64}, 0, ""),  # from layer 28 on
+        (
+            {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 9, "layer_types": [SLIDES, SEES_ALL]},
+            9,
+            "sf",
+        ),
+        (GEMMA | {"sliding_window": 8}, 8, "ss"),
+        (GEMMA | {"sliding_window": 8, "sliding_window_pattern": 2}, 8, "sf"),
+        (GEMMA | {"sliding_window": 8, "layer_types": [SEES_ALL, SLIDES]}, 8, "fs"),
+        (GEMMA | {"sliding_window": 512}, 512, "ss"),  # cuts nothing off, but selects the local rotation
+        (GEMMA | {"sliding_window": 8, "layer_types": [SEES_ALL, SEES_ALL]}, 0, ""),
+    ],
+    ids=str,
+)
+def test_layers_with_a_sliding_window(cli, tmp_path, changes, window, letters):
+    write_model(tmp_path / "hf", tensors_of(CONFIG | changes), **changes)
+    cli("import", tmp_path / "hf", "--out", tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5") as file:
+        assert int(file["model"].attrs["sliding_window"]) == window
+        assert h5io.text(file["model"], "layer_types") == letters
+
+
+@pytest.mark.parametrize(
+    "changes, theta, local, kind",
+    [
+        ({"rope_theta": None}, 1e6, 1e4, "default"),  # transformers' defaults
+        ({"rope_theta": 5e5, "rope_local_base_freq": 2e4}, 5e5, 2e4, "default"),
+        ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 5e5, 1e4, "linear"),
+        (
+            {
+                "rope_theta": None,
+                "rope_parameters": {
+                    SEES_ALL: {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
+                    SLIDES: {"rope_type": "default", "rope_theta": 2e4},
+                },
+            },
+            5e5,
+            2e4,
+            "linear",
+        ),
+        ({"rope_theta": None, "rope_parameters": {SLIDES: {"rope_theta": 2e4}}}, 1e6, 2e4, "default"),
+    ],
+    ids=str,
+)
+def test_gemma_has_two_rotations_in_the_old_and_the_new_layout(cli, tmp_path, changes, theta, local, kind):
+    write_model(tmp_path / "hf", tensors_of(CONFIG | GEMMA), **GEMMA | changes)
+    cli("import", tmp_path / "hf", "--out", tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5") as file:
+        model = file["model"].attrs
+        assert float(model["rope_theta"]) == theta and float(model["rope_local_base_freq"]) == local
+        assert h5io.text(file["model"], "rope_type") == kind
+        assert float(model["rope_factor"]) == (8 if kind == "linear" else 1)
+        assert float(model["query_pre_attn_scalar"]) == 256 and int(model["qk_norm"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -149,10 +215,22 @@ def test_supported_families_and_options(cli, tmp_path, changes):
         ({"hidden_act": "gelu"}, "gelu"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"model_type": "mistral", "sliding_window": 64}, "sliding_window"),
-        ({"model_type": "mistral"}, "sliding"),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64}, "sliding_window"),
+        ({"sliding_window": 64}, "sliding_window"),
         ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding"),
+        ({"model_type": "mistral", "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}, "sliding"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window"),
+        ({"model_type": "qwen2", "layer_types": ["sliding_attention", "full_attention"]}, "sliding"),
+        ({"model_type": "qwen3", "layer_types": ["full_attention"]}, "layer_types"),
+        ({"model_type": "gemma3"}, "gemma3"),
+        (GEMMA | {"hidden_activation": "silu"}, "hidden_activation"),
+        (GEMMA | {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        (GEMMA | {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        (GEMMA | {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        (GEMMA | {"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
+        (GEMMA | {"sliding_window": None}, "sliding_window"),
+        (GEMMA | {"rope_parameters": {"chunked_attention": {}}}, "chunked_attention"),
+        (GEMMA | {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}}, "linear"),
+        (GEMMA | {"rope_local_base_freq": 0}, "rope_local_base_freq"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
         ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "dynamic"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
@@ -168,10 +246,7 @@ def test_supported_families_and_options(cli, tmp_path, changes):
     ids=str,
 )
 def test_what_the_engine_cannot_compute_is_refused_by_name(cli, tmp_path, changes, named):
-    config = write_model(tmp_path / "hf", tensors_of(CONFIG), **changes)
-    if changes == {"model_type": "mistral"}:
-        assert "sliding_window" not in config  # transformers' default for Mistral is a window of 4096 positions
-        (tmp_path / "hf/config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+    write_model(tmp_path / "hf", tensors_of(CONFIG), **changes)
     result = cli("import", tmp_path / "hf", "--out", tmp_path / "m.h5", status=2)
     assert named in result.err
     assert not (tmp_path / "m.h5").exists()

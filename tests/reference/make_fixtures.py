@@ -49,7 +49,18 @@ MODELS = {
     "tiny_qwen3": dict(model_type="qwen3", hidden_size=14, intermediate_size=15, num_attention_heads=6, head_dim=6,
                        tie_word_embeddings=True, rms_norm_eps=1e-6,
                        rope_parameters=dict(rope_type="default", rope_theta=10000.0)),
+    # windows shorter than a prompt, so that a response sees a part of it
+    "tiny_mistral": dict(model_type="mistral", hidden_size=12, intermediate_size=13, num_attention_heads=3, head_dim=6, sliding_window=6,
+                         rope_parameters=dict(rope_type="default", rope_theta=10000.0)),
+    # without a padding token, whose row torch leaves out of the look-up's gradient
+    "tiny_gemma3": dict(model_type="gemma3_text", pad_token_id=None, num_hidden_layers=3, hidden_size=18, intermediate_size=14, num_attention_heads=6,
+                        head_dim=8, hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=5, sliding_window=5, rms_norm_eps=1e-6,
+                        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                        rope_parameters=dict(full_attention=dict(rope_type="linear", rope_theta=5000.0, factor=2.5),
+                                             sliding_attention=dict(rope_type="default", rope_theta=60.0))),
 }
+CLASSES = dict(llama="LlamaForCausalLM", mistral="MistralForCausalLM", qwen2="Qwen2ForCausalLM", qwen3="Qwen3ForCausalLM",
+               gemma3_text="Gemma3ForCausalLM")
 # prompt, chosen and rejected lengths of the batch behind the losses: a completion of one token, equal and very unequal lengths
 BATCH = [(3, 2, 4), (7, 9, 5), (12, 1, 20), (18, 22, 11), (5, 14, 14), (9, 6, 17)]
 
@@ -64,14 +75,14 @@ def uniform(key, shape, low, high):
 
 
 def weight(model, name, shape):
-    """Norms away from 1, biases away from 0, and scales at which attention and the output distribution are not flat."""
-    key = f"{model}/{name}"
+    """Norms away from 1 (Gemma adds it), biases away from 0, and scales at which attention and the output distribution are not flat."""
+    key, gemma = f"{model}/{name}", "gemma" in model
     if name.endswith("norm.weight"):
-        return uniform(key, shape, 0.5, 1.6)
+        return uniform(key, shape, *((-0.5, 0.6) if gemma else (0.5, 1.6)))
     if name.endswith("bias"):
         return uniform(key, shape, -0.6, 0.6)
     if "embed_tokens" in name or "lm_head" in name:
-        gain = 1.8
+        gain = 0.9 if gemma else 1.8  # looked-up rows are multiplied by the root of their length
     elif "q_proj" in name or "k_proj" in name:
         gain = 1.4
     else:
@@ -147,6 +158,12 @@ def plant(model, one):
 
 def model_attributes(group, config, weights, tokenizer_digest, name):
     rope = config.rope_parameters
+    local = rope.get("sliding_attention", {})
+    rope = rope.get("full_attention", rope)
+    window = config.sliding_window if config.model_type in ("mistral", "gemma3_text") else None
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    windows = dict(rope_local_base_freq=float(local.get("rope_theta", 0)), sliding_window=int(window or 0),
+                   query_pre_attn_scalar=float(getattr(config, "query_pre_attn_scalar", 0)), layer_types="".join(t[0] for t in types))
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     ch.set_attributes(
         group, architecture=config.model_type, hidden_size=config.hidden_size, intermediate_size=config.intermediate_size,
@@ -154,14 +171,15 @@ def model_attributes(group, config, weights, tokenizer_digest, name):
         num_key_value_heads=config.num_key_value_heads, head_dim=head_dim, vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings, rms_norm_eps=float(config.rms_norm_eps),
         rope_theta=float(rope["rope_theta"]), tie_word_embeddings=bool(config.tie_word_embeddings),
-        attention_bias=config.model_type == "qwen2", qk_norm=config.model_type == "qwen3", rope_type=rope["rope_type"],
+        attention_bias=config.model_type == "qwen2", qk_norm=config.model_type in ("qwen3", "gemma3_text"), rope_type=rope["rope_type"],
         rope_factor=float(rope.get("factor", 1)), rope_low_freq_factor=float(rope.get("low_freq_factor", 1)),
         rope_high_freq_factor=float(rope.get("high_freq_factor", 4)),
         rope_original_max_position=int(rope.get("original_max_position_embeddings", 0)),
+        **(windows if window else {}),  # files of older versions know none
         weights_digest=ch.weights_digest({n: ch.checksum(w) for n, w in weights.items()}), tokenizer_digest=tokenizer_digest,
         source=f"random weights of {name}")
     text = {k: v for k, v in config.to_dict().items() if k not in ("transformers_version", "dtype", "_name_or_path")}
-    text["architectures"] = [{"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[config.model_type]]
+    text["architectures"] = [CLASSES[config.model_type]]
     group.attrs.create("hf_config", json.dumps(text, indent=1, sort_keys=True), dtype=h5py.string_dtype("utf-8"))
 
 

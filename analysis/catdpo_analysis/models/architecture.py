@@ -10,11 +10,18 @@ import dataclasses
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.h5io import set_text, text
 from catdpo_analysis.models.families import FAMILIES, list_names
+from catdpo_analysis.models.families.family import FULL, SLIDING
 from catdpo_analysis.models.hf_config import LARGEST, Config, is_number, shown
 
-SUPPORTED = f"catdpo supports {list_names(f.title for f in FAMILIES.values())} models with SwiGLU and rotary embedding"
+SUPPORTED = f"catdpo supports dense models of {list_names(f.title for f in FAMILIES.values())}"
 
 KINDS = {int: "<i8", float: "<f8"}
+LAYER_TYPES = {FULL: "f", SLIDING: "s"}  # in config.json and in /model
+
+
+def added(default):
+    """An attribute that files of older versions lack, which mean the default."""
+    return dataclasses.field(default=default, metadata={"added": True})
 
 
 @dataclasses.dataclass
@@ -40,6 +47,10 @@ class Architecture:
     rope_low_freq_factor: float = 1.0
     rope_high_freq_factor: float = 4.0
     rope_original_max_position: int = 0
+    rope_local_base_freq: float = added(0.0)  # of layers with a sliding window; 0: as in the others
+    query_pre_attn_scalar: float = added(0.0)  # 0: head_dim
+    sliding_window: int = added(0)
+    layer_types: str = added("")  # a letter a layer, f or s; empty: all f
 
     @property
     def family(self):
@@ -56,6 +67,11 @@ class Architecture:
         if not self.tie_word_embeddings:
             shapes["lm_head.weight"] = table
         return shapes
+
+    def list_layer_types(self):
+        """As config.json has them."""
+        names = {letter: name for name, letter in LAYER_TYPES.items()}
+        return [names[letter] for letter in self.layer_types or "f" * self.num_hidden_layers]
 
     def parameters(self):
         total = 0
@@ -78,6 +94,8 @@ class Architecture:
         values = {}
         for field in dataclasses.fields(cls):
             if field.name not in group.attrs:
+                if field.metadata.get("added"):
+                    continue
                 raise UserError(
                     f"{path}: /model lacks the attribute {field.name}; write the file again with import or train"
                 )
@@ -132,13 +150,12 @@ def read_config(values, path):
         raise UserError(f"{path}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
     if head_dim % 2:
         config.refuse(f"the odd head_dim {head_dim}", "rotary embedding needs an even one")
-    positions = config.number("max_position_embeddings", int)
-    family.check_window(config, positions)
+    layers, positions = config.number("num_hidden_layers", int), config.number("max_position_embeddings", int)
     return Architecture(
         architecture=kind,
         hidden_size=hidden,
         intermediate_size=config.number("intermediate_size", int),
-        num_hidden_layers=config.number("num_hidden_layers", int),
+        num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
@@ -148,20 +165,70 @@ def read_config(values, path):
         tie_word_embeddings=int(bool(config.get("tie_word_embeddings", False))),
         attention_bias=int(family.attention_bias),
         qk_norm=int(family.qk_norm),
-        **_read_rope(config, positions),
+        **_read_rope(config, family, positions),
+        **_read_window(config, family, layers, positions),
+        **family.options(config),
     )
 
 
-def _read_rope(config, positions):
+def _read_window(config, family, layers, positions):
+    """Which layers have a sliding window. One that can never cut anything off is none, unless it comes with a rotation
+    of its own."""
+    window, given = family.window(config), config.get("layer_types")
+    if window is not None and not is_number(window, -LARGEST, LARGEST):
+        config.refuse(f"sliding_window = {shown(window)}", "it must be a count or null")
+    types = given if family.reads_layer_types and given is not None else family.layer_types(config, layers)
+    if not isinstance(types, list) or len(types) != layers or not all(name in LAYER_TYPES for name in types):
+        config.refuse(f"layer_types = {shown(types)}", f"it must name {FULL} or {SLIDING} for each of {layers} layers")
+    ignored = isinstance(given, list) and SLIDING in given and given != types
+    too_small = not family.sliding and window is not None and window < positions
+    if ignored or too_small or (SLIDING in types and window is None):
+        config.refuse(
+            f"sliding-window attention (sliding_window = {window}, max_position_embeddings = {positions})",
+            f"{family.title} has {'it only as sliding_window says' if family.sliding else 'none'}; set sliding_window "
+            "to null in config.json and drop layer_types if your sequences stay below the window",
+        )
+    if SLIDING not in types or (window >= positions and not family.local_rope):
+        return {}
+    return {
+        "sliding_window": config.number("sliding_window", int),
+        "layer_types": "".join(LAYER_TYPES[name] for name in types),
+    }
+
+
+def _read_rope(config, family, positions):
     """Rotary embedding: theta and scaling, in the old layout (rope_theta, rope_scaling) or the new one
     (rope_parameters)."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(scaling, dict):
         raise UserError(f"{config.path}: rope_scaling is not an object")
-    if any(isinstance(value, dict) for value in scaling.values()):
+    nested = any(isinstance(value, dict) for value in scaling.values())
+    if family.local_rope:
+        return _read_local_rope(config, scaling if nested else {}) | _rope_of(
+            config, (scaling.get(FULL) or {}) if nested else scaling, positions
+        )
+    if nested:
         config.refuse("rotary embedding that differs between layers")
-    theta = config.get("rope_theta")
-    theta = scaling.get("rope_theta", 10000.0) if theta is None else theta
+    return _rope_of(config, scaling, positions)
+
+
+def _read_local_rope(config, nested):
+    """The rotation in layers with a sliding window."""
+    if set(nested) - set(LAYER_TYPES):
+        config.refuse(f"rope_parameters for {shown(sorted(nested))}", f"they must be for {FULL} and {SLIDING}")
+    local = nested.get(SLIDING) or {}
+    if not isinstance(local, dict) or local.get("rope_type", "default") != "default":
+        config.refuse(f"rope_parameters {shown(local)} of {SLIDING}", "the engine scales that of full attention only")
+    theta = local.get("rope_theta")
+    theta = config.get("rope_local_base_freq") if theta is None else theta
+    if not is_number(theta, 1e-6, 1e30):
+        raise UserError(f"{config.path}: rope_local_base_freq = {shown(theta)} is not a valid number")
+    return {"rope_local_base_freq": float(theta)}
+
+
+def _rope_of(config, scaling, positions):
+    theta = config.values.get("rope_theta")
+    theta = scaling.get("rope_theta", config.defaults.get("rope_theta", 10000.0)) if theta is None else theta
     kind = scaling.get("rope_type", scaling.get("type", "default")) or "default"
     if kind not in ("default", "linear", "llama3"):
         config.refuse(f"rope type {shown(kind)}", "the engine has default, linear and llama3")

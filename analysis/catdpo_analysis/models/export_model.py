@@ -33,7 +33,6 @@ def config_from(architecture):
     config = {
         "architectures": [a.family.hf_class],
         "model_type": a.architecture,
-        "hidden_act": "silu",
         "hidden_size": a.hidden_size,
         "intermediate_size": a.intermediate_size,
         "num_hidden_layers": a.num_hidden_layers,

@@ -108,7 +108,6 @@ class GgufSource:
         config = {
             "architectures": [self.family.hf_class],
             "model_type": self.family.name,
-            "hidden_act": "silu",
             "hidden_size": hidden,
             "intermediate_size": need("feed_forward_length"),
             "num_hidden_layers": need("block_count"),
@@ -124,13 +123,12 @@ class GgufSource:
             "torch_dtype": "float32",
             "use_cache": True,
         }
-        config |= self.family.gguf_entries(self.tensors)
-        window = self._get(f"{kind}.attention.sliding_window")
-        if window is not None and 0 < window < config["max_position_embeddings"]:
-            raise UserError(
-                f"{self.path}: sliding-window attention ({window} of {config['max_position_embeddings']} positions) is "
-                "not supported"
+        try:
+            config |= self.family.gguf_entries(
+                lambda key, default=None: self._get(f"{kind}.{key}", default), self.tensors, config
             )
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
         config["rope_scaling"] = self._rope_scaling(kind, config)
         for name in ("bos", "eos"):
             token = self._get(f"tokenizer.ggml.{name}_token_id")

@@ -9,18 +9,24 @@
 
 #include <stddef.h>
 
+enum { LAYERS_MAX = 4096 };
+
 /* Fields lie without gaps, so that a test finds one that is not listed. */
 typedef struct Architecture {
     char name[32]; /* of its family (family.h): "llama", ... */
     double norm_epsilon;
+    double query_scalar; /* scores are divided by its root; 0: by that of head_dim */
+    double local_theta;  /* rope's theta in layers with a sliding window, unscaled; 0: as in the others */
     RopeSettings rope;
     int hidden, mlp, vocab;    /* H, M, V */
     int layers, heads, groups; /* groups: key/value heads, G */
     int head_dim;
     int max_positions;
-    bool tied;           /* the head is the embedding */
-    bool attention_bias; /* biases on q, k, v */
-    bool qk_norm;        /* RMSNorm over each query and key head */
+    int window; /* tokens that a layer with a sliding window sees, up to the query's own; 0: there are no such layers */
+    bool tied;  /* the head is the embedding */
+    bool attention_bias;              /* biases on q, k, v */
+    bool qk_norm;                     /* RMSNorm over each query and key head */
+    char layer_types[LAYERS_MAX + 1]; /* a letter a layer: s has a sliding window, f (full attention) not; "": all f */
 } Architecture;
 
 /* An attribute of /model and the field of Architecture that holds it. */
@@ -30,6 +36,7 @@ typedef struct ArchitectureField {
     size_t offset, size;
     double least, most;         /* of a FIELD_NUMBER */
     const char *const *choices; /* NULL-terminated */
+    bool added;                 /* not in files of older versions, which mean 0 or "" */
     bool may_differ;            /* two models that differ in it alone compute the same */
 } ArchitectureField;
 
@@ -38,6 +45,9 @@ const ArchitectureField *architecture_fields(int *count);
 
 /* Family known, sizes positive and consistent (heads a multiple of groups, even head size, ...). Not collective. */
 bool architecture_check(const Architecture *a, const char *where, Error *err);
+
+/* Does this layer have a sliding window? */
+bool architecture_slides(const Architecture *a, int layer);
 
 /* The family of an architecture that was checked. */
 const Family *architecture_family(const Architecture *a);

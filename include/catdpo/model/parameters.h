@@ -42,7 +42,7 @@ typedef struct Tensor {
 typedef struct LayerTensors {
     LayerPlan plan;
     int qkv, attention_out, gate_up, mlp_down;
-    int attention_norm, mlp_norm;
+    int attention_norm, mlp_norm, attention_post_norm, mlp_post_norm;
     int qkv_bias, q_norm, k_norm;
 } LayerTensors;
 

@@ -18,6 +18,12 @@ typedef struct LayerProducts {
     Linear qkv, attention_out, gate_up, mlp_down;
 } LayerProducts;
 
+/* What a block adds to its input, before the norm that some families give it. */
+typedef struct BlockOutput {
+    float *raw;  /* [h x w]; NULL without such a norm */
+    float *rstd; /* [w] */
+} BlockOutput;
+
 /* What the backward pass of a layer needs from its forward pass. */
 typedef struct LayerActivations {
     float *qkv;            /* [qkv x w] rotated */
@@ -28,6 +34,7 @@ typedef struct LayerActivations {
     float *gate_up;        /* [2m x w] */
     float *attention_rstd; /* [w] */
     float *mlp_rstd;       /* [w] */
+    BlockOutput attention_output, mlp_output;
 } LayerActivations;
 
 typedef struct TransformerLimits {
@@ -41,6 +48,7 @@ typedef struct TransformerLimits {
 
 typedef struct Transformer {
     Architecture architecture;
+    ModelPlan plan;
     TransformerLimits limits;
     Grid *grid;   /* not owned */
     Timer *timer; /* not owned */
@@ -50,7 +58,7 @@ typedef struct Transformer {
     Axis hidden, mlp, query, qkv; /* rows of the activations */
     LayerProducts *products;      /* [layers] views of weights and gradients */
     AttentionShape attention;
-    Rotary rotary;
+    Rotary rotary, local_rotary; /* the second of layers with local_rope */
     Embedding embedding;
     Head head;
     SequenceResult *result; /* [max_sequences] of the pass run last; the same on all ranks of the grid */

@@ -15,15 +15,18 @@ typedef struct AttentionShape {
     int groups;    /* local, g */
     int per_group; /* query heads a group */
     int head_dim;  /* d */
+    int window;    /* a token sees so many tokens up to itself; 0: all of them */
+    float scale;   /* of the scores, 1 / sqrt(d) as a rule */
     double norm_epsilon;
+    float norm_offset; /* of query and key norms, as in rmsnorm.h */
 } AttentionShape;
 
 /* Floats of scratch that forward and backward need for segments (with their prefix) of up to `longest` tokens. */
 int64_t attention_scratch(const AttentionShape *s, int longest);
 
 /* Scores that forward computes for the segments of batch, for one head: those that are masked in a block of queries
- * too. */
-double attention_scores(const Batch *batch);
+ * too. window: as in AttentionShape. */
+double attention_scores(const Batch *batch, int window);
 
 /* In place on qkv, for the tokens of batch: RMSNorm of query and key heads with weights q_norm, k_norm [d] (NULL:
  * none), rotation. raw [as qkv]: where the values before the norm are kept (NULL without a norm). */
@@ -33,8 +36,8 @@ void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary
 void attention_prepare_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
                                 const float *k_norm, const float *raw, float *dqkv, float *dq_norm, float *dk_norm);
 
-/* out = softmax(q k' / sqrt(d)) v; padding columns become zero. lse[heads/G g x n] = log-sum-exp of the scores, for the
- * backward. */
+/* out = softmax(scale q k') v over the keys within the window; padding columns become zero. lse[heads/G g x n] =
+ * log-sum-exp of the scores, for the backward. */
 void attention_forward(const AttentionShape *s, const Batch *batch, const float *qkv, float *out, float *lse,
                        float *scratch);
 /* dqkv (overwritten; padding columns zero) from dout and what the forward saw and made. */

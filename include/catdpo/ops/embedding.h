@@ -12,6 +12,7 @@ typedef struct Embedding {
     Axis vocab;               /* over process rows: the table's rows */
     Axis features;            /* over process columns: the table's columns */
     Axis hidden;              /* over process rows: the activations' rows */
+    float scale;              /* that the rows of the table are multiplied with */
     int *send_feature;        /* [features.local] local table columns, sorted by the process row that wants them */
     int *send_first;          /* [R + 1] */
     int *receive_feature;     /* [hidden.local] local activation rows, sorted by the process column that has them */
@@ -24,15 +25,16 @@ typedef struct Embedding {
     float *send, *receive;    /* not owned: see embedding_buffers */
 } Embedding;
 
-bool embedding_create(Embedding *e, const Grid *grid, int vocab, int hidden, int max_width, Error *err);
+bool embedding_create(Embedding *e, const Grid *grid, int vocab, int hidden, float scale, int max_width, Error *err);
 void embedding_free(Embedding *e);
 /* Floats of the two buffers that the caller has to give (Embedding.send, .receive). */
 int64_t embedding_send_floats(const Embedding *e, int max_width);
 int64_t embedding_receive_floats(const Embedding *e, int max_width);
 
-/* x[h x n] = rows of table[v x h_c] for the tokens of batch; padding becomes zero. Collective over grid->comm. */
+/* x[h x n] = scale * rows of table[v x h_c] for the tokens of batch; padding becomes zero. Collective over grid->comm.
+ */
 void embedding_forward(Embedding *e, const Batch *batch, const float *table, float *x);
-/* dtable[v x h_c] += dx. Collective over grid->comm. */
+/* dtable[v x h_c] += scale * dx. Collective over grid->comm. */
 void embedding_backward(Embedding *e, const Batch *batch, const float *dx, float *dtable);
 
 #endif

@@ -1,4 +1,4 @@
-/* RMSNorm: y = w * x * r with r = 1 / sqrt(mean(x^2) + epsilon), one r a token.
+/* RMSNorm: y = (offset + w) * x * r with r = 1 / sqrt(mean(x^2) + epsilon), one r a token.
  * Features lie over process rows, so one sum over column_comm a token is all that is communicated. */
 #ifndef CATDPO_OPS_RMSNORM_H
 #define CATDPO_OPS_RMSNORM_H
@@ -10,6 +10,7 @@ typedef struct NormShape {
     int hidden; /* H, over all rows */
     int h, n;   /* local features, tokens (columns); arrays are h x n, column-major */
     double epsilon;
+    float offset; /* 0, or 1 where weights are kept as their distance from 1 */
 } NormShape;
 
 /* rstd[n] = r of each token. sums: n doubles of scratch. Collective over column_comm. */

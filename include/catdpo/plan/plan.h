@@ -41,7 +41,7 @@ ProductCost product_cost(Transpose op_a, Transpose op_b, Extent m, Extent n, Ext
 typedef struct Machine {
     double gflops;                                /* sgemm of one rank, GF/s */
     double attention_forward, attention_backward; /* seconds a score and head */
-    double mlp_forward, mlp_backward;             /* seconds an element of SwiGLU */
+    double mlp_forward, mlp_backward;             /* seconds an element of the activation */
     double memory_bandwidth;                      /* bytes/s that one rank reads or writes */
     double node_bandwidth;                        /* bytes/s that a node sends to others */
     double latency;                               /* seconds a message between nodes */
@@ -89,8 +89,9 @@ bool step_cost(StepCost *cost, const Config *config, const Architecture *a, cons
 
 /* ---- models and data that are not there yet ---- */
 
-/* "1b", "8b", "70b" (the shapes of Llama 3), or
- * "hidden=2048,mlp=8192,layers=16,heads=32,groups=8,head=64,vocab=128256,tied=1". */
+/* "1b", "8b", "70b" (the shapes of Llama 3), "gemma3-1b", "gemma3-4b", "gemma3-12b", "gemma3-27b", or a list like
+ * "hidden=2048,mlp=8192,layers=16,heads=32,groups=8,head=64,vocab=128256,tied=1", with family=.. (llama), and window=..
+ * for layers with a sliding window, all but every full=..th. */
 bool shape_parse(Architecture *a, const char *text, Error *err);
 
 /* Made-up pairs of `tokens` on average for both sequences, prompts counted twice, from half to one and a half times

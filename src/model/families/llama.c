@@ -1,9 +1,11 @@
 /* Llama, SmolLM2, and whatever else is stored as such. */
 #include "catdpo/model/architecture.h"
 
+#include <math.h>
+
 LayerPlan llama_layer(const Architecture *a, int layer)
 {
-    (void)layer;
+    bool slides = architecture_slides(a, layer);
     return (LayerPlan){
         .query = "self_attn.q_proj",
         .key = "self_attn.k_proj",
@@ -17,7 +19,18 @@ LayerPlan llama_layer(const Architecture *a, int layer)
         .query_norm = a->qk_norm ? "self_attn.q_norm.weight" : NULL,
         .key_norm = a->qk_norm ? "self_attn.k_norm.weight" : NULL,
         .qkv_bias = a->attention_bias,
+        .window = slides ? a->window : 0,
+        .local_rope = slides && a->local_theta > 0,
     };
 }
 
-const Family family_llama = { "llama", llama_layer };
+ModelPlan llama_model(const Architecture *a)
+{
+    return (ModelPlan){
+        .activation = ACTIVATION_SILU,
+        .embedding_scale = 1,
+        .attention_scale = (float)(1 / sqrt(a->query_scalar > 0 ? a->query_scalar : a->head_dim)),
+    };
+}
+
+const Family family_llama = { .name = "llama", .layer = llama_layer, .model = llama_model };

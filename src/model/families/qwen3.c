@@ -1,4 +1,4 @@
 /* Qwen3 (dense): Llama with norms of the query and key heads (qk_norm). */
 #include "catdpo/model/family.h"
 
-const Family family_qwen3 = { "qwen3", llama_layer };
+const Family family_qwen3 = { .name = "qwen3", .layer = llama_layer, .model = llama_model, .qk_norm = true };

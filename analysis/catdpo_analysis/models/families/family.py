@@ -1,6 +1,9 @@
 """What the families of models have in common. Each method and value may be replaced in a family's own file."""
 
-from catdpo_analysis.models.hf_config import LARGEST, is_number, shown
+from catdpo_analysis.errors import UserError
+from catdpo_analysis.models.hf_config import shown
+
+FULL, SLIDING = "full_attention", "sliding_attention"  # layer_types in config.json
 
 
 class Family:
@@ -13,6 +16,9 @@ class Family:
     defaults = {}  # what transformers takes for keys that config.json lacks
     attention_bias = False  # biases on q, k and v
     qk_norm = False  # RMSNorm over each query and key head
+    sliding = False  # layers may have a sliding window
+    reads_layer_types = False  # config.json may list the layers that have one
+    local_rope = False  # these have a rotation of their own, given by rope_local_base_freq
     gguf_names = {  # of a layer's tensors, below blk.<layer>.
         "attn_norm.weight": "input_layernorm.weight",
         "attn_q.weight": "self_attn.q_proj.weight",
@@ -69,27 +75,28 @@ class Family:
         """The sliding window that a Config asks for, or None."""
         return config.get("sliding_window")
 
-    def check_window(self, config, positions):
-        """A sliding attention window is accepted only where it can never cut anything off."""
-        window = self.window(config)
-        if window is not None and not is_number(window, -LARGEST, LARGEST):
-            config.refuse(f"sliding_window = {shown(window)}", "it must be a count or null")
-        layers = config.get("layer_types")
-        sliding = isinstance(layers, list) and "sliding_attention" in layers
-        if (window is not None and window < positions) or (sliding and window is None):
-            config.refuse(
-                f"sliding-window attention (sliding_window = {window}, max_position_embeddings = {positions})",
-                "the engine attends to the whole sequence; set sliding_window to null in config.json if your "
-                "sequences stay below the window",
-            )
+    def layer_types(self, config, layers):
+        """FULL or SLIDING for each layer, where config.json does not list them."""
+        return [SLIDING if self.sliding and self.window(config) is not None else FULL] * layers
+
+    def options(self, config):
+        """Attributes of /model beside the common ones, from a Config."""
+        return {}
 
     def config_entries(self, a):
         """What config.json says beside the common entries."""
-        return {}
+        return {"hidden_act": "silu"}
 
-    def gguf_entries(self, tensors):
-        """What config.json says beside the common entries, from a GGUF file with these tensors."""
-        return {}
+    def gguf_entries(self, get, tensors, config):
+        """What config.json says beside the common entries in `config`, from a GGUF file: get(key) gives its metadata
+        below the name of the architecture."""
+        window, positions = get("attention.sliding_window"), config["max_position_embeddings"]
+        if window is not None and 0 < window < positions:
+            raise UserError(
+                f"sliding-window attention ({window} of {positions} positions) is not supported in GGUF files of "
+                f"{self.title}; import the model from its Hugging Face folder instead"
+            )
+        return {"hidden_act": "silu"}
 
     def gguf_values(self, name, values, a):
         """A tensor as the Hugging Face layout has it, from the values in a GGUF file."""

@@ -19,10 +19,11 @@ class Llama(Family):
     hf_class = "LlamaForCausalLM"
 
     def config_entries(self, a):
-        return {"attention_bias": False, "mlp_bias": False}
+        return super().config_entries(a) | {"attention_bias": False, "mlp_bias": False}
 
-    def gguf_entries(self, tensors):
-        return {"attention_bias": "model.layers.0.self_attn.q_proj.bias" in tensors, "mlp_bias": False}
+    def gguf_entries(self, get, tensors, config):
+        bias = "model.layers.0.self_attn.q_proj.bias" in tensors
+        return super().gguf_entries(get, tensors, config) | {"attention_bias": bias, "mlp_bias": False}
 
     def gguf_values(self, name, values, a):
         if ".self_attn.q_proj." in name:

@@ -8,9 +8,10 @@ class Mistral(Family):
     title = "Mistral"
     hf_class = "MistralForCausalLM"
     defaults = {"num_key_value_heads": 8, "sliding_window": 4096}
+    sliding = True
 
     def config_entries(self, a):
-        return {"sliding_window": None}
+        return super().config_entries(a) | {"sliding_window": a.sliding_window or None}
 
 
 FAMILY = Mistral()

@@ -7,7 +7,7 @@ class Qwen3(Qwen2):
     name = gguf_name = "qwen3"
     title = "Qwen3"
     hf_class = "Qwen3ForCausalLM"
-    defaults = {"num_key_value_heads": 32, "head_dim": 128}
+    defaults = Qwen2.defaults | {"head_dim": 128}
     attention_bias = False
     qk_norm = True
 
