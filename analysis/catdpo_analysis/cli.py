@@ -7,6 +7,7 @@ import sys
 
 from catdpo_analysis import __version__
 from catdpo_analysis.errors import UserError, one_line
+from catdpo_analysis.files.paths import expand
 
 DESCRIPTION = """Data and model preparation and run reports for the catdpo trainer.
 
@@ -106,6 +107,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line, help)
 }
 
 
+PATHS = ("DIR", "FILE", "JSONL", "RUN", "RUN_DIR", "SOURCE")  # what help calls arguments that name files and folders
 TRAINER = ("train", "eval", "check", "selfcheck", "plan")  # commands of the other program, which one may look for here
 
 
@@ -136,6 +138,9 @@ def main(argv=None):
             if name in argv[:1]:  # each command loads only the libraries it needs
                 loaded = importlib.import_module(f"catdpo_analysis.{module}")
                 loaded.add_arguments(command)
+                for action in command._actions:
+                    if action.metavar in PATHS:
+                        action.type = expand
                 command.set_defaults(execute=loaded.run)
         args = parser.parse_args(argv)
         if args.command is None:

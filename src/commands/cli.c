@@ -2,9 +2,11 @@
 #include "catdpo/commands/cli.h"
 
 #include "catdpo/core/nearest.h"
+#include "catdpo/core/path.h"
 #include "version.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -169,20 +171,36 @@ static bool refuse_command(const char *argument, const Command commands[], Error
     return error_usage(err, "unknown command '%.60s'%s", argument, suggestion(argument, names, count, list, hint));
 }
 
+/* A file's name as a shell would have given it, for --out=~/x and what stands in quotes; a file of the very name goes
+ * before. NULL with an error. */
+static const char *take_path(CommandLine *line, const char *argument, Error *err)
+{
+    char path[PATH_MAX];
+    if (path_is_plain(argument) || access(argument, F_OK) == 0) return argument;
+    if (!path_expand(argument, path, sizeof path, argument, err)) return NULL;
+    char *own = strdup(path);
+    if (!own) error_fault(err, "no memory left for the command line");
+    line->owned[line->owned_count++] = own;
+    return own;
+}
+
 /* One argument behind the command. */
 static bool take_argument(CommandLine *line, int argc, char *const argv[], int *at, bool *options_end, Error *err)
 {
     const char *argument = argv[*at], *given, *value;
     if (*options_end || argument[0] != '-' || !argument[1]) {
         if (line->command->files) {
-            line->files[line->file_count++] = argument;
-            return true;
+            const char *file = take_path(line, argument, err);
+            line->files[line->file_count++] = file;
+            return file != NULL;
         }
         if (line->config)
             return error_usage(err, "catdpo %s takes one %s; '%.100s' is one too many", line->command->name,
                                line->command->folder ? "folder" : "config file", argument);
-        line->config = argument;
-        return true;
+        /* as most programs have it */
+        line->config =
+            strcmp(argument, "-") == 0 && !line->command->folder ? "/dev/stdin" : take_path(line, argument, err);
+        return line->config != NULL;
     }
     if (strcmp(argument, "--") == 0) {
         *options_end = true;
@@ -207,6 +225,8 @@ static bool take_argument(CommandLine *line, int argc, char *const argv[], int *
             return true;
         }
         if (!take_value(options[k].name, options[k].argument, given, argc, argv, at, &line->values[k], err))
+            return false;
+        if (strcmp(options[k].argument, "FILE") == 0 && !(line->values[k] = take_path(line, line->values[k], err)))
             return false;
         return !options[k].choices || check_choice(options[k].name, line->values[k], options[k].choices, NULL, err);
     }
@@ -236,7 +256,9 @@ bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[],
     cli->line.command = command;
     cli->line.sets = calloc((size_t)argc, sizeof *cli->line.sets);
     cli->line.files = calloc((size_t)argc, sizeof *cli->line.files);
-    if (!cli->line.sets || !cli->line.files) return error_fault(err, "no memory left for the command line");
+    cli->line.owned = calloc((size_t)argc, sizeof *cli->line.owned);
+    if (!cli->line.sets || !cli->line.files || !cli->line.owned)
+        return error_fault(err, "no memory left for the command line");
 
     bool options_end = false;
     for (int at = 2; at < argc; at++) {
@@ -255,6 +277,8 @@ bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[],
 
 void cli_free(Cli *cli)
 {
+    for (int k = 0; k < cli->line.owned_count; k++) free(cli->line.owned[k]);
+    free(cli->line.owned);
     free(cli->line.sets);
     free(cli->line.files);
     *cli = (Cli){ 0 };

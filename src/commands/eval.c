@@ -3,6 +3,7 @@
 #include "catdpo/run/run.h"
 
 #include "catdpo/commands/cli.h"
+#include "catdpo/core/file.h"
 #include "catdpo/core/text.h"
 #include "catdpo/files/eval_file.h"
 #include "catdpo/objective/statistics.h"
@@ -201,6 +202,7 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
     bool ok = evaluation_create(e, &run->pairs, err) &&
               margin_create(margins, &run->config.margin, objective, run->pairs.category_count, err);
     if (!error_agree(world, ok, err) || (*run->config.run.dir && !run_make_folder(run, NULL, err)) ||
+        !error_agree(world, run->rank > 0 || file_check_target(task.out, err), err) ||
         !run_reference_digest(run, reference_digest, err) ||
         !run_reference(run, &run->batcher, task.split, e->reference[PAIR_CHOSEN], e->reference[PAIR_REJECTED], err) ||
         !run_load_model(run, task.model, err))

@@ -214,7 +214,8 @@ bool plan_command(const Plan *plan, const RanksPlan *ranks, const GridPlan *grid
         used += (size_t)snprintf(text + used, size - used, " --time=%ld:%02ld:00", minutes / 60, minutes % 60);
     }
     used = add_word(text, size, used, "jobs/train.sbatch");
-    used = add_word(text, size, used, plan->line->config);
+    /* what came by a pipe has no name that the job could read */
+    used = add_word(text, size, used, strncmp(plan->line->config, "/dev/", 5) == 0 ? "run.cfg" : plan->line->config);
     for (int i = 0; i < plan->line->set_count; i++)
         if (strncmp(plan->line->sets[i], "parallel.grid=", 14) != 0 &&
             strncmp(plan->line->sets[i], "parallel.replicas=", 18) != 0) {

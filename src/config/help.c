@@ -23,6 +23,19 @@ static void write_string(const char *text, FILE *out)
     fputc('"', out);
 }
 
+/* As path_expand reads it back. */
+static void write_path(const char *path, FILE *out)
+{
+    char text[2 * CONFIG_TEXT];
+    size_t used = 0;
+    for (; *path; path++) {
+        if (*path == '$') text[used++] = '$';
+        text[used++] = *path;
+    }
+    text[used] = '\0';
+    write_string(text, out);
+}
+
 /* The shortest of 15, 16 and 17 digits that reads back to the same number, with a point or exponent so that it stays a
  * float. */
 static void write_float(double value, FILE *out)
@@ -49,6 +62,7 @@ static void write_value(const Option *option, const Config *config, FILE *out)
     case OPTION_FLOAT:
     case OPTION_MINUTES: write_float(*(const double *)value, out); break;
     case OPTION_TEXT: write_string(value, out); break;
+    case OPTION_PATH: write_path(value, out); break;
     case OPTION_CHOICE: write_string(option_choice(option, *(const int *)value).name, out); break;
     case OPTION_COUNT_OR_AUTO:
         if (*(const int64_t *)value == 0)
@@ -91,7 +105,8 @@ static void write_json(const Option *option, const Config *config, const char *k
     case OPTION_INT: json_integer(j, key, *(const int64_t *)value); break;
     case OPTION_FLOAT:
     case OPTION_MINUTES: json_number(j, key, *(const double *)value); break;
-    case OPTION_TEXT: json_text(j, key, value); break;
+    case OPTION_TEXT:
+    case OPTION_PATH: json_text(j, key, value); break;
     case OPTION_CHOICE: json_text(j, key, option_choice(option, *(const int *)value).name); break;
     case OPTION_COUNT_OR_AUTO:
         if (*(const int64_t *)value == 0)
@@ -194,6 +209,7 @@ static void write_kind(const Option *option, const char *quote, FILE *out)
         fprintf(out, "minutes in %s or %s\"hours:minutes:seconds\"%s", option->bounds, quote, quote);
         break;
     case OPTION_TEXT: fputs("string", out); break;
+    case OPTION_PATH: fputs("path", out); break;
     case OPTION_CHOICE:
         for (int k = 0; k < option_choices(option); k++)
             fprintf(out, "%s%s\"%s\"%s", k == 0 ? "" : ", ", quote, option_choice(option, k).name, quote);

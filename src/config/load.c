@@ -4,6 +4,7 @@
 #include "catdpo/config/source.h"
 
 #include "catdpo/core/nearest.h"
+#include "catdpo/core/path.h"
 
 #include <ctype.h>
 #include <libconfig.h>
@@ -192,7 +193,8 @@ static bool set_option(const Option *option, const config_setting_t *setting, Co
     case OPTION_INT: return set_int(option, setting, field, "an integer", place, err);
     case OPTION_FLOAT: return set_float(option, setting, field, place, err);
     case OPTION_MINUTES: return set_minutes(option, setting, field, place, err);
-    case OPTION_TEXT: return set_text(option, setting, field, place, err);
+    case OPTION_TEXT:
+    case OPTION_PATH: return set_text(option, setting, field, place, err);
     case OPTION_CHOICE: return set_choice(option, setting, field, place, err);
     case OPTION_COUNT_OR_AUTO:
         if (is_auto(setting)) {
@@ -374,7 +376,8 @@ static bool apply_value(const SourcePart *part, void *context, Error *err)
     if (config_read_string(&line, part->text) == CONFIG_TRUE &&
         config_setting_length(config_root_setting(&line)) == 1) {
         const config_setting_t *setting = config_setting_get_elem(config_root_setting(&line), 0);
-        bool text = override->option->type == OPTION_TEXT || override->option->type == OPTION_CHOICE;
+        OptionType type = override->option->type;
+        bool text = type == OPTION_TEXT || type == OPTION_PATH || type == OPTION_CHOICE;
         /* run.dir=2024 is the string "2024" */
         override->done = !text || config_setting_type(setting) == CONFIG_TYPE_STRING;
         if (override->done) ok = set_option(override->option, setting, override->loader->config, override->place, err);
@@ -447,6 +450,23 @@ static bool check_agreement(Loader *loader, Error *err)
     return error_usage(err, "%s", message);
 }
 
+/* ~ and $NAME in the paths that are left when all have been heard: a config may name what is only set elsewhere. */
+static void expand_paths(Loader *loader)
+{
+    for (int k = 0; option_at(k); k++) {
+        char *field = option_field(option_at(k), loader->config), path[CONFIG_TEXT], place[PLACE_SIZE + VALUE_SIZE];
+        if (option_at(k)->type != OPTION_PATH || path_is_plain(field)) continue;
+        Error fault = { 0 };
+        snprintf(place, sizeof place, "%s: %s", loader->place[k], option_at(k)->key);
+        if (!path_expand(field, path, sizeof path, place, &fault)) {
+            note_fault(loader, &fault);
+            continue;
+        }
+        memset(field, 0, CONFIG_TEXT);
+        strcpy(field, path);
+    }
+}
+
 /* All faults that were found, or what contradicts each other where there are none. */
 static bool finish(Loader *loader, bool agree, Error *err)
 {
@@ -483,6 +503,7 @@ bool config_load(Config *config, const char *path, int set_count, char *const se
         fault = (Error){ 0 };
         if (!apply_set(loader, sets[k], &fault)) note_fault(loader, &fault);
     }
+    if (ok) expand_paths(loader);
     ok = ok && finish(loader, true, err);
     free(loader);
     return ok;
@@ -517,7 +538,7 @@ bool config_require(const Config *config, const char *const keys[], Error *err)
     int count = 0;
     for (; *keys; keys++) {
         int option = option_find(*keys);
-        CHECK(option >= 0 && option_at(option)->type == OPTION_TEXT);
+        CHECK(option >= 0 && option_at(option)->type == OPTION_PATH);
         if (*(const char *)option_value(option_at(option), config)) continue;
         size_t used = strlen(missing);
         snprintf(missing + used, sizeof missing - used, "%s%s", count++ > 0 ? ", " : "", *keys);

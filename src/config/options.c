@@ -39,7 +39,7 @@ const int option_group_count = (int)(sizeof option_groups / sizeof *option_group
 #define AT(field) offsetof(Config, field)
 
 static const Option table[] = {
-    { "run.dir", OPTION_TEXT, AT(run.dir), "\"\"", NULL, NULL,
+    { "run.dir", OPTION_PATH, AT(run.dir), "\"\"", NULL, NULL,
       "Run directory; made if it does not exist. Required by train." },
     { "run.seed", OPTION_INT, AT(run.seed), "42", "[0, inf)", NULL, "Seed of the order of the pairs." },
     { "run.progress", OPTION_CHOICE, AT(run.progress), "\"auto\"", NULL, &progress_modes,
@@ -52,16 +52,16 @@ static const Option table[] = {
     { "run.watchdog", OPTION_FLOAT, AT(run.watchdog), "600.0", "[0, inf)", NULL,
       "Seconds without progress on any rank after which the job is ended, naming the rank that hangs; 0: never." },
 
-    { "model.path", OPTION_TEXT, AT(model.path), "\"\"", NULL, NULL,
+    { "model.path", OPTION_PATH, AT(model.path), "\"\"", NULL, NULL,
       "Initial weights: an imported model (model.h5) or a checkpoint. Required by train and eval." },
 
-    { "data.path", OPTION_TEXT, AT(data.path), "\"\"", NULL, NULL,
+    { "data.path", OPTION_PATH, AT(data.path), "\"\"", NULL, NULL,
       "Prepared pairs (pairs.h5). Required by train and eval." },
     { "data.heldout", OPTION_TEXT, AT(data.heldout), "\"heldout\"", NULL, NULL, "Group of data.path that eval reads." },
 
-    { "reference.model", OPTION_TEXT, AT(reference.model), "\"\"", NULL, NULL,
+    { "reference.model", OPTION_PATH, AT(reference.model), "\"\"", NULL, NULL,
       "Frozen reference model; empty: the model in model.path." },
-    { "reference.cache", OPTION_TEXT, AT(reference.cache), "\"\"", NULL, NULL,
+    { "reference.cache", OPTION_PATH, AT(reference.cache), "\"\"", NULL, NULL,
       "File of the reference's log-probabilities, made when absent; empty: reference.h5 in the run directory." },
 
     { "margin.scope", OPTION_CHOICE, AT(margin.scope), "\"category\"", NULL, &scopes,

@@ -2,6 +2,8 @@
  * libconfig's suffix L. libconfig's own @include differs between its versions and ends the process on a folder. */
 #include "catdpo/config/source.h"
 
+#include "catdpo/core/path.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <limits.h>
@@ -104,15 +106,17 @@ static bool follow_include(Scanner *s, Error *err)
         return error_usage(err, "%s:%d: @include goes %d files deep: does a file include itself?", s->path, s->line,
                            DEEPEST_INCLUDE);
 
-    const char *slash = name[1] == '/' ? NULL : strrchr(s->path, '/');
+    char path[PATH_SIZE], written[PATH_SIZE], file[PATH_SIZE], from[PATH_SIZE];
+    bool fits = end - name < PATH_SIZE;
+    snprintf(written, sizeof written, "%.*s", (int)(end - name - 1), name + 1);
+    snprintf(from, sizeof from, "%s:%d: @include", s->path, s->line);
+    if (fits && !path_expand(written, file, sizeof file, from, err)) return false;
+    const char *slash = *file == '/' ? NULL : strrchr(s->path, '/');
     int folder = slash ? (int)(slash - s->path) + 1 : 0;
-    char path[PATH_SIZE];
-    int length = snprintf(path, sizeof path, "%.*s%.*s", folder, s->path, (int)(end - name - 1), name + 1);
-    if (length >= (int)sizeof path)
+    if (!fits || snprintf(path, sizeof path, "%.*s%s", folder, s->path, file) >= (int)sizeof path)
         return error_usage(err, "%s:%d: the path in @include is too long", s->path, s->line);
 
     if (!visit_part(s, err)) return false;
-    char from[PATH_SIZE];
     snprintf(from, sizeof from, "%s:%d: ", s->path, s->line);
     s->in = end + 1;
     return read_file(path, from, s->visit, s->context, s->includes + 1, err);
@@ -172,6 +176,11 @@ bool source_read_text(const char *text, const char *path, SourceVisit *visit, vo
 static bool read_file(const char *path, const char *from, SourceVisit *visit, void *context, int includes, Error *err)
 {
     FILE *file = fopen(path, "r");
+    if (!file && strncmp(path, "/dev/fd/", 8) == 0)
+        return error_usage(err,
+                           "%scannot read the config '%s': a pipe made by <(...) ends at mpirun or srun; name a file, "
+                           "or send it to /dev/stdin",
+                           from, path);
     if (!file) return error_usage(err, "%scannot read the config '%s': %s", from, path, strerror(errno));
     char *text = malloc(LARGEST_FILE + 1);
     size_t length = text ? fread(text, 1, LARGEST_FILE, file) : 0;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { COPY_BYTES = 1 << 20 };
@@ -74,6 +75,24 @@ bool file_temporary(const char *path, const char *folder, char *unfinished, size
     if (getrandom(&tag, sizeof tag, 0) != sizeof tag) return error_fault(err, "no random numbers: %s", strerror(errno));
     int length = snprintf(unfinished, size, "%s%s%s.%08x.tmp", folder ? folder : "", folder ? "/" : "", name, tag);
     return length < (int)size || error_usage(err, "%s: the path is longer than %zu bytes", path, size - 1);
+}
+
+bool file_check_target(const char *path, Error *err)
+{
+    char folder[PATH_MAX];
+    struct stat status;
+    const char *slash = strrchr(path, '/');
+    int length = snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+    if (length >= (int)sizeof folder) return error_usage(err, "%.200s...: the path is too long", path);
+    if (stat(path, &status) == 0 && S_ISDIR(status.st_mode))
+        return error_usage(err, "%s is a folder; name a file to write", path);
+    if (stat(path, &status) == 0 && !S_ISREG(status.st_mode))
+        return error_usage(err, "%s is a pipe or a device; name a file to write", path);
+    if (stat(folder, &status) != 0)
+        return error_usage(err, "%s: cannot write it: %s; make its folder first, or name another", path,
+                           strerror(errno));
+    return access(folder, W_OK) == 0 ||
+           error_usage(err, "%s: cannot write into its folder: %s; name another", path, strerror(errno));
 }
 
 bool file_create(const char *path, const void *bytes, size_t size, Error *err)

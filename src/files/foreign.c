@@ -39,6 +39,11 @@ bool foreign_refuse(const char *path, ForeignKind kind, Error *err)
 {
     static const char *const models[] = { ".gguf", ".safetensors", ".bin", ".pt", ".whl", NULL };
     static const char *const pairs[] = { ".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".parquet", NULL };
+    struct stat status;
+    /* opening a pipe that nobody writes to would wait for ever */
+    if (stat(path, &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode))
+        return error_usage(err, "%s is a pipe or a device: an HDF5 file is not read in order, write it to a file first",
+                           path);
     if (is_hdf5(path)) return true;
     if (kind == FOREIGN_MODEL && is_model_folder(path))
         return error_usage(

@@ -74,7 +74,9 @@ static bool open_readable(H5File *file, const char *path, Error *err)
     file->disk = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file->disk < 0) return error_usage(err, "%s: cannot open: %s", path, strerror(errno));
     if (fstat(file->disk, &status) != 0) return error_fault(err, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(status.st_mode)) return error_usage(err, "%s: not a regular file", path);
+    if (!S_ISREG(status.st_mode))
+        return error_usage(err, "%s: not a regular file (a pipe cannot be read as HDF5: write it to a file first)",
+                           path);
     htri_t hdf5 = H5Fis_hdf5(path);
     H5Eclear2(H5E_DEFAULT);
     file->size = status.st_size;

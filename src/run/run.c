@@ -5,6 +5,7 @@
 #include "catdpo/files/pairs_file.h"
 #include "catdpo/files/reference_file.h"
 #include "catdpo/rundir/status.h"
+#include "catdpo/core/file.h"
 #include "catdpo/core/stop.h"
 
 #include <errno.h>
@@ -315,7 +316,10 @@ bool run_reference(Run *run, PairBatcher *batcher, const char *group, double *ch
     if (done > 0)
         log_info(&run->log, "reference log-probs of %s from %s%s", group, cache,
                  done < pairs->count ? ", as far as they go" : "");
-    if (done < pairs->count && !run_load_model(run, reference_model(config), err)) return false;
+    if (done < pairs->count &&
+        (!error_agree(run->world, run->rank > 0 || !*cache || file_check_target(cache, err), err) ||
+         !run_load_model(run, reference_model(config), err)))
+        return false;
     while (done < pairs->count) {
         Verdict verdict;
         if (!run_logps(run, batcher, "reference", chosen, rejected, &done, &verdict, err) ||

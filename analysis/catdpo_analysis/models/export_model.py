@@ -137,7 +137,7 @@ def write_json(path, value):
 
 
 def add_arguments(parser):
-    parser.add_argument("model", help="model.h5 or a checkpoint of the trainer")
+    parser.add_argument("model", metavar="FILE", help="model.h5 or a checkpoint of the trainer")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be empty"
     )

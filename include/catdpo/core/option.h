@@ -11,6 +11,7 @@ typedef enum {
     OPTION_FLOAT,         /* double; an integer is accepted */
     OPTION_MINUTES,       /* double: minutes; a string is hours:minutes:seconds or days-hours:minutes:seconds */
     OPTION_TEXT,          /* char[CONFIG_TEXT] */
+    OPTION_PATH,          /* the same: a file or folder, in which ~ and $NAME are expanded (core/path.h) */
     OPTION_CHOICE,        /* int: index into choices */
     OPTION_COUNT_OR_AUTO, /* int64_t; "auto" is 0 */
     OPTION_GRID,          /* int64_t[2]: rows, columns; "auto" is {0, 0} */
