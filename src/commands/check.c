@@ -5,6 +5,7 @@
 #include "catdpo/core/log.h"
 #include "catdpo/files/metrics.h"
 #include "catdpo/files/pairs_file.h"
+#include "catdpo/files/prompts_file.h"
 #include "catdpo/files/reference_file.h"
 #include "catdpo/core/sha256.h"
 
@@ -150,23 +151,46 @@ static bool check_checkpoint(Check *c, Error *err)
     return ok && check_model(c, err);
 }
 
+static bool check_part(Check *c, const char *group, bool first, Error *err)
+{
+    Pairs pairs;
+    if (!pairs_load(&pairs, c->file.path, group, MPI_COMM_NULL, err)) return false;
+    if (first) {
+        say("made with", "data %.12s..., tokenizer %.12s..., template %.12s...", pairs.data_digest,
+            pairs.tokenizer_digest, pairs.template_digest);
+        say_categories(pairs.category_count, (const char(*)[CATEGORY_NAME])pairs.category_name);
+    }
+    say(group, "%lld pairs, %lld tokens, longest sequence %lld", (long long)pairs.count,
+        (long long)(pairs.side[PAIR_CHOSEN].token_count + pairs.side[PAIR_REJECTED].token_count),
+        (long long)pairs.longest);
+    pairs_free(&pairs);
+    return true;
+}
+
+/* Prompts to generate from, where a group has them. */
+static bool check_prompts(Check *c, const char *group, const char *name, Error *err)
+{
+    Prompts prompts;
+    bool there;
+    if (!prompts_exist(c->file.path, group, &there, MPI_COMM_NULL, err)) return false;
+    if (!there) return true;
+    if (!prompts_load(&prompts, c->file.path, group, MPI_COMM_NULL, err)) return false;
+    int64_t harmful = 0;
+    for (int64_t i = 0; i < prompts.count; i++) harmful += prompts.benign[i] == PROMPT_HARMFUL;
+    say(name, "%lld prompts, %lld of them harmful, longest %lld tokens", (long long)prompts.count, (long long)harmful,
+        (long long)prompts.longest);
+    prompts_free(&prompts);
+    return true;
+}
+
 static bool check_pairs(Check *c, Error *err)
 {
-    static const char *const groups[] = { "train", "heldout" };
-    for (int i = 0; i < 2; i++) {
-        Pairs pairs;
-        if (!pairs_load(&pairs, c->file.path, groups[i], MPI_COMM_NULL, err)) return false;
-        if (i == 0) {
-            say("made with", "data %.12s..., tokenizer %.12s..., template %.12s...", pairs.data_digest,
-                pairs.tokenizer_digest, pairs.template_digest);
-            say_categories(pairs.category_count, (const char(*)[CATEGORY_NAME])pairs.category_name);
-        }
-        say(groups[i], "%lld pairs, %lld tokens, longest sequence %lld", (long long)pairs.count,
-            (long long)(pairs.side[PAIR_CHOSEN].token_count + pairs.side[PAIR_REJECTED].token_count),
-            (long long)pairs.longest);
-        pairs_free(&pairs);
-    }
-    return true;
+    bool probe;
+    return check_part(c, "train", true, err) && check_prompts(c, "train", "", err) &&
+           check_part(c, "heldout", false, err) && check_prompts(c, "heldout", "", err) &&
+           h5_exists(&c->file, "/probe", &probe, err) &&
+           (!probe || (check_part(c, "probe", false, err) && check_prompts(c, "probe", "", err))) &&
+           check_prompts(c, "prompts", "prompts only", err);
 }
 
 static bool check_metrics(Check *c, Error *err)
@@ -188,7 +212,7 @@ static bool check_metrics(Check *c, Error *err)
 
 static bool check_reference(Check *c, Error *err)
 {
-    static const char *const groups[] = { "train", "heldout" };
+    static const char *const groups[] = { "train", "heldout", "probe" };
     char data[DIGEST_TEXT], weights[DIGEST_TEXT], tokenizer[DIGEST_TEXT], settings[256];
     if (!h5_read_string(&c->file, "/", "data_digest", data, sizeof data, err) ||
         !h5_read_string(&c->file, "/", "weights_digest", weights, sizeof weights, err) ||
@@ -196,7 +220,7 @@ static bool check_reference(Check *c, Error *err)
         !h5_read_string(&c->file, "/", "settings", settings, sizeof settings, err))
         return false;
     say("made with", "data %.12s..., weights %s, %s", data, weights, settings);
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
         int64_t count;
         if (!reference_check(&c->file, groups[i], &count, err)) return false;
         if (count >= 0) say(groups[i], "%lld pairs", (long long)count);

@@ -11,7 +11,7 @@ static const CommandOption train_options[] = {
     { 0 },
 };
 
-static const char *const splits[] = { "heldout", "train", NULL };
+static const char *const splits[] = { "heldout", "train", "probe", NULL };
 
 static const CommandOption eval_options[] = {
     { "--model", "FILE", NULL, "model or checkpoint to evaluate (default: run.dir's final checkpoint, else model.path)",

@@ -30,7 +30,9 @@ static bool find_group(H5File *file, const char *group, Error *err)
     bool exists = false;
     snprintf(name, sizeof name, "/%.200s", group);
     return h5_exists(file, name, &exists, err) &&
-           (exists || error_usage(err, "%s: has no pairs called \"%.200s\"; there are \"train\" and \"heldout\"",
+           (exists || error_usage(err,
+                                  "%s: has no pairs called \"%.200s\"; there are \"train\" and \"heldout\", and "
+                                  "\"probe\" where it was prepared with --probe",
                                   file->path, group));
 }
 

@@ -6,6 +6,7 @@
 #include "catdpo/files/eval_file.h"
 #include "catdpo/files/metrics.h"
 #include "catdpo/files/pairs_file.h"
+#include "catdpo/files/prompts_file.h"
 #include "catdpo/files/reference_file.h"
 
 #include <math.h>
@@ -243,7 +244,17 @@ static void make_pairs(const char *path)
         snprintf(name, sizeof name, "/train/%s", flags[i]);
         ok = h5_write_array(&f, name, i == 2 ? DATA_INT8 : DATA_UINT8, 1, &rows, ones, &err);
     }
-    fuzz_must(ok && h5_write_int64(&f, "/train", "pairs", N, &err) && h5_commit(&f, &err), &err);
+    ok = ok && h5_write_int64(&f, "/train", "pairs", N, &err) &&
+         h5_write_array(&f, "/prompts/tokens", DATA_INT32, 1, &tokens, token, &err) &&
+         h5_write_array(&f, "/prompts/offsets", DATA_INT64, 1, &bounds, offsets, &err) &&
+         h5_write_array(&f, "/prompts/category_mask", DATA_UINT8, 2, mask, member, &err) &&
+         h5_write_array(&f, "/prompts/benign", DATA_UINT8, 1, &rows, ones, &err) &&
+         h5_write_array(&f, "/prompts/source_file", DATA_INT32, 1, &rows, prompts, &err) &&
+         h5_write_array(&f, "/prompts/source_row", DATA_INT64, 1, &rows, offsets, &err) &&
+         h5_write_array(&f, "/prompts/text_offsets", DATA_INT64, 1, &bounds, offsets, &err) &&
+         h5_write_array(&f, "/prompts/text", DATA_UINT8, 1, &tokens, "a prompt.", &err) &&
+         h5_write_int64(&f, "/prompts", "prompts", N, &err);
+    fuzz_must(ok && h5_commit(&f, &err), &err);
 }
 
 /* Pairs that were accepted hold what pairs.h promises. */
@@ -263,10 +274,29 @@ static void use_pairs(const Pairs *pairs)
     }
 }
 
+/* Prompts that were accepted hold what prompts.h promises. */
+static void use_prompts(const Prompts *prompts)
+{
+    CHECK(prompts->category_count >= 1 && prompts->category_count <= CATEGORIES_MAX);
+    for (int64_t i = 0; i < prompts->count; i++) {
+        CHECK(prompts_length(prompts, i) >= 1 && prompts_length(prompts, i) <= prompts->longest);
+        CHECK(memchr(prompts_categories(prompts, i), 1, (size_t)prompts->category_count));
+        for (int t = 0; t < prompts_length(prompts, i); t++)
+            CHECK(prompts_tokens(prompts, i)[t] >= 0 && prompts_tokens(prompts, i)[t] < prompts->vocab_size);
+        for (int64_t b = prompts->text_offsets[i]; b < prompts->text_offsets[i + 1]; b++) CHECK(prompts->text[b]);
+    }
+}
+
 static void read_pairs(const char *path)
 {
     Error err = { 0 };
     Pairs pairs;
+    Prompts prompts;
+    bool known = prompts_load(&prompts, path, "prompts", MPI_COMM_SELF, &err);
+    fuzz_verdict(known, &err);
+    if (known) use_prompts(&prompts);
+    prompts_free(&prompts);
+    err = (Error){ 0 };
     bool ok = pairs_load(&pairs, path, "train", MPI_COMM_SELF, &err);
     fuzz_verdict(ok, &err);
     if (ok) use_pairs(&pairs);

@@ -1,7 +1,9 @@
 """Prompts to generate from, of prompts-only files and of each part; the probe group, apart from the other parts."""
 
 import json
+import subprocess
 
+import engine
 import h5py
 import pytest
 from conftest import pku, trl
@@ -22,7 +24,8 @@ def prompts_of(tokenizer_dir, tmp_path):
             names, item = file["categories/name"].asstr()[...], file[group]
             offsets, n = item["offsets"][...], int(item.attrs["prompts"])
             assert offsets[0] == 0 and offsets[-1] == len(item["tokens"]) and len(offsets) == n + 1
-            assert item["tokens"].dtype == "<i4" and item["text"].shape == (n,)
+            bounds, text = item["text_offsets"][...], item["text"][...].tobytes()
+            assert item["tokens"].dtype == "<i4" and bounds[0] == 0 and len(bounds) == n + 1 and bounds[-1] == len(text)
             return [
                 (
                     tokenizer.decode(item["tokens"][offsets[i] : offsets[i + 1]], skip_special_tokens=False),
@@ -30,6 +33,7 @@ def prompts_of(tokenizer_dir, tmp_path):
                     int(item["benign"][i]),
                     int(item["source_file"][i]),
                     int(item["source_row"][i]),
+                    text[bounds[i] : bounds[i + 1]].decode(),
                 )
                 for i in range(n)
             ]
@@ -41,7 +45,7 @@ def test_a_file_of_prompts(prepare, jsonl, prompts_of):
     rows = jsonl(
         {"prompt": "a", "category": "fraud", "subcategory": "phone", "source": "here"},
         {"prompt": [{"role": "system", "content": "s"}, USER], "category": ["fraud", "theft"]},
-        {"question": "c", "category": "safe"},
+        {"question": "\u00e9\u0000", "category": "safe"},
         {"prompt": "d"},
         {"prompt": "e", "category": "fraud", "is_prompt_safe": True},
         {"prompt": "a", "category": "theft"},
@@ -49,11 +53,18 @@ def test_a_file_of_prompts(prepare, jsonl, prompts_of):
     file = prepare(rows, options=["--heldout", "0.2", "--probe", "0.1"])
     assert file.pairs == [] and file.categories == ["benign", "fraud", "theft", "uncategorised"] and not any(file.harm)
     assert prompts_of("prompts") == [
-        (GENERATION.format("a"), ["fraud", "theft"], 0, 0, 0),
-        ("<|im_start|>system\ns<|im_end|>\n" + GENERATION.format(USER["content"]), ["fraud", "theft"], 0, 0, 1),
-        (GENERATION.format("c"), ["benign"], 1, 0, 2),
-        (GENERATION.format("d"), ["uncategorised"], 255, 0, 3),
-        (GENERATION.format("e"), ["fraud"], 1, 0, 4),
+        (GENERATION.format("a"), ["fraud", "theft"], 0, 0, 0, "a"),
+        (
+            "<|im_start|>system\ns<|im_end|>\n" + GENERATION.format(USER["content"]),
+            ["fraud", "theft"],
+            0,
+            0,
+            1,
+            "system: s\n\nuser: how do I bake bread",
+        ),
+        (GENERATION.format("\u00e9\u0000"), ["benign"], 1, 0, 2, "\u00e9\u2400"),
+        (GENERATION.format("d"), ["uncategorised"], 255, 0, 3, "d"),
+        (GENERATION.format("e"), ["fraud"], 1, 0, 4, "e"),
     ]
     assert file.reason_of(5) == ["duplicate"] and "subcategory (1 row): describes the row" in file.printed
     assert "6  prompts only, to generate from" in file.printed and "5 prompts to generate from" in file.printed
@@ -157,3 +168,24 @@ def test_real_prompts(prepare, shared, prompts_of):
     prompts = prompts_of("prompts")
     assert len(prompts) + len(file.ledger) == 270 and set(file.reasons) <= {"duplicate"}
     assert len(file.categories) == 9 and {entry[2] for entry in prompts} == {0}
+
+
+@engine.needs_binary
+def test_the_trainer_knows_all_groups(prepare, jsonl, tmp_path):
+    """What prepare writes is what `catdpo check` accepts: parts, their prompts, prompts of their own."""
+    prompts = {"prompt": "a", "category": "x"}, {"prompt": "b", "category": "safe"}
+    prepare(jsonl(*[pku(f"q {i}") for i in range(20)], *prompts), options=["--heldout", "0.2", "--probe", "0.2"])
+    check = [engine.BINARY, "check", tmp_path / "pairs.h5"]
+    answer = subprocess.run(check, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0, answer
+    for line in (
+        "12 pairs",
+        "4 pairs",
+        "12 prompts, 12 of them harmful",
+        "4 prompts, 4 of them",
+        "2 prompts, 1 of them",
+    ):
+        assert line in answer.stdout
+    assert "probe" in answer.stdout and "prompts only" in answer.stdout
+    prepare(jsonl(prompts[0]))
+    assert subprocess.run(check, capture_output=True, timeout=60).returncode == 0

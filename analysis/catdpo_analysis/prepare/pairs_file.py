@@ -41,8 +41,12 @@ def _columns(group, rows, columns, axis):
         h5io.label(h5io.write(group, column, np.array([value(row) for row in rows], dtype=dtype), description), axis)
 
 
+def _shown(side):
+    return text_of(side).replace("\0", "\u2400")  # HDF5 strings end at NUL
+
+
 def _texts(group, name, sides):
-    values = [text_of(side).replace("\0", "\u2400") for side in sides]  # HDF5 strings end at NUL
+    values = [_shown(side) for side in sides]
     group.create_dataset(name, data=np.array(values, dtype=object), dtype=h5py.string_dtype("utf-8"))
 
 
@@ -75,7 +79,10 @@ def _write_prompts(file, parent, rows, sequences, categories):
     _mask(file, group, rows, categories, "prompt")
     benign = ("benign", "u1", "1 a safe prompt, 0 a harmful one, 255 unknown", lambda row: row.benign)
     _columns(group, rows, (benign, *SOURCE), "prompt")
-    _texts(group, "text", [row.prompt for row in rows])
+    texts = [_shown(row.prompt).encode("utf-8") for row in rows]
+    bounds = np.cumsum([0, *map(len, texts)], dtype="<i8")
+    h5io.write(group, "text_offsets", bounds, "where each text starts; the last entry is the total", "bytes")
+    h5io.write(group, "text", np.frombuffer(b"".join(texts), "u1"), "UTF-8 of what is asked, one after another")
 
 
 def _write_part(file, name, pairs, encoded, categories):
