@@ -7,7 +7,6 @@
 #include "catdpo/files/pairs_file.h"
 #include "catdpo/files/prompts_file.h"
 #include "catdpo/files/reference_file.h"
-#include "catdpo/core/sha256.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -60,30 +59,13 @@ static void count_numbers(void *context, int64_t numbers)
 
 /* ---- one kind of file each: everything in the open file is verified ---------------------------------------------- */
 
-static bool check_tokenizer(H5File *file, const char *digest, Error *err)
+static bool check_tokenizer(H5File *file, Error *err)
 {
-    char found[SHA256_TEXT] = "";
-    int64_t bytes = 0;
-    bool exists = false;
-    Blobs blobs;
-    if (!h5_exists(file, "/tokenizer", &exists, err)) return false;
-    if (!exists)
-        blobs = (Blobs){ 0 };
-    else if (!h5_read_blobs(file, "/tokenizer", &blobs, err))
-        return false;
-    for (int i = 0; i < blobs.count; i++) {
-        bytes += blobs.member[i].size;
-        if (strcmp(blobs.member[i].name, "tokenizer.json") == 0)
-            sha256(blobs.member[i].bytes, (size_t)blobs.member[i].size, found);
-    }
-    bool same = strcmp(found, digest) == 0;
-    if (same)
-        say("tokenizer", "%d files, %lld bytes, digest %.12s...", blobs.count, (long long)bytes,
-            *digest ? digest : "none");
-    blobs_free(&blobs);
-    if (same) return true;
-    return error_usage(err, "%s: tokenizer.json has the digest %s, the model says %s: damaged. Import the model again",
-                       file->path, *found ? found : "(there is none)", *digest ? digest : "(there is none)");
+    TokenizerInfo t;
+    if (!tokenizer_verify(file, &t, err)) return false;
+    say("tokenizer", "%d files, %lld bytes, digest %.12s...", t.files, (long long)t.bytes,
+        *t.digest ? t.digest : "none");
+    return true;
 }
 
 /* Do the tensors' checksums give the digest that the file names? It is left in digest. */
@@ -131,24 +113,22 @@ static bool check_model(Check *c, Error *err)
     memcpy(path, c->file.path, sizeof path);
     h5_close(&c->file);
     return model_file_open(&c->file, path, &info, MPI_COMM_NULL, err) && check_tensors(c, &info, err) &&
-           check_tokenizer(&c->file, info.tokenizer_digest, err);
+           check_tokenizer(&c->file, err);
 }
 
 static bool check_checkpoint(Check *c, Error *err)
 {
-    CheckpointSummary *s = malloc(sizeof *s);
-    bool ok = (s || error_fault(err, "no memory left")) && checkpoint_check(&c->file, s, err);
-    if (ok) {
-        say("step", "%lld of %lld, %lld tokens, catdpo %s", (long long)s->step, (long long)s->total_steps,
-            (long long)s->num_tokens, s->version);
-        say("made with", "data %.12s..., reference %s", s->data_digest, s->reference_digest);
-        say_categories(s->categories, (const char(*)[CATEGORY_NAME])s->name);
-        double low = INFINITY, high = -INFINITY;
-        for (int64_t k = 0; k < s->categories; k++) low = fmin(low, s->margin[k]), high = fmax(high, s->margin[k]);
-        say("margins", "%.4f to %.4f", low, high);
-    }
-    free(s);
-    return ok && check_model(c, err);
+    Checkpoint s;
+    if (!checkpoint_read(&c->file, &s, err)) return false;
+    say("step", "%lld of %lld, %lld tokens, catdpo %s", (long long)s.step, (long long)s.total_steps,
+        (long long)s.num_tokens, s.version);
+    say("made with", "data %.12s..., reference %s", s.data_digest, s.reference_digest);
+    say_categories(s.category_count, s.category_name);
+    double low = INFINITY, high = -INFINITY;
+    for (int k = 0; k < s.category_count; k++) low = fmin(low, s.margin[k]), high = fmax(high, s.margin[k]);
+    say("margins", "%.4f to %.4f", low, high);
+    checkpoint_free(&s);
+    return check_model(c, err);
 }
 
 static bool check_part(Check *c, const char *group, bool first, Error *err)

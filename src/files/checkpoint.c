@@ -1,10 +1,83 @@
 /* Checkpoints: written with all ranks' shares of the model and of its moments, read back onto any grid. */
 #include "catdpo/files/checkpoint.h"
 
-#include <float.h>
+#include "catdpo/config/config.h"
+#include "catdpo/config/options.h"
+
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* ---- the format -------------------------------------------------------------------------------------------------- */
+
+enum { CATEGORY, COUNT, AXES };
+
+/* steps, tokens, pairs: more than any run has, and sums do not overflow */
+#define COUNTS_MOST ((double)((int64_t)1 << 48))
+#define UNITS_MOST  ((double)((int64_t)1 << 62))
+
+static const FieldAxis axes[AXES] = {
+    [CATEGORY] = { .least = 1, .most = CATEGORIES_MAX },
+    [COUNT] = { .least = 2, .most = 2 * CATEGORIES_MAX },
+};
+
+#define MEMBER(member) .offset = offsetof(Checkpoint, member)
+#define COUNTER(group, name, member)                                                                                   \
+    {                                                                                                                  \
+        group, name, FIELD_INT, MEMBER(member), .most = COUNTS_MOST                                                    \
+    }
+#define STRING(name, member)                                                                                           \
+    {                                                                                                                  \
+        "/", name, FIELD_STRING, MEMBER(member), .size = DIGEST_TEXT                                                   \
+    }
+#define ARRAY(name, data, along, member, unit_, text, ...)                                                             \
+    {                                                                                                                  \
+        name, NULL, FIELD_ARRAY, MEMBER(member), .type = data, .axes = 1, .axis = { along }, .units = unit_,           \
+                                                 .description = text, __VA_ARGS__                                      \
+    }
+
+static const Field fields[] = {
+    COUNTER("/", "step", step),
+    COUNTER("/", "total_steps", total_steps),
+    COUNTER("/", "num_tokens", num_tokens),
+    COUNTER("/", "skipped", skipped),
+    { "/", "heldout_worst", FIELD_NUMBER, MEMBER(heldout_worst), .least = -1, .most = 1 },
+    STRING("version", version),
+    STRING("layout", layout),
+    STRING("data_digest", data_digest),
+    STRING("tokenizer_digest", tokenizer_digest),
+    STRING("template_digest", template_digest),
+    STRING("start_digest", start_digest),
+    STRING("reference_digest", reference_digest),
+    { "/config", NULL, FIELD_STRING, MEMBER(config), .size = 1 << 20 },
+
+    COUNTER("/sampler", "step", sampler_step),
+    { "/sampler", "seed", FIELD_UINT, MEMBER(seed) },
+    { "/sampler", "kind", FIELD_STRING, MEMBER(sampling), .size = 32 },
+    COUNTER("/optimizer", "updates", optimizer_updates),
+
+    { "/margins/category", NULL, FIELD_NAMES, MEMBER(category_name), .size = CATEGORY_NAME, .axes = 1,
+      .axis = { CATEGORY } },
+    ARRAY("/margins/margin", DATA_FLOAT64, CATEGORY, margin, "nat",
+          "safety margin of each category, in units of beta * h", .most = 1e300),
+    ARRAY("/margins/violation_rate", DATA_FLOAT64, CATEGORY, violation_rate, "1",
+          "running violation rate of each category", .most = 1),
+    ARRAY("/margins/n", DATA_INT64, CATEGORY, n, "1", "pairs counted since the beginning", .most = COUNTS_MOST),
+    ARRAY("/margins/violations", DATA_INT64, CATEGORY, violations, "1",
+          "their violations, in the attribute `unit` of the group", .most = UNITS_MOST),
+    ARRAY("/margins/pending", DATA_INT64, COUNT, pending, "1",
+          "counts and violations that have not entered an update yet", .most = UNITS_MOST),
+    { "/margins", "unit", FIELD_NUMBER, MEMBER(unit), .least = 0x1p-32, .most = 0.5 },
+    { "/margins", "pooled_rate", FIELD_NUMBER, MEMBER(pooled_rate), .most = 1 },
+    COUNTER("/margins", "updates", margin_updates),
+    COUNTER("/margins", "last_update", last_update),
+    { .kind = FIELD_END },
+};
+
+const Format checkpoint_format = { CHECKPOINT_FORMAT, 1, fields, axes, AXES };
+
+/* ---- writing ---------------------------------------------------------------------------------------------------- */
 
 /* /model's attributes and the tokenizer as in the file that the run's model came from, with the digest of today's
  * weights. */
@@ -17,68 +90,43 @@ static bool lay_out_model(H5File *file, H5File *source, const Transformer *t, co
            tensors_create(file, t, "/model", checksums, err) && h5_copy_group(source, file, "/tokenizer", err);
 }
 
-static bool lay_out_margins(H5File *file, const MarginState *m, const CheckpointInfo *info, Error *err)
+/* What the run says of itself, with what its optimizer and its margins have. */
+static Checkpoint describe(const Checkpoint *about, const Optimizer *o, const MarginState *m)
 {
-    int64_t k = m->category_count, both = 2 * k;
-    return h5_create_group(file, "/margins", err) &&
-           h5_write_strings(file, "/margins/category", k, CATEGORY_NAME, info->category_name[0], err) &&
-           h5_write_array(file, "/margins/margin", DATA_FLOAT64, 1, &k, m->margin, err) &&
-           h5_describe(file, "/margins/margin", "nat", "safety margin of each category, in units of beta * h", err) &&
-           h5_write_array(file, "/margins/violation_rate", DATA_FLOAT64, 1, &k, m->violation_rate, err) &&
-           h5_describe(file, "/margins/violation_rate", "1", "running violation rate of each category", err) &&
-           h5_write_array(file, "/margins/n", DATA_INT64, 1, &k, m->n, err) &&
-           h5_describe(file, "/margins/n", "1", "pairs counted since the beginning", err) &&
-           h5_write_array(file, "/margins/violations", DATA_INT64, 1, &k, m->violations, err) &&
-           h5_describe(file, "/margins/violations", "1", "their violations, in the attribute `unit` of the group",
-                       err) &&
-           h5_write_array(file, "/margins/pending", DATA_INT64, 1, &both, m->pending, err) &&
-           h5_describe(file, "/margins/pending", "1", "counts and violations that have not entered an update yet",
-                       err) &&
-           h5_write_double(file, "/margins", "unit", margin_unit(m), err) &&
-           h5_write_double(file, "/margins", "pooled_rate", m->pooled_rate, err) &&
-           h5_write_int64(file, "/margins", "updates", m->updates, err) &&
-           h5_write_int64(file, "/margins", "last_update", m->last_update, err);
-}
-
-static bool lay_out_run(H5File *file, const CheckpointInfo *info, Error *err)
-{
-    return h5_write_int64(file, "/", "step", info->step, err) &&
-           h5_write_int64(file, "/", "total_steps", info->total_steps, err) &&
-           h5_write_int64(file, "/", "num_tokens", info->num_tokens, err) &&
-           h5_write_string(file, "/", "version", info->version, err) &&
-           h5_write_string(file, "/", "data_digest", info->data_digest, err) &&
-           h5_write_string(file, "/", "tokenizer_digest", info->tokenizer_digest, err) &&
-           h5_write_string(file, "/", "template_digest", info->template_digest, err) &&
-           h5_write_string(file, "/", "layout", info->layout, err) &&
-           h5_write_string(file, "/", "start_digest", info->start_digest, err) &&
-           h5_write_string(file, "/", "reference_digest", info->reference_digest, err) &&
-           h5_write_int64(file, "/", "skipped", info->skipped, err) &&
-           h5_write_double(file, "/", "heldout_worst", isfinite(info->heldout_worst) ? info->heldout_worst : -1, err) &&
-           h5_write_text(file, "/config", info->config, err) && h5_create_group(file, "/sampler", err) &&
-           h5_write_int64(file, "/sampler", "step", info->step, err) &&
-           h5_write_uint64(file, "/sampler", "seed", info->seed, err) &&
-           h5_write_string(file, "/sampler", "kind", info->sampling, err);
+    Checkpoint c = *about;
+    c.sampler_step = c.step;
+    c.optimizer_updates = o->updates;
+    c.category_count = m->category_count;
+    c.margin = m->margin;
+    c.violation_rate = m->violation_rate;
+    c.n = m->n;
+    c.violations = m->violations;
+    c.pending = m->pending;
+    c.unit = margin_unit(m);
+    c.pooled_rate = m->pooled_rate;
+    c.margin_updates = m->updates;
+    c.last_update = m->last_update;
+    return c;
 }
 
 /* Everything that the layout needs before the first tensor is written. */
-static bool lay_out(H5File *file, const char *model_path, const Transformer *t, const Optimizer *o,
-                    const MarginState *margins, const CheckpointInfo *info, const uint64_t *checksums, int parts,
-                    Error *err)
+static bool lay_out(H5File *file, const char *model_path, const Transformer *t, const Checkpoint *c,
+                    const uint64_t *checksums, int parts, Error *err)
 {
     H5File source;
-    if (!h5_open(&source, model_path, t->grid->world, err)) return false;
-    bool ok = h5_write_format(file, CHECKPOINT_FORMAT, 1, err) && lay_out_run(file, info, err) &&
-              lay_out_margins(file, margins, info, err) && lay_out_model(file, &source, t, checksums, err) &&
-              h5_create_group(file, "/optimizer", err) &&
-              h5_write_int64(file, "/optimizer", "updates", o->updates, err) &&
+    const int64_t lengths[AXES] = { c->category_count, 2 * c->category_count };
+    bool ok = h5_open(&source, model_path, t->grid->world, err) &&
+              h5_write_format(file, checkpoint_format.name, checkpoint_format.version, err) &&
+              fields_write(file, &checkpoint_format, c, lengths, err) &&
+              lay_out_model(file, &source, t, checksums, err) &&
               tensors_create(file, t, "/optimizer/m", checksums + parts, err) &&
               tensors_create(file, t, "/optimizer/v", checksums + 2 * parts, err);
     h5_close(&source);
     return ok;
 }
 
-bool checkpoint_write(const char *path, const char *model_path, const Transformer *t, const Optimizer *o,
-                      const MarginState *margins, const CheckpointInfo *info, Error *err)
+bool checkpoint_write(const char *path, const char *folder, const char *model_path, const Transformer *t,
+                      const Optimizer *o, const MarginState *margins, const Checkpoint *about, Error *err)
 {
     /* replicas hold the same weights: each writes its share, as it does with its moments */
     int64_t first = o->bounds[t->grid->replica], end = o->bounds[t->grid->replica + 1];
@@ -86,15 +134,16 @@ bool checkpoint_write(const char *path, const char *model_path, const Transforme
                                     { o->m + (first - o->first), first, end },
                                     { o->v + (first - o->first), first, end } };
     static const char *const groups[] = { "/model", "/optimizer/m", "/optimizer/v" };
+    const Checkpoint c = describe(about, o, margins);
     int parts = parts_count(&t->parameters);
     uint64_t *checksums = calloc(3 * (size_t)parts, sizeof *checksums);
     H5File file;
     bool ok = error_agree(t->grid->world,
                           checksums || error_fault(err, "out of memory for the checksums of a checkpoint"), err) &&
-              h5_create(&file, path, info->folder, t->grid->world, err);
+              h5_create(&file, path, folder, t->grid->world, err);
     if (ok) {
         for (int i = 0; i < 3; i++) tensors_checksums(t, &arrays[i], checksums + i * parts);
-        ok = lay_out(&file, model_path, t, o, margins, info, checksums, parts, err);
+        ok = lay_out(&file, model_path, t, &c, checksums, parts, err);
         for (int i = 0; ok && i < 3; i++) ok = tensors_write(&file, t, groups[i], &arrays[i], err);
         if (ok)
             ok = h5_commit(&file, err);
@@ -105,116 +154,127 @@ bool checkpoint_write(const char *path, const char *model_path, const Transforme
     return ok;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------- */
+/* ---- what a good one is ----------------------------------------------------------------------------------------- */
 
-enum { CONFIG_BYTES = 1 << 20 };
-static const int64_t COUNTS_MAX = (int64_t)1
-                                  << 48; /* steps, tokens, pairs: more than any run has, and sums do not overflow */
-
-bool checkpoint_read_head(H5File *file, CheckpointHead *h, Error *err)
+/* A pair has at most one violation, and what is pending has been counted. */
+static bool check_category(const H5File *file, const Checkpoint *c, int k, Error *err)
 {
-    *h = (CheckpointHead){ 0 };
-    bool ok = h5_check_format(file, CHECKPOINT_FORMAT, 1, err) &&
-              h5_read_int64(file, "/", "step", 0, COUNTS_MAX, &h->step, err) &&
-              h5_read_int64(file, "/", "total_steps", h->step, COUNTS_MAX, &h->total_steps, err) &&
-              h5_read_int64(file, "/", "num_tokens", 0, COUNTS_MAX, &h->num_tokens, err) &&
-              h5_read_int64(file, "/", "skipped", 0, h->step, &h->skipped, err) &&
-              h5_read_double(file, "/", "heldout_worst", -1, 1, &h->heldout_worst, err) &&
-              h5_read_uint64(file, "/sampler", "seed", &h->seed, err) &&
-              h5_read_string(file, "/", "data_digest", h->data_digest, sizeof h->data_digest, err) &&
-              h5_read_string(file, "/", "tokenizer_digest", h->tokenizer_digest, sizeof h->tokenizer_digest, err) &&
-              h5_read_string(file, "/", "template_digest", h->template_digest, sizeof h->template_digest, err) &&
-              h5_read_string(file, "/", "layout", h->layout, sizeof h->layout, err) &&
-              h5_read_string(file, "/", "start_digest", h->start_digest, sizeof h->start_digest, err) &&
-              h5_read_string(file, "/", "reference_digest", h->reference_digest, sizeof h->reference_digest, err) &&
-              h5_load_text(file, "/config", CONFIG_BYTES, &h->config, err);
-    if (ok && h->heldout_worst < 0) h->heldout_worst = NAN;
-    if (!ok) checkpoint_head_free(h);
-    return ok;
+    const int64_t all = c->category_count, n = c->n[k], violations = c->violations[k], pending = c->pending[k],
+                  pending_violations = c->pending[all + k];
+    bool ok = (double)violations * c->unit <= (double)n + 1e-6 && pending <= n && pending_violations <= violations &&
+              (double)pending_violations * c->unit <= (double)pending + 1e-6;
+    return ok ||
+           error_usage(err,
+                       "%s: /margins: category %d (%s) has %lld pairs and %lld violations, of which %lld and %lld "
+                       "are pending: damaged, use another checkpoint",
+                       file->path, k, c->category_name[k], (long long)n, (long long)violations, (long long)pending,
+                       (long long)pending_violations);
 }
 
-bool checkpoint_head(const char *path, CheckpointHead *head, MPI_Comm comm, Error *err)
+static bool check_position(const H5File *file, const Checkpoint *c, Error *err)
+{
+    bool ok = c->step <= c->total_steps && c->skipped <= c->step && c->sampler_step == c->step &&
+              c->optimizer_updates <= c->step && c->margin_updates <= c->step && c->last_update <= c->step;
+    return ok || error_usage(err,
+                             "%s: is of step %lld of %lld, with %lld skipped, the sampler at %lld, %lld updates of the "
+                             "weights, %lld of the margins and the last one at step %lld: damaged, use another "
+                             "checkpoint",
+                             file->path, (long long)c->step, (long long)c->total_steps, (long long)c->skipped,
+                             (long long)c->sampler_step, (long long)c->optimizer_updates, (long long)c->margin_updates,
+                             (long long)c->last_update);
+}
+
+static bool check_sampling(const H5File *file, const Checkpoint *c, Error *err)
+{
+    const Option *option = option_at(option_find("batch.sampling"));
+    for (int i = 0; i < option_choices(option); i++)
+        if (strcmp(c->sampling, option_choice(option, i).name) == 0) return true;
+    return error_usage(err, "%s: /sampler is of the unknown kind \"%s\": use another checkpoint", file->path,
+                       c->sampling);
+}
+
+static bool check_values(const H5File *file, const Checkpoint *c, Error *err)
+{
+    Config config;
+    if (c->unit != 0.5 && c->unit != 0x1p-32)
+        return error_usage(err, "%s: /margins counts in units of %g; it must be 0.5 or 2^-32: damaged", file->path,
+                           c->unit);
+    for (int k = 0; k < c->category_count; k++)
+        if (!check_category(file, c, k, err)) return false;
+    return check_position(file, c, err) && check_sampling(file, c, err) &&
+           config_load_text(&config, c->config, file->path, err);
+}
+
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
+
+bool checkpoint_read(H5File *file, Checkpoint *c, Error *err)
+{
+    int64_t lengths[AXES] = { -1, -1 };
+    *c = (Checkpoint){ 0 };
+    if (!h5_check_format(file, checkpoint_format.name, checkpoint_format.version, err) ||
+        !fields_measure(file, &checkpoint_format, lengths, err))
+        return false;
+    if (lengths[COUNT] != 2 * lengths[CATEGORY])
+        return error_usage(err, "%s: /margins/pending has not two numbers for each of %lld categories: damaged",
+                           file->path, (long long)lengths[CATEGORY]);
+    if (!fields_read(file, &checkpoint_format, c, lengths, err)) return false;
+    c->category_count = (int)lengths[CATEGORY];
+    if (check_values(file, c, err)) return true;
+    checkpoint_free(c);
+    return false;
+}
+
+bool checkpoint_open(const char *path, Checkpoint *c, MPI_Comm comm, Error *err)
 {
     H5File file;
-    *head = (CheckpointHead){ 0 };
-    bool ok = h5_open(&file, path, comm, err) && checkpoint_read_head(&file, head, err);
+    *c = (Checkpoint){ 0 };
+    bool ok = h5_open(&file, path, comm, err) && checkpoint_read(&file, c, err);
     h5_close(&file);
     return ok;
 }
 
-void checkpoint_head_free(CheckpointHead *head)
+void checkpoint_free(Checkpoint *c) { fields_free(&checkpoint_format, c); }
+
+static bool same_categories(const H5File *file, const Checkpoint *c, int count, const char (*name)[CATEGORY_NAME],
+                            Error *err)
 {
-    free(head->config);
-    head->config = NULL;
+    if (c->category_count != count)
+        return error_usage(err, "%s: has margins of %d categories, the data has %d", file->path, c->category_count,
+                           count);
+    for (int k = 0; k < count; k++)
+        if (strcmp(c->category_name[k], name[k]) != 0)
+            return error_usage(err,
+                               "%s: category %d is \"%s\", in the data it is \"%s\": margins belong to categories, so "
+                               "this data needs a run of "
+                               "its own",
+                               file->path, k, c->category_name[k], name[k]);
+    return true;
 }
 
-static bool same_categories(H5File *file, int64_t k, const char (*name)[CATEGORY_NAME], Error *err)
+/* Counts of violations in the run's own units. */
+static bool convert(const H5File *file, const int64_t *from, int64_t *to, int count, double factor, Error *err)
 {
-    int64_t count;
-    if (!h5_count_strings(file, "/margins/category", k, k, &count, err)) return false;
-    char(*found)[CATEGORY_NAME] = malloc((size_t)k * sizeof *found);
-    bool ok = h5_agree(file, found || error_fault(err, "out of memory for the names of %lld categories", (long long)k),
-                       err) &&
-              h5_read_strings(file, "/margins/category", k, CATEGORY_NAME, found[0], err);
-    for (int64_t i = 0; ok && i < k; i++)
-        if (strcmp(found[i], name[i]) != 0)
-            ok = error_usage(err,
-                             "%s: category %lld is \"%s\", in the data it is \"%s\": margins belong to categories, so "
-                             "this data needs a run of "
-                             "its own",
-                             file->path, (long long)i, found[i], name[i]);
-    free(found);
-    return ok;
-}
-
-/* A pair has at most one violation, and as many as there are in COUNTS_MAX pairs can be counted on in the run's units.
- */
-static bool are_counts(int64_t n, int64_t violations, double unit, double own_unit)
-{
-    return n >= 0 && n <= COUNTS_MAX && violations >= 0 && (double)violations * unit <= (double)n + 1e-6 &&
-           (double)violations * (unit / own_unit) < (double)(INT64_MAX / 2);
-}
-
-/* Are the numbers such as a run can have? `unit`: of the file's violations. */
-static bool check_margins(const H5File *file, const MarginState *m, double unit, Error *err)
-{
-    double own = margin_unit(m);
-    for (int k = 0; k < m->category_count; k++) {
-        bool ok = m->margin[k] >= 0 && isfinite(m->margin[k]) && m->violation_rate[k] >= 0 &&
-                  m->violation_rate[k] <= 1 && are_counts(m->n[k], m->violations[k], unit, own) &&
-                  are_counts(m->pending[k], m->pending[m->category_count + k], unit, own);
-        if (!ok)
-            return error_usage(err, "%s: /margins holds numbers out of range for category %d: the file is damaged",
-                               file->path, k);
+    for (int i = 0; i < count; i++) {
+        if ((double)from[i] * factor >= UNITS_MOST)
+            return error_usage(err, "%s: has too many violations to be gone on with as soft counts", file->path);
+        to[i] = factor == 1 ? from[i] : (int64_t)llround((double)from[i] * factor);
     }
     return true;
 }
 
-static void convert_units(int64_t *values, int count, double factor)
+static bool take_margins(const H5File *file, const Checkpoint *c, MarginState *m, Error *err)
 {
-    for (int i = 0; i < count; i++) values[i] = (int64_t)llround((double)values[i] * factor);
-}
-
-static bool load_margins(H5File *file, MarginState *m, const char (*category_name)[CATEGORY_NAME], Error *err)
-{
-    int64_t k = m->category_count, both = 2 * k;
-    double unit;
-    bool ok = same_categories(file, k, category_name, err) &&
-              h5_read_array(file, "/margins/margin", DATA_FLOAT64, 1, &k, m->margin, err) &&
-              h5_read_array(file, "/margins/violation_rate", DATA_FLOAT64, 1, &k, m->violation_rate, err) &&
-              h5_read_array(file, "/margins/n", DATA_INT64, 1, &k, m->n, err) &&
-              h5_read_array(file, "/margins/violations", DATA_INT64, 1, &k, m->violations, err) &&
-              h5_read_array(file, "/margins/pending", DATA_INT64, 1, &both, m->pending, err) &&
-              h5_read_double(file, "/margins", "unit", DBL_MIN, 1, &unit, err) &&
-              h5_read_double(file, "/margins", "pooled_rate", 0, 1, &m->pooled_rate, err) &&
-              h5_read_int64(file, "/margins", "updates", 0, COUNTS_MAX, &m->updates, err) &&
-              h5_read_int64(file, "/margins", "last_update", 0, COUNTS_MAX, &m->last_update, err) &&
-              check_margins(file, m, unit, err);
-    if (ok && unit != margin_unit(m)) {
-        convert_units(m->violations, (int)k, unit / margin_unit(m));
-        convert_units(m->pending + k, (int)k, unit / margin_unit(m));
-    }
-    return ok;
+    size_t k = (size_t)m->category_count;
+    double factor = c->unit / margin_unit(m);
+    memcpy(m->margin, c->margin, k * sizeof *m->margin);
+    memcpy(m->violation_rate, c->violation_rate, k * sizeof *m->violation_rate);
+    memcpy(m->n, c->n, k * sizeof *m->n);
+    memcpy(m->pending, c->pending, k * sizeof *m->pending);
+    m->pooled_rate = c->pooled_rate;
+    m->updates = c->margin_updates;
+    m->last_update = c->last_update;
+    return convert(file, c->violations, m->violations, (int)k, factor, err) &&
+           convert(file, c->pending + k, m->pending + k, (int)k, factor, err);
 }
 
 static bool load_moments(H5File *file, const Transformer *t, Optimizer *o, Error *err)
@@ -222,11 +282,11 @@ static bool load_moments(H5File *file, const Transformer *t, Optimizer *o, Error
     int parts = parts_count(&t->parameters);
     int64_t first = o->bounds[t->grid->replica], end = o->bounds[t->grid->replica + 1];
     uint64_t *checksums = calloc((size_t)parts, sizeof *checksums);
-    const LoadedArray m = { o->m, o->first, o->end, first, end }, v = { o->v, o->first, o->end, first, end };
+    const LoadedArray m = { o->m, o->first, o->end, first, end, false },
+                      v = { o->v, o->first, o->end, first, end, true };
     bool ok = h5_agree(file, checksums || error_fault(err, "out of memory for reading %s", file->path), err) &&
               tensors_read(file, t, "/optimizer/m", &m, checksums, err) &&
-              tensors_read(file, t, "/optimizer/v", &v, checksums, err) &&
-              h5_read_int64(file, "/optimizer", "updates", 0, COUNTS_MAX, &o->updates, err);
+              tensors_read(file, t, "/optimizer/v", &v, checksums, err);
     free(checksums);
     return ok;
 }
@@ -235,8 +295,14 @@ bool checkpoint_load(const char *path, const Transformer *t, Optimizer *o, Margi
                      const char (*category_name)[CATEGORY_NAME], Error *err)
 {
     H5File file;
-    bool ok = h5_open(&file, path, t->grid->world, err) && load_margins(&file, margins, category_name, err) &&
+    Checkpoint c = { 0 };
+    TokenizerInfo tokenizer; /* not used, but a file whose tokenizer is damaged is none to go on from */
+    bool ok = h5_open(&file, path, t->grid->world, err) && checkpoint_read(&file, &c, err) &&
+              same_categories(&file, &c, margins->category_count, category_name, err) &&
+              take_margins(&file, &c, margins, err) && tokenizer_verify(&file, &tokenizer, err) &&
               load_moments(&file, t, o, err);
+    if (ok) o->updates = c.optimizer_updates;
+    checkpoint_free(&c);
     h5_close(&file);
     return ok;
 }

@@ -91,6 +91,25 @@ bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm c
     return ok;
 }
 
+bool tokenizer_verify(H5File *file, TokenizerInfo *info, Error *err)
+{
+    bool exists = false, named = false;
+    Blobs blobs = { 0 };
+    *info = (TokenizerInfo){ 0 };
+    if (!h5_read_string(file, "/model", "tokenizer_digest", info->digest, sizeof info->digest, err) ||
+        !h5_exists(file, "/tokenizer", &exists, err) || (exists && !h5_read_blobs(file, "/tokenizer", &blobs, err)))
+        return false;
+    info->files = blobs.count;
+    for (int i = 0; i < blobs.count; i++) {
+        info->bytes += blobs.member[i].size;
+        named = named || strcmp(blobs.member[i].name, "tokenizer.json") == 0;
+    }
+    blobs_free(&blobs);
+    return named == (*info->digest != '\0') ||
+           error_usage(err, "%s: %s tokenizer.json, but the model %s digest of one: damaged. Import the model again",
+                       file->path, named ? "has a" : "has no", named ? "names no" : "names the");
+}
+
 /* ---- tensors and their parts ------------------------------------------------------------------------------------ */
 
 enum { DATASET = 192 };
@@ -207,6 +226,12 @@ static bool refuse_numbers(const H5File *file, const char *dataset, const char *
                        dataset, others);
 }
 
+static bool refuse_negative(const H5File *file, const char *dataset, float value, Error *err)
+{
+    return error_usage(err, "%s: %s holds %g; a second moment is not negative: use another checkpoint", file->path,
+                       dataset, (double)value);
+}
+
 /* One part from the file to its place in an array. With checksum != NULL it must be the one that the file gives.
  * Collective. */
 static bool read_part(H5File *file, const Transformer *t, const char *group, const Tensor *tensor, int index,
@@ -230,16 +255,20 @@ static bool read_part(H5File *file, const Transformer *t, const char *group, con
     return same_checksum(file, dataset, *checksum, stored, err);
 }
 
-/* Where a tensor's part of the array is finite. */
-static bool check_finite(const H5File *file, const char *group, const Tensor *tensor, const LoadedArray *array,
-                         Error *err)
+/* Is a tensor's part of the array what it has to be? */
+static bool check_numbers(const H5File *file, const char *group, const Tensor *tensor, const LoadedArray *array,
+                          Error *err)
 {
     int64_t from = tensor->offset > array->first ? tensor->offset : array->first;
     int64_t end = tensor->offset + tensor->local < array->end ? tensor->offset + tensor->local : array->end;
     char dataset[DATASET];
     name_dataset(dataset, group, tensor->part[0].name);
-    return from >= end || all_finite(array->flat + (from - array->first), end - from) ||
-           refuse_numbers(file, dataset, " or what goes with it", err);
+    const float *values = array->flat + (from - array->first);
+    if (from < end && !all_finite(values, end - from))
+        return refuse_numbers(file, dataset, " or what goes with it", err);
+    for (int64_t i = 0; array->positive && i < end - from; i++)
+        if (values[i] < 0) return refuse_negative(file, dataset, values[i], err);
+    return true;
 }
 
 bool tensors_read(H5File *file, const Transformer *t, const char *group, const LoadedArray *array, uint64_t *checksums,
@@ -253,7 +282,7 @@ bool tensors_read(H5File *file, const Transformer *t, const char *group, const L
         for (int j = 0; ok && j < tensor->part_count; j++, at++)
             ok = read_part(file, t, group, tensor, j, array, checksums ? &checksums[at] : NULL, err);
         timer_stop(t->timer);
-        if (!ok || !error_agree(t->grid->world, check_finite(file, group, tensor, array, err), err)) return false;
+        if (!ok || !error_agree(t->grid->world, check_numbers(file, group, tensor, array, err), err)) return false;
     }
     return true;
 }
@@ -278,9 +307,7 @@ static bool verify_part(H5File *file, const char *group, const Tensor *tensor, i
         *checksum += checksum_slab(&slab, DATA_FLOAT32, buffer);
         if (!all_finite(buffer, count * width)) return refuse_numbers(file, dataset, "", err);
         for (int64_t i = 0; positive && i < count * width; i++)
-            if (buffer[i] < 0)
-                return error_usage(err, "%s: %s holds %g; a second moment is not negative: use another checkpoint",
-                                   file->path, dataset, (double)buffer[i]);
+            if (buffer[i] < 0) return refuse_negative(file, dataset, buffer[i], err);
     }
     return same_checksum(file, dataset, *checksum, stored, err);
 }
@@ -307,7 +334,9 @@ bool model_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error
     const Parameters *p = &t->parameters;
     uint64_t *checksums = calloc((size_t)parts_count(p), sizeof *checksums);
     /* every replica reads all; the first one's are counted */
-    const LoadedArray all = { t->weights, 0, p->local_floats, 0, t->grid->replica == 0 ? p->local_floats : 0 };
+    const LoadedArray all = {
+        t->weights, 0, p->local_floats, 0, t->grid->replica == 0 ? p->local_floats : 0, false
+    };
     bool ok =
         error_agree(t->grid->world, checksums || error_fault(err, "out of memory for reading %s", file->path), err) &&
         tensors_read(file, t, "/model", &all, checksums, err) &&

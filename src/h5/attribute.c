@@ -293,8 +293,7 @@ bool h5_write_string(H5File *file, const char *object, const char *name, const c
     return ok;
 }
 
-/* One attribute as it is, whatever its type. (HDF5 1.10 believes what a file says of the length of variable-length
- * text: only files that were made by catdpo-analysis should hold any.) */
+/* One attribute as it is, whatever its type. */
 static herr_t copy_attribute(hid_t from, const char *name, const H5A_info_t *info, void *to)
 {
     enum { MOST_BYTES = 1 << 20 };
@@ -323,8 +322,10 @@ bool h5_copy_attributes(H5File *from, H5File *to, const char *object, Error *err
     bool ok = true;
     if (to->rank == 0) {
         hid_t source = h5_open_object(from, object, err), target = source >= 0 ? h5_open_object(to, object, err) : -1;
+        overlay_read_heaps(from->overlay, true); /* a model's hf_config: what a run starts from is believed */
         ok = target >= 0 && h5_ok(H5Aiterate2(source, H5_INDEX_NAME, H5_ITER_NATIVE, NULL, copy_attribute, &target),
                                   err, "%s: cannot copy the attributes of %s to %s", from->path, object, to->path);
+        overlay_read_heaps(from->overlay, false);
         if (source >= 0) H5Oclose(source);
         if (target >= 0) H5Oclose(target);
     }

@@ -1,6 +1,8 @@
 /* Datasets that every rank knows as a whole: shapes, small arrays, text, scales, and groups of byte datasets. */
 #include "private.h"
 
+#include "catdpo/h5/checksum.h"
+
 #include <hdf5_hl.h>
 #include <inttypes.h>
 #include <math.h>
@@ -502,6 +504,26 @@ static bool list_blobs(const H5File *file, const char *group, Blobs *blobs, Erro
     return ok;
 }
 
+static uint64_t blob_checksum(int64_t size, const uint8_t *bytes)
+{
+    Slab slab = slab_rows(1, &size, 0, size);
+    return checksum_slab(&slab, DATA_UINT8, bytes);
+}
+
+/* Rank 0: files of an earlier version have no checksums here. */
+static bool check_blob(const H5File *file, hid_t set, const char *path, int64_t size, const uint8_t *bytes, Error *err)
+{
+    uint64_t stored = 0;
+    if (H5Aexists(set, "checksum") <= 0) return true;
+    hid_t attribute = H5Aopen(set, "checksum", H5P_DEFAULT), type = attribute >= 0 ? H5Aget_type(attribute) : -1;
+    bool ok = type >= 0 && h5_is_type(type, DATA_UINT64) && H5Aget_storage_size(attribute) == sizeof stored &&
+              H5Aread(attribute, H5T_NATIVE_UINT64, &stored) >= 0;
+    if (type >= 0) H5Tclose(type);
+    if (attribute >= 0) H5Aclose(attribute);
+    return (ok && stored == blob_checksum(size, bytes)) ||
+           error_usage(err, "%s: %s is damaged: it does not have its checksum. Use another copy", file->path, path);
+}
+
 /* Rank 0: the bytes of the members that were listed. */
 static bool fetch_blobs(const H5File *file, const char *group, Blobs *blobs, Error *err)
 {
@@ -515,6 +537,7 @@ static bool fetch_blobs(const H5File *file, const char *group, Blobs *blobs, Err
         bool ok = set >= 0 && (blobs->member[i].size == 0 || h5_ok(H5Dread(set, H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL,
                                                                            H5P_DEFAULT, blobs->member[i].bytes),
                                                                    err, "%s: cannot read %s", file->path, path));
+        ok = ok && check_blob(file, set, path, blobs->member[i].size, blobs->member[i].bytes, err);
         if (set >= 0) H5Dclose(set);
         if (!ok) return false;
     }
@@ -542,7 +565,9 @@ bool h5_write_blobs(H5File *file, const char *group, const Blobs *blobs, Error *
     for (int i = 0; ok && i < blobs->count; i++) {
         char path[FILE_PATH];
         snprintf(path, sizeof path, "%s/%s", group, blobs->member[i].name);
-        ok = h5_write_array(file, path, DATA_UINT8, 1, &blobs->member[i].size, blobs->member[i].bytes, err);
+        uint64_t checksum = file->rank == 0 ? blob_checksum(blobs->member[i].size, blobs->member[i].bytes) : 0;
+        ok = h5_write_array(file, path, DATA_UINT8, 1, &blobs->member[i].size, blobs->member[i].bytes, err) &&
+             h5_write_uint64(file, path, "checksum", checksum, err);
     }
     return ok;
 }

@@ -7,7 +7,8 @@
  * (spares.c). HDF5's own driver for files in memory would hold all of a file, its unwritten parts too.
  *
  * On reading, HDF5 1.10 copies an element of variable-length text as long as the file's heap says into room for as many
- * bytes as the element says, or for HEAP_MOST. Heaps that could hold more are not read: the two cannot differ then.
+ * bytes as the element says, or for HEAP_MOST: a file made to harm could overrun that. So heaps that could hold more
+ * are not read unless asked for.
  */
 #include "private.h"
 
@@ -33,7 +34,7 @@ struct Overlay {
     int below;    /* descriptor, not owned */
     int64_t size; /* bytes of the file below that count: what lies behind them reads as zeros */
     bool direct;  /* datasets' values may be written to the file below */
-    bool spoilt;  /* a read was refused: see HEAP_MOST */
+    bool heaps;   /* large ones may be read: see HEAP_MOST */
     Page *page;   /* [count], ascending */
     int64_t count, room;
     int64_t end;  /* of the file: what HDF5 has allocated */
@@ -203,9 +204,7 @@ static herr_t driver_read(H5FD_t *file, H5FD_mem_t type, hid_t list, haddr_t add
     DriverFile *f = (DriverFile *)file;
     if (address > INT64_MAX / 2 || size > INT64_MAX / 2) return -1;
     if (!read_bytes(f->overlay, bytes, (int64_t)size, (int64_t)address)) return -1;
-    if (!is_large_heap(bytes, size)) return 0;
-    f->overlay->spoilt = true;
-    return -1;
+    return f->overlay->heaps || !is_large_heap(bytes, size) ? 0 : -1;
 }
 
 static herr_t driver_write(H5FD_t *file, H5FD_mem_t type, hid_t list, haddr_t address, size_t size, const void *bytes)
@@ -271,7 +270,7 @@ void overlay_free(Overlay *o)
     free(o);
 }
 
-bool overlay_refused(const Overlay *o) { return o->spoilt; }
+void overlay_read_heaps(Overlay *o, bool large) { o->heaps = large; }
 int64_t overlay_end(const Overlay *o) { return o->end; }
 int64_t overlay_count(const Overlay *o) { return o->count; }
 int64_t overlay_page(const Overlay *o, int64_t i, const char **bytes)

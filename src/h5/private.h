@@ -55,8 +55,8 @@ Overlay *overlay_new(int below, int64_t size, bool direct);
 void overlay_free(Overlay *o);
 /* Make it the driver of a file access list; it has to outlive the files that are opened with that. */
 bool overlay_use(Overlay *o, hid_t list);
-/* Was a read refused because it could have overrun memory of HDF5? */
-bool overlay_refused(const Overlay *o);
+/* May HDF5 read text of variable length beyond 4 kB, of which 1.10 believes any length that the file says? (false) */
+void overlay_read_heaps(Overlay *o, bool large);
 /* Bytes of the file as HDF5 has it open, or had when it closed it. */
 int64_t overlay_end(const Overlay *o);
 /* Have all pages from that of byte `from` to the end in memory. False without memory. */

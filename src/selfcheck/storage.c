@@ -60,8 +60,8 @@ static bool read_model(Tiny *t, const char *path, bool *equal, Error *err)
     if (ok) {
         bool counted = t->grid.replica == 0;
         ok = h5_check_format(&file, FORMAT, 1, err) &&
-             tensors_read(&file, &t->model, "/model", &(LoadedArray){ values, 0, n, 0, counted ? n : 0 }, checksums,
-                          err);
+             tensors_read(&file, &t->model, "/model", &(LoadedArray){ values, 0, n, 0, counted ? n : 0, false },
+                          checksums, err);
         h5_close(&file);
     }
     int same = ok;

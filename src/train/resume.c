@@ -25,11 +25,11 @@ typedef struct Candidate {
 /* Step of a checkpoint; a file whose head cannot be read comes first, so that it is named. */
 static int64_t step_of(const char *path)
 {
-    CheckpointHead head;
+    Checkpoint head;
     Error unheard = { 0 };
-    if (!checkpoint_head(path, &head, MPI_COMM_NULL, &unheard)) return INT64_MAX;
+    if (!checkpoint_open(path, &head, MPI_COMM_NULL, &unheard)) return INT64_MAX;
     int64_t step = head.step;
-    checkpoint_head_free(&head);
+    checkpoint_free(&head);
     return step;
 }
 
@@ -129,8 +129,7 @@ static bool same_digest(const char *path, const char *name, const char *then, co
 }
 
 /* Settings that the checkpoint's future depends on. Layout, output and the like may change freely. */
-static bool same_settings(const Config *now, const CheckpointHead *head, const char *path, const char *allowed,
-                          Error *err)
+static bool same_settings(const Config *now, const Checkpoint *head, const char *path, const char *allowed, Error *err)
 {
     static const char *const keys[][4] = { { "objective.", "margin.", NULL },
                                            { "optimizer.", NULL },
@@ -158,7 +157,7 @@ static bool same_settings(const Config *now, const CheckpointHead *head, const c
     return true;
 }
 
-static bool same_run(const Trainer *t, const CheckpointHead *head, const char *path, const char *allowed, Error *err)
+static bool same_run(const Trainer *t, const Checkpoint *head, const char *path, const char *allowed, Error *err)
 {
     const Pairs *pairs = &t->run.pairs;
     return (strcmp(head->reference_digest, t->reference_digest) == 0 ||
@@ -185,12 +184,12 @@ bool resume_check(Trainer *t, const char *path, const char *allowed, Error *err)
     if (!list) return false;
     bool ok = true, found = false;
     for (int i = 0; ok && !found && i < count; i++) {
-        CheckpointHead head;
+        Checkpoint head;
         Error broken = { 0 };
-        found = checkpoint_head(list[i].path, &head, run->world, &broken);
+        found = checkpoint_open(list[i].path, &head, run->world, &broken);
         if (found) {
             ok = error_agree(run->world, same_run(t, &head, list[i].path, allowed, err), err);
-            checkpoint_head_free(&head);
+            checkpoint_free(&head);
         } else if (*path)
             ok = error_usage(err, "%s", broken.message);
     }
@@ -203,8 +202,8 @@ bool resume_check(Trainer *t, const char *path, const char *allowed, Error *err)
 static bool load(Trainer *t, const char *path, Error *err)
 {
     Run *run = &t->run;
-    CheckpointHead head;
-    if (!checkpoint_head(path, &head, run->world, err)) return false;
+    Checkpoint head;
+    if (!checkpoint_open(path, &head, run->world, err)) return false;
     bool ok =
         run_load_model(run, path, err) && checkpoint_load(path, &run->model, &t->optimizer, &t->margins,
                                                           (const char(*)[CATEGORY_NAME])run->pairs.category_name, err);
@@ -221,7 +220,7 @@ static bool load(Trainer *t, const char *path, Error *err)
                      "moments an epoch later within 2e-3 relative and 5e-5 absolute of the old layout's",
                      layout, head.layout);
     }
-    checkpoint_head_free(&head);
+    checkpoint_free(&head);
     return ok;
 }
 
@@ -281,12 +280,12 @@ static double best_so_far(const Run *run)
 {
     char path[FILE_PATH];
     double best = INFINITY;
-    CheckpointHead head;
+    Checkpoint head;
     Error unheard = { 0 };
     run_path(run, "checkpoints/best.h5", path);
-    if (run->rank == 0 && access(path, F_OK) == 0 && checkpoint_head(path, &head, MPI_COMM_NULL, &unheard)) {
-        best = isfinite(head.heldout_worst) ? head.heldout_worst : INFINITY;
-        checkpoint_head_free(&head);
+    if (run->rank == 0 && access(path, F_OK) == 0 && checkpoint_open(path, &head, MPI_COMM_NULL, &unheard)) {
+        best = head.heldout_worst >= 0 ? head.heldout_worst : INFINITY;
+        checkpoint_free(&head);
     }
     CHECK_MPI(MPI_Bcast(&best, 1, MPI_DOUBLE, 0, run->world));
     return best;

@@ -46,15 +46,14 @@ static bool write_checkpoint(Trainer *t, const char *path, double worst, Error *
     Run *run = &t->run;
     char *text = config_text(&run->config), layout[LAYOUT_TEXT];
     layout_text(&run->layout, layout);
-    const CheckpointInfo info = {
+    const Checkpoint about = {
         .layout = layout,
-        .folder = writer_folder(run->writer),
         .step = t->step,
         .total_steps = t->total_steps,
         .num_tokens = t->num_tokens,
         .seed = t->sampler.seed,
         .skipped = t->skipped,
-        .heldout_worst = worst,
+        .heldout_worst = isfinite(worst) ? worst : -1,
         .sampling = config_choice(&run->config, "batch.sampling"),
         .config = text,
         .version = CATDPO_VERSION,
@@ -65,7 +64,8 @@ static bool write_checkpoint(Trainer *t, const char *path, double worst, Error *
         .reference_digest = t->reference_digest,
         .category_name = (const char(*)[CATEGORY_NAME])run->pairs.category_name,
     };
-    bool ok = checkpoint_write(path, run->config.model.path, &run->model, &t->optimizer, &t->margins, &info, err);
+    bool ok = checkpoint_write(path, writer_folder(run->writer), run->config.model.path, &run->model, &t->optimizer,
+                               &t->margins, &about, err);
     free(text);
     return ok;
 }

@@ -160,26 +160,26 @@ static void make_checkpoint(const char *path)
     state_make(&s);
     fill(s.t.weights, s.t.parameters.local_floats);
     fill(s.optimizer.v, s.optimizer.end - s.optimizer.first);
-    const CheckpointInfo info = { .step = STEPS,
-                                  .total_steps = 10,
-                                  .num_tokens = 100,
-                                  .seed = 1,
-                                  .sampling = "uniform",
-                                  .config = "a = 1;\n",
-                                  .version = "v",
-                                  .layout = "1x1x1",
-                                  .data_digest = "d",
-                                  .tokenizer_digest = "t",
-                                  .template_digest = "c",
-                                  .start_digest = "s",
-                                  .reference_digest = "r",
-                                  .category_name = categories };
-    fuzz_must(checkpoint_write(path, model, &s.t, &s.optimizer, &s.margins, &info, &err), &err);
+    const Checkpoint about = { .step = STEPS,
+                               .total_steps = 10,
+                               .num_tokens = 100,
+                               .seed = 1,
+                               .sampling = "uniform",
+                               .config = "a = 1;\n",
+                               .version = "v",
+                               .layout = "1x1x1",
+                               .data_digest = "d",
+                               .tokenizer_digest = "t",
+                               .template_digest = "c",
+                               .start_digest = "s",
+                               .reference_digest = "r",
+                               .category_name = categories };
+    fuzz_must(checkpoint_write(path, NULL, model, &s.t, &s.optimizer, &s.margins, &about, &err), &err);
     state_free(&s);
 }
 
 /* What was accepted can be gone on from: a step does not leave the numbers' range. */
-static void go_on(State *s, const CheckpointHead *head)
+static void go_on(State *s, const Checkpoint *head)
 {
     static const int64_t counts[2 * K] = { 2, 2, 4, 4 };
     CHECK(head->step >= 0 && head->step < INT64_MAX && head->config);
@@ -197,10 +197,10 @@ static void go_on(State *s, const CheckpointHead *head)
 static void read_checkpoint(const char *path)
 {
     Error err = { 0 };
-    CheckpointHead head;
+    Checkpoint head;
     State s;
     read_model(path);
-    bool ok = checkpoint_head(path, &head, MPI_COMM_SELF, &err);
+    bool ok = checkpoint_open(path, &head, MPI_COMM_SELF, &err);
     fuzz_verdict(ok, &err);
     if (!ok) return;
     state_make(&s);
@@ -208,7 +208,7 @@ static void read_checkpoint(const char *path)
     fuzz_verdict(ok, &err);
     if (ok) go_on(&s, &head);
     state_free(&s);
-    checkpoint_head_free(&head);
+    checkpoint_free(&head);
 }
 
 /* ---- pairs ---- */

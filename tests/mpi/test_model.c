@@ -219,8 +219,8 @@ static void check_variant(const char *fixture, const Variant *variant, int repli
     OptimizerSettings settings = { .beta1 = .9, .beta2 = .999, .epsilon = 1e-8, .shard = true };
     must(optimizer_create(&optimizer, &t.parameters, &grid, &settings, &err), &err);
     float *expected = calloc((size_t)t.parameters.local_floats, sizeof(float));
-    must(tensors_read(&file, &t, "/oracle/gradient", &(LoadedArray){ expected, 0, t.parameters.local_floats, 0, 0 },
-                      NULL, &err),
+    must(tensors_read(&file, &t, "/oracle/gradient",
+                      &(LoadedArray){ expected, 0, t.parameters.local_floats, 0, 0, false }, NULL, &err),
          &err);
 
     int64_t all[64];

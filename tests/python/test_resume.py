@@ -100,6 +100,36 @@ def test_component_for_files():
     assert said.count("catdpo: ") == 1 and "parallel.io" in said
 
 
+def put(path, index, value):
+    return lambda file: file[path].__setitem__(index, value)
+
+
+def say(group, name, value):
+    return lambda file: file[group].attrs.modify(name, value)
+
+
+def reseal(path, index, value):
+    def change(file):
+        file[path][index] = value
+        file[path].attrs["checksum"] = np.uint64(engine.catdpo_h5.checksum(file[path][()]))
+    return change
+
+
+@pytest.mark.parametrize("damage", [
+    put("margins/margin", 0, -0.5), put("margins/pending", 0, 10**6), put("margins/violations", 1, 10**9), say("margins", "unit", 0.25),
+    say("margins", "last_update", np.int64(8)), say("optimizer", "updates", np.int64(7)), say("sampler", "step", np.int64(5)),
+    reseal("optimizer/v/norm/weight", 3, -1.0), reseal("model/norm/weight", 3, 2.0)],
+    ids=["margin", "pending", "violations", "unit", "last_update", "updates", "sampler", "moment", "weights"])
+def test_what_check_refuses_is_not_gone_on_from(damage):
+    """One set of checkpoints is good, to `catdpo check` and to --resume (tests/mpi/test_checkpoint.c tries all values of all fields)."""
+    path = engine.copy(whole("1x1").path("checkpoints/step-00000006.h5"), damage, "step-00000006.h5")
+    answer = subprocess.run([engine.BINARY, "check", path], capture_output=True, text=True)
+    assert answer.returncode == 2 and "BAD" in answer.stdout, answer
+    folder = interrupt.copy_run(whole("1x1").directory, "refused")
+    said = interrupt.finish(folder, 1, (f"--resume={path}",), status=2, **settings("1x1"))
+    assert said.count("catdpo: ") == 1 and "step-00000006.h5" in said, said
+
+
 def to_version_1(path):
     """metrics.h5 as it was before it had log-probs of pairs and times of day: with each rank's counts of every step."""
     with h5py.File(path, "r+") as file:

@@ -39,6 +39,11 @@ def tensor_checksum(tensor):
     return words_checksum(tensor)
 
 
+def bytes_checksum(data):
+    """Checksum of bytes, each a word of its own."""
+    return words_checksum(np.frombuffer(data, dtype=np.uint8).astype("<u4"))
+
+
 def weights_digest(checksums):
     """Digest of a model: FNV-1a over "NAME=CHECKSUM\\n" in the order of the names. `checksums`: Hugging Face name ->
     checksum."""

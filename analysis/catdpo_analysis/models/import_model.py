@@ -10,7 +10,7 @@ import numpy as np
 from catdpo_analysis.files import h5io
 from catdpo_analysis.models.architecture import dataset_name
 from catdpo_analysis.prepare.chat import read_tokenizer
-from catdpo_analysis.files.digest import sha256, tensor_checksum, weights_digest
+from catdpo_analysis.files.digest import bytes_checksum, sha256, tensor_checksum, weights_digest
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.models.gguf_source import GgufSource, open_wheel
 from catdpo_analysis.models.hf_source import HuggingFaceSource
@@ -122,7 +122,8 @@ def import_model(path, out, need_tokenizer=True):
             h5io.set_text(model, "source", source.description)
             group = file.create_group("tokenizer")
             for name, data in files.items():
-                group.create_dataset(name, data=np.frombuffer(data, dtype=np.uint8))
+                dataset = group.create_dataset(name, data=np.frombuffer(data, dtype=np.uint8))
+                dataset.attrs.create("checksum", bytes_checksum(data), dtype="<u8")
         return source.architecture, digest, size
 
 

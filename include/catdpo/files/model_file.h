@@ -22,6 +22,17 @@ typedef struct ModelInfo {
 /* A model file or a checkpoint, refused by name if it is neither. Collective over comm. */
 bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm comm, Error *err);
 
+/* The tokenizer of an open model or checkpoint. */
+typedef struct TokenizerInfo {
+    int files;
+    int64_t bytes;
+    char digest[DIGEST_TEXT]; /* "": there is none */
+} TokenizerInfo;
+
+/* Is it there, if the model has a digest of one, and are its bytes what their checksums say? Collective over the file's
+ * communicator. */
+bool tokenizer_verify(H5File *file, TokenizerInfo *info, Error *err);
+
 /* Weights of an open file into t->weights on every rank. Every tensor must have the shape that the architecture says
  * and its checksum, and be finite; digest is that of the weights read. Collective over grid->world (the file's
  * communicator). */
@@ -33,10 +44,11 @@ bool model_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error
 typedef struct LoadedArray {
     float *flat; /* [end - first] */
     int64_t first, end, counted_first, counted_end;
+    bool positive; /* a negative number is damage */
 } LoadedArray;
 
-/* Arrays of the weights' shape under any group, finite. checksums (NULL: not verified) gets one a part, verified
- * against the file's. Collective over grid->world. */
+/* Arrays of the weights' shape under any group, finite and, if asked for, not negative. checksums (NULL: not verified)
+ * gets one a part, verified against the file's. Collective over grid->world. */
 bool tensors_read(H5File *file, const Transformer *t, const char *group, const LoadedArray *array, uint64_t *checksums,
                   Error *err);
 

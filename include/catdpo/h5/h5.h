@@ -239,7 +239,8 @@ typedef struct Blobs {
     } member[BLOBS_MAX];
 } Blobs;
 
-/* All members of a group, each a 1-D uint8 dataset; owned by blobs. Refuses more than BLOBS_MAX and other members. */
+/* All members of a group, each a 1-D uint8 dataset; owned by blobs. Refuses more than BLOBS_MAX, other members, and one
+ * that does not have its checksum. */
 bool h5_read_blobs(H5File *file, const char *group, Blobs *blobs, Error *err);
 bool h5_write_blobs(H5File *file, const char *group, const Blobs *blobs, Error *err);
 void blobs_free(Blobs *blobs);
