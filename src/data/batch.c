@@ -47,7 +47,7 @@ static int shared_tokens(const PlannedSequence *p, int count)
     int shared = count > 1 ? first->predict : 0;
     for (int i = 0; i < count; i++) {
         const Sequence *s = &p[i].s;
-        if (s->begin > 0 || s->keep >= 0) return 0;
+        if (s->begin > 0 || s->keep.length > 0) return 0;
         int limit = s->predict < shared ? s->predict : shared;
         for (shared = 0; shared < limit && s->token[shared] == first->token[shared]; shared++)
             ;
@@ -60,6 +60,8 @@ void batcher_clear(Batcher *b) { b->plan_count = b->sequence_count = b->passes =
 void batcher_add(Batcher *b, int64_t id, const Sequence *sequence, int count)
 {
     CHECK(b->plan_count < b->limits.groups && b->sequence_count + count <= b->most.sequences);
+    for (int i = 0; i < count; i++)
+        CHECK(sequence[i].keep.length == 0 || sequence[i].keep.length == tokens_of(&sequence[i]));
     PlannedSequence *p = b->sequence + b->sequence_count;
     PlannedGroup group = { .id = id, .place = b->plan_count, .sequence = b->sequence_count, .count = count };
     for (int i = 0; i < count; i++) p[i] = (PlannedSequence){ .s = sequence[i] };
@@ -221,8 +223,7 @@ static void lay_group(Builder *w, const PlannedGroup *group)
                                         .place = group->place,
                                         .counter = index % w->b->grid->rows * w->b->grid->columns + column,
                                         .sequence = batch->sequence_count };
-    if (shared > 0)
-        lay_segment(w, column, p->s.token, &(Segment){ .start = prefix_start, .length = shared, .keep = -1 });
+    if (shared > 0) lay_segment(w, column, p->s.token, &(Segment){ .start = prefix_start, .length = shared });
     for (int i = 0; i < group->count; i++) lay_sequence(w, &p[i], shared, prefix_start);
 }
 
@@ -265,6 +266,14 @@ const Batch *batcher_pass(Batcher *b, int pass)
     batch->group[batch->group_count] = (BatchGroup){ .sequence = batch->sequence_count };
     batch->used = w.used[b->grid->column];
     return batch;
+}
+
+int batch_widest_chunk(const Batch *batch)
+{
+    int widest = 0;
+    for (int i = 0; i < batch->chunk_count; i++)
+        widest = batch->chunk[i].width > widest ? batch->chunk[i].width : widest;
+    return widest;
 }
 
 /* ---- memory ----------------------------------------------------------------------------------------------------- */

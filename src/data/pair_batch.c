@@ -83,8 +83,7 @@ void pair_batcher_plan(PairBatcher *b, const int64_t *pairs, int count)
                                      .end = length - 1,
                                      .predict = pairs_prompt(b->pairs, side, pairs[i]),
                                      .predict_end = length,
-                                     .column = -1,
-                                     .keep = -1 };
+                                     .column = -1 };
         }
         batcher_add(&b->base, pairs[i], both, PAIR_SIDES);
     }

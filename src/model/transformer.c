@@ -111,7 +111,7 @@ static float *residual_backward(Transformer *t, const Batch *batch, int norm, co
 /* ---- attention block -------------------------------------------------------------------------------------------- */
 
 /* middle = x + Wo attention(Wqkv norm(x)) */
-static void attention_block_forward(Transformer *t, const Batch *batch, int l)
+static void attention_block_forward(Transformer *t, const Batch *batch, const KvCache *cache, int l)
 {
     const LayerTensors *w = &t->parameters.layer[l];
     const LayerProducts *p = &t->products[l];
@@ -123,7 +123,9 @@ static void attention_block_forward(Transformer *t, const Batch *batch, int l)
     timer_start(t->timer, PHASE_ATTENTION);
     attention_prepare(&shape, batch, rotary_of(t, l), vector(t, t->weights, w->q_norm),
                       vector(t, t->weights, w->k_norm), a->qkv, a->raw);
-    attention_forward(&shape, batch, a->qkv, a->attention, a->lse, t->scratch);
+    CachedKeys cached = kv_cache_layer(cache, l);
+    attention_keep(&shape, batch, a->qkv, &cached);
+    attention_forward(&shape, batch, a->qkv, &cached, a->attention, a->lse, t->scratch);
     timer_stop(t->timer);
 
     residual_forward(t, batch, &p->attention_out, a->attention, w->attention_post_norm, &a->attention_output,
@@ -194,13 +196,13 @@ static void mlp_block_backward(Transformer *t, const Batch *batch, int l, bool a
 /* A layer again, as far as its backward pass needs it. */
 static void layer_again(Transformer *t, const Batch *batch, int l)
 {
-    attention_block_forward(t, batch, l);
+    attention_block_forward(t, batch, NULL, l);
     mlp_block_forward(t, batch, l, t->parameters.layer[l].mlp_post_norm >= 0 ? t->input[l + 1] : NULL);
 }
 
 /* ---- all layers ------------------------------------------------------------------------------------------------- */
 
-static void forward(Transformer *t, const Batch *batch)
+static void forward(Transformer *t, const Batch *batch, const KvCache *cache)
 {
     const Parameters *p = &t->parameters;
     int layers = t->architecture.layers;
@@ -208,7 +210,7 @@ static void forward(Transformer *t, const Batch *batch)
     embedding_forward(&t->embedding, batch, t->weights + p->tensor[p->embedding].offset, t->input[0]);
     timer_stop(t->timer);
     for (int l = 0; l < layers; l++) {
-        attention_block_forward(t, batch, l);
+        attention_block_forward(t, batch, cache, l);
         mlp_block_forward(t, batch, l, t->input[l + 1]);
     }
     norm_forward(t, batch, p->final_norm, t->input[layers], t->rstd, false);
@@ -240,24 +242,33 @@ static void clear_added_gradients(Transformer *t)
     memset(t->gradients + p->matrix_floats, 0, sizeof(float) * (size_t)(p->local_floats - p->matrix_floats));
 }
 
-static int widest_chunk(const Batch *batch)
+/* The buffers of a pass of this batch. */
+static void arrange(Transformer *t, const Batch *batch)
 {
-    int widest = 0;
-    for (int i = 0; i < batch->chunk_count; i++)
-        widest = batch->chunk[i].width > widest ? batch->chunk[i].width : widest;
-    return widest;
+    CHECK(batch->sequence_count <= t->limits.max_sequences);
+    transformer_arrange(t, batch->width, batch_widest_chunk(batch));
+}
+
+void transformer_forward(Transformer *t, const Batch *batch, const KvCache *cache, LogitsReader *read, void *context)
+{
+    const Parameters *p = &t->parameters;
+    arrange(t, batch);
+    forward(t, batch, cache);
+    timer_start(t->timer, PHASE_HEAD);
+    head_forward(&t->head, batch, t->normed, t->weights + p->tensor[p->head].offset, t->result, read, context);
+    timer_stop(t->timer);
 }
 
 void transformer_pass(Transformer *t, const Batch *batch, GroupGradient *gradient, void *context, bool accumulate)
 {
     const Parameters *p = &t->parameters;
-    CHECK(batch->sequence_count <= t->limits.max_sequences);
-    transformer_arrange(t, batch->width, widest_chunk(batch));
-    if (gradient && !accumulate) clear_added_gradients(t);
-    forward(t, batch);
+    int64_t head = p->tensor[p->head].offset;
+    arrange(t, batch);
+    if (!accumulate) clear_added_gradients(t);
+    forward(t, batch, NULL);
     timer_start(t->timer, PHASE_HEAD);
-    head_run(&t->head, batch, t->normed, t->weights + p->tensor[p->head].offset, t->result, gradient, context,
-             t->dnormed, gradient ? t->gradients + p->tensor[p->head].offset : NULL, accumulate);
+    head_run(&t->head, batch, t->normed, t->weights + head, t->result, gradient, context, t->dnormed,
+             t->gradients + head, accumulate);
     timer_stop(t->timer);
-    if (gradient) backward(t, batch, accumulate);
+    backward(t, batch, accumulate);
 }

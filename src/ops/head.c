@@ -68,11 +68,11 @@ static void scatter(const Head *head, const Batch *batch, const Chunk *chunk, in
 /* Row of the target's logit on this rank, or -1. */
 static int target_row(const Head *head, int token)
 {
-    return axis_owner(&head->vocab, token) == head->grid->row ? axis_local(&head->vocab, token) : -1;
+    return token >= 0 && axis_owner(&head->vocab, token) == head->grid->row ? axis_local(&head->vocab, token) : -1;
 }
 
-/* Statistics of every target of the chunk into result; head->shift becomes the targets' log-sum-exp. Collective over
- * comm. */
+/* Statistics of every target of the chunk into result; head->lse and shift become the targets' log-sum-exp, top their
+ * largest logit. Collective over column_comm. */
 static void measure(const Head *head, const Batch *batch, const Chunk *chunk, int count, SequenceResult *result)
 {
     const Grid *grid = head->grid;
@@ -97,13 +97,17 @@ static void measure(const Head *head, const Batch *batch, const Chunk *chunk, in
     }
     for (int j = 0; j < count; j++) {
         const double *sums = head->sums + (int64_t)j * SUMS;
-        SequenceResult *r = &result[batch->target[chunk->target + j].sequence];
-        double log_sum = log(sums[SUM_EXP]), lse = head->shift[j] + log_sum;
-        r->logp += sums[TARGET_LOGIT] - lse;
+        const Target *target = &batch->target[chunk->target + j];
+        double log_sum = log(sums[SUM_EXP]);
+        head->top[j] = head->shift[j];
+        head->lse[j] = head->shift[j] + log_sum;
+        head->shift[j] = (float)head->lse[j];
+        if (target->token < 0) continue;
+        SequenceResult *r = &result[target->sequence];
+        r->logp += sums[TARGET_LOGIT] - head->lse[j];
         r->entropy += log_sum - sums[SUM_EXP_LOGIT] / sums[SUM_EXP];
-        r->correct += sums[TARGET_LOGIT] >= head->shift[j];
+        r->correct += sums[TARGET_LOGIT] >= head->top[j];
         r->logits += sums[SUM_LOGIT] / head->vocab.length;
-        head->shift[j] = (float)lse;
     }
 }
 
@@ -121,34 +125,70 @@ static void differentiate(const Head *head, const Batch *batch, const Chunk *chu
     memset(head->logits + (int64_t)count * v, 0, sizeof(float) * (size_t)(chunk->width - count) * (size_t)v);
 }
 
+/* Targets of the chunk on this process column. */
+static int chunk_targets(const Chunk *chunk) { return chunk[1].target - chunk->target; }
+
+static Matrix weight_matrix(const Head *head, float *table)
+{
+    return matrix_make(head->grid, &head->vocab, &head->features, head->vocab.local, table);
+}
+
+/* The chunk's logits and the results of its sequences. Collective over comm. */
+static void chunk_forward(Head *head, const Batch *batch, const Chunk *chunk, const float *hidden, float *table,
+                          SequenceResult *result)
+{
+    int first = batch->group[chunk->group].sequence, sequences = batch->group[chunk[1].group].sequence - first;
+    CHECK(chunk->width <= head->max_chunk);
+    gather(head, batch, chunk, chunk_targets(chunk), hidden);
+    Matrix weight = weight_matrix(head, table), x = chunk_matrix(head, &head->hidden, chunk->width, head->hidden_part),
+           logits = chunk_matrix(head, &head->vocab, chunk->width, head->logits);
+    gemm(head->grid, PLAIN, &weight, PLAIN, &x, 0, &logits);
+    measure(head, batch, chunk, chunk_targets(chunk), result);
+    if (head->grid->columns > 1) /* a sequence is on one process column: the others add zero */
+        CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &result[first], sequences * (int)(sizeof *result / sizeof(double)),
+                                MPI_DOUBLE, MPI_SUM, head->grid->row_comm));
+}
+
+/* From the coefficients: += dhidden; += dtable if accumulate, else =. Collective over comm. */
+static void chunk_backward(Head *head, const Batch *batch, const Chunk *chunk, float *table, float *dhidden,
+                           float *dtable, bool accumulate)
+{
+    Matrix weight = weight_matrix(head, table), x = chunk_matrix(head, &head->hidden, chunk->width, head->hidden_part),
+           logits = chunk_matrix(head, &head->vocab, chunk->width, head->logits);
+    differentiate(head, batch, chunk, chunk_targets(chunk));
+    Matrix dx = chunk_matrix(head, &head->hidden, chunk->width, head->dhidden_part);
+    gemm(head->grid, TRANSPOSED, &weight, PLAIN, &logits, 0, &dx);
+    scatter(head, batch, chunk, chunk_targets(chunk), dhidden);
+    Matrix dweight = weight_matrix(head, dtable);
+    gemm(head->grid, PLAIN, &logits, TRANSPOSED, &x, accumulate, &dweight);
+}
+
+void head_forward(Head *head, const Batch *batch, const float *hidden, float *table, SequenceResult *result,
+                  LogitsReader *read, void *context)
+{
+    memset(result, 0, sizeof *result * (size_t)batch->sequence_count);
+    for (const Chunk *chunk = batch->chunk; chunk < batch->chunk + batch->chunk_count; chunk++) {
+        if (chunk->width == 0) continue; /* nothing is predicted on any process column */
+        chunk_forward(head, batch, chunk, hidden, table, result);
+        if (!read) continue;
+        read(context, &(ChunkLogits){ .count = chunk_targets(chunk),
+                                      .target = batch->target + chunk->target,
+                                      .vocab = &head->vocab,
+                                      .logits = head->logits,
+                                      .top = head->top,
+                                      .lse = head->lse });
+    }
+}
+
 void head_run(Head *head, const Batch *batch, const float *hidden, float *table, SequenceResult *result,
               GroupGradient *gradient, void *context, float *dhidden, float *dtable, bool accumulate)
 {
-    Grid *grid = head->grid;
-    Matrix weight = matrix_make(grid, &head->vocab, &head->features, head->vocab.local, table);
     memset(result, 0, sizeof *result * (size_t)batch->sequence_count);
-    if (gradient) memset(dhidden, 0, sizeof(float) * (size_t)batch->width * (size_t)head->hidden.local);
-
+    memset(dhidden, 0, sizeof(float) * (size_t)batch->width * (size_t)head->hidden.local);
     for (int i = 0; i < batch->chunk_count; i++) {
         const Chunk *chunk = &batch->chunk[i];
-        int count = chunk[1].target - chunk->target, groups = chunk[1].group - chunk->group;
-        int first = batch->group[chunk->group].sequence, sequences = batch->group[chunk[1].group].sequence - first;
-        CHECK(chunk->width <= head->max_chunk);
-        gather(head, batch, chunk, count, hidden);
-        Matrix x = chunk_matrix(head, &head->hidden, chunk->width, head->hidden_part);
-        Matrix logits = chunk_matrix(head, &head->vocab, chunk->width, head->logits);
-        gemm(grid, PLAIN, &weight, PLAIN, &x, 0, &logits);
-        measure(head, batch, chunk, count, result);
-        if (grid->columns > 1) /* a sequence is on one process column: the others add zero */
-            CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &result[first], sequences * (int)(sizeof *result / sizeof(double)),
-                                    MPI_DOUBLE, MPI_SUM, grid->row_comm));
-        if (!gradient) continue;
-        gradient(context, batch, chunk->group, groups, result, head->coefficient);
-        differentiate(head, batch, chunk, count);
-        Matrix dx = chunk_matrix(head, &head->hidden, chunk->width, head->dhidden_part);
-        gemm(grid, TRANSPOSED, &weight, PLAIN, &logits, 0, &dx);
-        scatter(head, batch, chunk, count, dhidden);
-        Matrix dweight = matrix_make(grid, &head->vocab, &head->features, head->vocab.local, dtable);
-        gemm(grid, PLAIN, &logits, TRANSPOSED, &x, accumulate || i > 0, &dweight);
+        chunk_forward(head, batch, chunk, hidden, table, result);
+        gradient(context, batch, chunk->group, chunk[1].group - chunk->group, result, head->coefficient);
+        chunk_backward(head, batch, chunk, table, dhidden, dtable, accumulate || i > 0);
     }
 }

@@ -43,7 +43,7 @@ static bool measure_attention(Machine *machine, const Architecture *a, Error *er
     machine->attention_forward = machine->attention_backward = INFINITY;
     for (int round = 0; round < ROUNDS; round++) {
         double start = seconds_now();
-        attention_forward(&s, &batch, x, y, sums, scratch);
+        attention_forward(&s, &batch, x, &(CachedKeys){ 0 }, y, sums, scratch);
         double middle = seconds_now();
         attention_backward(&s, &batch, x, y, sums, dy, dx, scratch);
         double scores = (double)TILE_SCORES * s.per_group;

@@ -222,14 +222,6 @@ static void add_update(const Scene *s, StepCost *c, int categories)
 
 /* ---- the passes of the run ---- */
 
-static int widest_chunk(const Batch *batch)
-{
-    int widest = 0;
-    for (int i = 0; i < batch->chunk_count; i++)
-        widest = batch->chunk[i].width > widest ? batch->chunk[i].width : widest;
-    return widest;
-}
-
 static int most(int a, int b) { return a > b ? a : b; }
 
 /* The replica's passes for these pairs. */
@@ -240,7 +232,7 @@ static Work replica_work(Scene *s, PairBatcher *b, const int64_t *pair, int coun
     for (int pass = 0; pass < b->base.passes; pass++) {
         const Batch *batch = batcher_pass(&b->base, pass);
         s->width_most = most(s->width_most, batch->width);
-        s->chunk_most = most(s->chunk_most, widest_chunk(batch));
+        s->chunk_most = most(s->chunk_most, batch_widest_chunk(batch));
         add_pass(s, &w, batch, true);
     }
     return w;
@@ -295,7 +287,7 @@ static void look_at_reference(Scene *s, PairBatcher *b, int64_t *pair, int looke
             for (int pass = 0; pass < b->base.passes; pass++) {
                 const Batch *batch = batcher_pass(&b->base, pass);
                 s->reference_width = most(s->reference_width, batch->width);
-                s->reference_chunk = most(s->reference_chunk, widest_chunk(batch));
+                s->reference_chunk = most(s->reference_chunk, batch_widest_chunk(batch));
             }
         }
     }

@@ -204,7 +204,7 @@ static void logps_of_group(Run *run, PairBatcher *batcher, const int64_t *pairs,
     pair_batcher_plan(batcher, pairs, count);
     for (int pass = 0; pass < batcher->base.passes; pass++) {
         const Batch *batch = batcher_pass(&batcher->base, pass);
-        transformer_pass(&run->model, batch, NULL, NULL, false);
+        transformer_forward(&run->model, batch, NULL, NULL, NULL);
         const SequenceResult *result = run->model.result;
         for (int i = 0; i < batch->group_count; i++) {
             const BatchGroup *pair = &batch->group[i];

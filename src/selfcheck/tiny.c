@@ -109,11 +109,13 @@ double tiny_run(Tiny *t, bool backward)
     pair_batcher_plan(&t->batcher, pairs, PAIRS);
     for (int pass = 0; pass < t->batcher.base.passes; pass++) {
         const Batch *batch = batcher_pass(&t->batcher.base, pass);
-        transformer_pass(&t->model, batch, backward ? coefficients : NULL, t, pass > 0);
-        if (!backward) {
-            float unused[2 * PAIRS];
-            coefficients(t, batch, 0, batch->group_count, t->model.result, unused);
+        float unused[2 * PAIRS];
+        if (backward) {
+            transformer_pass(&t->model, batch, coefficients, t, pass > 0);
+            continue;
         }
+        transformer_forward(&t->model, batch, NULL, NULL, NULL);
+        coefficients(t, batch, 0, batch->group_count, t->model.result, unused);
     }
     if (backward) optimizer_reduce(&t->optimizer, t->model.gradients);
     CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &t->sum, 1, MPI_DOUBLE, MPI_SUM, t->grid.replica_comm));

@@ -105,7 +105,7 @@ static void check(int window)
     for (int i = 0; i < ROWS * WIDTH; i++) qkv[i] = (float)(2 * rng_uniform(&rng) - 1);
     for (int i = 0; i < OUT * WIDTH; i++) dout[i] = (float)(2 * rng_uniform(&rng) - 1);
     define(&s, qkv, want, dout, dwant);
-    attention_forward(&s, &batch, qkv, out, lse, scratch);
+    attention_forward(&s, &batch, qkv, &(CachedKeys){ 0 }, out, lse, scratch);
     attention_backward(&s, &batch, qkv, out, lse, dout, dqkv, scratch);
     assert_near("output", window, out, want, OUT * WIDTH);
     assert_near("gradient", window, dqkv, dwant, ROWS * WIDTH);
@@ -132,6 +132,9 @@ static void what_a_window_cuts_off_costs_nothing(void **state)
     Segment response = { .start = TOKENS, .length = 10, .prefix_length = TOKENS, .position = TOKENS };
     one.segment = &response; /* the whole prompt but its end is cut off */
     assert_true(attention_scores(&one, WINDOW) <= 10 * (WINDOW + 9.0));
+    Segment next = { .length = 1, .position = TOKENS, .cached = { { 0, TOKENS } }, .keep = { TOKENS, 1 } };
+    one.segment = &next;
+    assert_true(attention_scores(&one, WINDOW) == WINDOW);
 }
 
 int main(void)

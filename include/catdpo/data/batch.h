@@ -34,7 +34,7 @@ typedef struct Sequence {
                                        * begin < predict, predict_end <= end + 1 */
     int column;                       /* process column that has to run it, for its cache is there; -1: any */
     CacheRange cached[CACHED_RANGES]; /* tokens [0, begin), of earlier passes */
-    int keep;                         /* where in the cache tokens [begin, end) go; -1: nowhere */
+    CacheRange keep;                  /* where tokens [begin, end) go; of length 0: they are not kept */
 } Sequence;
 
 /* Tokens [start, start + length) of this process column, at positions position, position + 1, ... They attend to the
@@ -45,7 +45,7 @@ typedef struct Segment {
     int prefix_start, prefix_length;
     int position;
     CacheRange cached[CACHED_RANGES];
-    int keep; /* first column of the cache for their keys and values; -1: not kept */
+    CacheRange keep; /* where their keys and values go; of length 0: they are not kept */
 } Segment;
 
 /* The output at `column` predicts `token` of a sequence of the pass; -1: a token that is still to be chosen. */
@@ -82,6 +82,9 @@ typedef struct Batch {
     int chunk_count;
     Chunk *chunk; /* [chunk_count + 1]; the last only ends the one before */
 } Batch;
+
+/* Width of its widest chunk. */
+int batch_widest_chunk(const Batch *batch);
 
 typedef struct BatchLimits {
     int columns;        /* C */

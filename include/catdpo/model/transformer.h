@@ -9,6 +9,7 @@
 #include "catdpo/ops/attention.h"
 #include "catdpo/ops/embedding.h"
 #include "catdpo/ops/head.h"
+#include "catdpo/ops/kv_cache.h"
 #include "catdpo/ops/linear.h"
 #include "catdpo/model/parameters.h"
 #include "catdpo/core/timer.h"
@@ -91,13 +92,17 @@ TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimit
                                    int columns, bool sharded_moments);
 
 /* Lays the buffers of a pass of `width` columns, with chunks of at most `chunk` columns, one behind the other at the
- * start of the memory for activations, so that only as much of it is ever touched as the largest pass needs.
- * transformer_pass does it; what was in the buffers is lost. Not collective. */
+ * start of the memory for activations, so that only as much of it is ever touched as the largest pass needs. Passes do
+ * it; what was in the buffers is lost. Not collective. */
 void transformer_arrange(Transformer *t, int width, int chunk);
 
-/* Forward through all layers, the head and, with gradient != NULL, backward: t->result and, summed up over passes if
- * `accumulate`, t->gradients (vectors: of this process column's tokens only, see adamw.h). Collective over
- * grid->comm. */
+/* Forward through all layers and the head: t->result, and `read` (NULL: nobody) sees the logits of the targets. cache
+ * (NULL: none): what the batch's segments attend to of earlier passes, and where they keep their keys and values for
+ * later ones. Collective over grid->comm. */
+void transformer_forward(Transformer *t, const Batch *batch, const KvCache *cache, LogitsReader *read, void *context);
+
+/* Forward through all layers, the head and backward: t->result and, summed up over passes if `accumulate`, t->gradients
+ * (vectors: of this process column's tokens only, see adamw.h). Collective over grid->comm. */
 void transformer_pass(Transformer *t, const Batch *batch, GroupGradient *gradient, void *context, bool accumulate);
 
 #endif

@@ -21,7 +21,14 @@ typedef struct AttentionShape {
     float norm_offset; /* of query and key norms, as in rmsnorm.h */
 } AttentionShape;
 
-/* Floats of scratch that forward and backward need for segments (with their prefix) of up to `longest` tokens. */
+/* Keys and values of earlier passes in one layer, for each local group: keys[d x columns], then values[d x columns]. */
+typedef struct CachedKeys {
+    float *data; /* NULL: there is no cache; not owned */
+    int columns;
+} CachedKeys;
+
+/* Floats of scratch that forward and backward need for segments (with all that they attend to) of up to `longest`
+ * tokens. */
 int64_t attention_scratch(const AttentionShape *s, int longest);
 
 /* Scores that forward computes for the segments of batch, for one head: those that are masked in a block of queries
@@ -36,11 +43,15 @@ void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary
 void attention_prepare_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
                                 const float *k_norm, const float *raw, float *dqkv, float *dq_norm, float *dk_norm);
 
-/* out = softmax(scale q k') v over the keys within the window; padding columns become zero. lse[heads/G g x n] =
- * log-sum-exp of the scores, for the backward. */
-void attention_forward(const AttentionShape *s, const Batch *batch, const float *qkv, float *out, float *lse,
-                       float *scratch);
-/* dqkv (overwritten; padding columns zero) from dout and what the forward saw and made. */
+/* Copies the keys and values of the segments that are kept to their place in the cache. qkv is prepared. */
+void attention_keep(const AttentionShape *s, const Batch *batch, const float *qkv, const CachedKeys *cached);
+
+/* out = softmax(scale q k') v over the keys within the window, of the pass and, for segments that ask for them, of the
+ * cache (what they keep is there already); padding columns become zero. lse[heads/G g x n] = log-sum-exp of the scores,
+ * for the backward. */
+void attention_forward(const AttentionShape *s, const Batch *batch, const float *qkv, const CachedKeys *cached,
+                       float *out, float *lse, float *scratch);
+/* dqkv (overwritten; padding columns zero) from dout and what the forward saw and made, without a cache. */
 void attention_backward(const AttentionShape *s, const Batch *batch, const float *qkv, const float *out,
                         const float *lse, const float *dout, float *dqkv, float *scratch);
 
