@@ -8,6 +8,7 @@ import sys
 from catdpo_analysis import __version__
 from catdpo_analysis.errors import UserError, one_line
 from catdpo_analysis.files.paths import expand
+from catdpo_analysis.text.streams import make_safe
 
 DESCRIPTION = """Data and model preparation and run reports for the catdpo trainer.
 
@@ -120,6 +121,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv=None):
     """Runs the command line; returns the exit status: 0, 2 for a fault that the user can mend, 1 for any other."""
+    make_safe()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]

@@ -1,6 +1,7 @@
 /* catdpo: the table of commands, and what happens before and after one runs. */
 #include "catdpo/parallel/blas_check.h"
 #include "catdpo/commands/cli.h"
+#include "catdpo/core/terminal.h"
 
 static const CommandOption train_options[] = {
     { "--overwrite", NULL, NULL, "replace the run that run.dir holds", false },
@@ -163,6 +164,7 @@ int main(int argc, char *argv[])
 {
     Cli cli;
     Error err = { 0 };
+    terminal_make_plain();
     if (!cli_parse(&cli, argc, argv, commands, &err) || cli.action != CLI_RUN) { /* no MPI needed for this */
         bool speaks = cli_launch_rank() == 0;
         if (err.exit_status == EXIT_DONE && speaks) cli_answer(&cli, commands, stdout, &err);

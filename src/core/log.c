@@ -17,7 +17,7 @@
 void log_open(Log *log, FILE *stream, int rank)
 {
     *log = (Log){ .stream = stream, .root = rank == 0, .terminal = -1 };
-    if (log->root) log->terminal = terminal_open(fileno(stream));
+    if (log->root) log->terminal = terminal_open(terminal_descriptor(stream));
 }
 
 static void wipe(Log *log)

@@ -80,7 +80,7 @@ def leftovers(folder):
 def _value(value):
     if isinstance(value, bool):
         return "true" if value else "false"
-    return json.dumps(value) if isinstance(value, (str, list)) else repr(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, list)) else repr(value)
 
 
 def config_text(settings):

@@ -1,9 +1,10 @@
 """Small plots of characters, in Unicode or in ASCII."""
 
 import dataclasses
-import os
 
 import numpy as np
+
+from catdpo_analysis.text.streams import asks_for_utf8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +28,9 @@ UNICODE = Glyphs("▁▂▃▄▅▆▇█", "█", "▏▎▍▌▋▊▉", "·
 ASCII = Glyphs("_.,-~=*#", "#", "", ".", "|", "^", "v", "-", "*", " | ", "...", "+-", False)
 
 
-def choose_glyphs(encoding, environment=os.environ):
-    """Unicode if both the stream and the locale of the user have it. Python runs in UTF-8 under the locale C too (and
-    then sets LC_CTYPE itself): what the user asked for is taken from the rest of the environment."""
-    locale = environment.get("LC_ALL") or environment.get("LC_CTYPE") or environment.get("LANG") or ""
-    if not environment.get("LC_ALL") and locale in ("C.UTF-8", "C.utf8", "UTF-8"):
-        locale = environment.get("LANG") or ""
-    utf8 = "utf-8" in locale.lower() or "utf8" in locale.lower()
-    return UNICODE if utf8 and "utf" in (encoding or "").lower() else ASCII
+def choose_glyphs(encoding, environment=None):
+    """Unicode if both the stream and the locale of the user have it."""
+    return UNICODE if asks_for_utf8(environment) and "utf" in (encoding or "").lower() else ASCII
 
 
 def sparkline(values, width, glyphs, low=None, high=None):
