@@ -3,8 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const Family *const families[] = { &family_llama, &family_mistral, &family_qwen2, &family_qwen3,
-                                          &family_gemma3 };
+static const Family *const families[] = { &family_llama, &family_mistral, &family_qwen2,
+                                          &family_qwen3, &family_gemma3,  &family_olmo2 };
 enum { FAMILIES = sizeof families / sizeof *families };
 
 const Family *family_find(const char *name)

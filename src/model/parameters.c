@@ -55,15 +55,19 @@ static int norm(Builder *b, int layer, const char *name)
     return append(b, true, 1, 1, (TensorPart[]){ part_make(layer, name, "", hidden, ceil_div(hidden, b->grid->rows)) });
 }
 
-/* A norm of each head; -1 without a name. */
-static int head_norm(Builder *b, int layer, const char *name)
+/* The norm of each of `heads` heads, or of all of them; -1 without a name. */
+static int qk_norm(Builder *b, int layer, const char *name, int heads)
 {
+    int dim = b->a->head_dim;
     if (!name) return -1;
-    int index = append(b, true, 1, 1, (TensorPart[]){ part_make(layer, name, "", b->a->head_dim, b->a->head_dim) });
+    if (b->p->layer[layer].plan.joint_qk_norm) /* lies as the heads do */
+        return append(b, true, 1, 1,
+                      (TensorPart[]){ part_make(layer, name, "", heads * dim, heads / b->a->groups * dim) });
+    int index = append(b, true, 1, 1, (TensorPart[]){ part_make(layer, name, "", dim, dim) });
     Tensor *t = &b->p->tensor[index];
-    t->rows = axis_make(b->a->head_dim, b->a->head_dim, 1, 0);
+    t->rows = axis_make(dim, dim, 1, 0);
     t->everywhere = true;
-    t->local = b->a->head_dim;
+    t->local = dim;
     return index;
 }
 
@@ -110,8 +114,8 @@ static void append_vectors(Builder *b)
         layer->attention_post_norm = norm(b, l, plan->attention_post_norm);
         layer->mlp_post_norm = norm(b, l, plan->mlp_post_norm);
         layer->qkv_bias = plan->qkv_bias ? append_qkv(b, l, ".bias", true) : -1;
-        layer->q_norm = head_norm(b, l, plan->query_norm);
-        layer->k_norm = head_norm(b, l, plan->key_norm);
+        layer->q_norm = qk_norm(b, l, plan->query_norm, b->a->heads);
+        layer->k_norm = qk_norm(b, l, plan->key_norm, b->a->groups);
     }
     b->p->final_norm = norm(b, -1, "norm.weight");
 }

@@ -81,6 +81,24 @@ static void norm_backward(Transformer *t, const Batch *batch, int index, const f
     timer_stop(t->timer);
 }
 
+/* The input of a block's first product: norm(x), or x itself where the family has no such norm (index = -1). */
+static float *block_input(Transformer *t, const Batch *batch, int index, float *x, float *rstd, bool known)
+{
+    if (index < 0) return x;
+    norm_forward(t, batch, index, x, rstd, known);
+    return t->normed;
+}
+
+/* t->dx += gradient of x, from the gradient of block_input in t->dnormed */
+static void block_input_backward(Transformer *t, const Batch *batch, int index, const float *x, const float *rstd)
+{
+    int64_t n = (int64_t)batch->width * t->hidden.local;
+    if (index >= 0)
+        norm_backward(t, batch, index, x, rstd, t->dnormed, t->dx);
+    else
+        for (int64_t i = 0; i < n; i++) t->dx[i] += t->dnormed[i];
+}
+
 /* ---- what a block adds ------------------------------------------------------------------------------------------ */
 
 /* y = x + norm(W input), without the norm where the family has none (norm = -1). */
@@ -117,12 +135,14 @@ static void attention_block_forward(Transformer *t, const Batch *batch, const Kv
     const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
     AttentionShape shape = attention_shape(t, l);
-    norm_forward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, false);
-    product_forward(t, batch, &p->qkv, t->normed, 0, a->qkv);
+    float *x = block_input(t, batch, w->attention_norm, t->input[l], a->attention_rstd, false);
+    product_forward(t, batch, &p->qkv, x, 0, a->qkv);
 
     timer_start(t->timer, PHASE_ATTENTION);
-    attention_prepare(&shape, batch, rotary_of(t, l), vector(t, t->weights, w->q_norm),
-                      vector(t, t->weights, w->k_norm), a->qkv, a->raw);
+    if (a->raw)
+        qk_norm_forward(&t->qk_norm, batch, vector(t, t->weights, w->q_norm), vector(t, t->weights, w->k_norm), a->qkv,
+                        a->raw, t->sums);
+    attention_rotate(&shape, batch, rotary_of(t, l), a->qkv);
     CachedKeys cached = kv_cache_layer(cache, l);
     attention_keep(&shape, batch, a->qkv, &cached);
     attention_forward(&shape, batch, a->qkv, &cached, a->attention, a->lse, t->scratch);
@@ -145,15 +165,16 @@ static void attention_block_backward(Transformer *t, const Batch *batch, int l, 
 
     timer_start(t->timer, PHASE_ATTENTION);
     attention_backward(&shape, batch, a->qkv, a->attention, a->lse, t->dattention, t->dqkv, t->scratch);
-    attention_prepare_backward(&shape, batch, rotary_of(t, l), vector(t, t->weights, w->q_norm),
-                               vector(t, t->weights, w->k_norm), a->raw, t->dqkv, vector(t, t->gradients, w->q_norm),
-                               vector(t, t->gradients, w->k_norm));
+    attention_rotate_backward(&shape, batch, rotary_of(t, l), t->dqkv);
+    if (a->raw)
+        qk_norm_backward(&t->qk_norm, batch, vector(t, t->weights, w->q_norm), vector(t, t->weights, w->k_norm), a->raw,
+                         t->dqkv, vector(t, t->gradients, w->q_norm), vector(t, t->gradients, w->k_norm), t->sums);
     timer_stop(t->timer);
 
-    norm_forward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, true);
-    product_backward_weight(t, batch, &p->qkv, t->normed, t->dqkv, accumulate);
+    float *x = block_input(t, batch, w->attention_norm, t->input[l], a->attention_rstd, true);
+    product_backward_weight(t, batch, &p->qkv, x, t->dqkv, accumulate);
     product_backward_input(t, batch, &p->qkv, t->dnormed, t->dqkv);
-    norm_backward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, t->dnormed, t->dx);
+    block_input_backward(t, batch, w->attention_norm, t->input[l], a->attention_rstd);
 }
 
 /* ---- MLP block -------------------------------------------------------------------------------------------------- */
@@ -164,8 +185,8 @@ static void mlp_block_forward(Transformer *t, const Batch *batch, int l, float *
     const LayerTensors *w = &t->parameters.layer[l];
     const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
-    norm_forward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, false);
-    product_forward(t, batch, &p->gate_up, t->normed, 0, a->gate_up);
+    float *x = block_input(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, false);
+    product_forward(t, batch, &p->gate_up, x, 0, a->gate_up);
     if (!next) /* nothing of what follows is needed again */
         return;
     timer_start(t->timer, PHASE_MLP);
@@ -187,10 +208,10 @@ static void mlp_block_backward(Transformer *t, const Batch *batch, int l, bool a
     timer_stop(t->timer);
     product_backward_weight(t, batch, &p->mlp_down, t->act, doutput, accumulate);
 
-    norm_forward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, true);
-    product_backward_weight(t, batch, &p->gate_up, t->normed, a->gate_up, accumulate);
+    float *x = block_input(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, true);
+    product_backward_weight(t, batch, &p->gate_up, x, a->gate_up, accumulate);
     product_backward_input(t, batch, &p->gate_up, t->dnormed, a->gate_up);
-    norm_backward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, t->dnormed, t->dx);
+    block_input_backward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd);
 }
 
 /* A layer again, as far as its backward pass needs it. */

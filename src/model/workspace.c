@@ -69,7 +69,7 @@ static void carve(Transformer *t, Arena *arena, int64_t w, int64_t chunk)
     t->dattention = arena_floats(arena, backward * t->query.local);
     t->dx = arena_floats(arena, backward * t->hidden.local);
     t->dnormed = arena_floats(arena, backward * t->hidden.local);
-    t->sums = arena_take(arena, w, sizeof(double));
+    t->sums = arena_take(arena, t->qk_norm.joint ? 4 * w : w, sizeof(double));
     t->scratch = arena_floats(arena, attention_scratch(&t->attention, t->limits.longest));
     t->embedding.send = arena_floats(arena, embedding_send_floats(&t->embedding, (int)w));
     t->embedding.receive = arena_floats(arena, embedding_receive_floats(&t->embedding, (int)w));
@@ -96,9 +96,15 @@ static bool lay_out(Transformer *t, const Architecture *a, Grid *grid, const Tra
     t->attention = (AttentionShape){ .groups = t->query.local / (per_group * dim),
                                      .per_group = per_group,
                                      .head_dim = dim,
-                                     .scale = t->plan.attention_scale,
-                                     .norm_epsilon = a->norm_epsilon,
-                                     .norm_offset = t->plan.norm_offset };
+                                     .scale = t->plan.attention_scale };
+    t->qk_norm = (QkNorm){ .grid = grid,
+                           .groups = t->attention.groups,
+                           .all_groups = a->groups,
+                           .per_group = per_group,
+                           .head_dim = dim,
+                           .joint = architecture_family(a)->layer(a, 0).joint_qk_norm,
+                           .epsilon = a->norm_epsilon,
+                           .offset = t->plan.norm_offset };
     t->input = calloc((size_t)a->layers + 1, sizeof *t->input);
     t->layer = calloc((size_t)a->layers, sizeof *t->layer);
     t->products = calloc((size_t)a->layers, sizeof *t->products);

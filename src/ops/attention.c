@@ -17,61 +17,28 @@ int64_t attention_scratch(const AttentionShape *s, int longest)
     return queries * longest + TILE;                                     /* one sum a query */
 }
 
-/* ---- what happens to q and k before the scores ------------------------------------------------------------------ */
+/* ---- rotation --------------------------------------------------------------------------------------------------- */
 
-/* y = (offset + w) * x * r over one head; returns nothing that the backward needs: it starts again from x. */
-static void head_norm(const AttentionShape *s, const float *w, float *x)
+static void rotate(const AttentionShape *s, const Batch *batch, const Rotary *rotary, float *qkv,
+                   void (*turn)(const Rotary *rotary, int position, float *head))
 {
-    int d = s->head_dim;
-    float r = (float)(1 / sqrt(simd_square_sum(x, d) / d + s->norm_epsilon));
-    for (int i = 0; i < d; i++) x[i] = (s->norm_offset + w[i]) * (x[i] * r);
-}
-
-static void head_norm_backward(const AttentionShape *s, const float *w, const float *x, float *dy, float *dw)
-{
-    int d = s->head_dim;
-    float offset = s->norm_offset;
-    double r = 1 / sqrt(simd_square_sum(x, d) / d + s->norm_epsilon), sum = 0;
-    for (int i = 0; i < d; i++) {
-        sum += (double)dy[i] * (offset + w[i]) * x[i];
-        dw[i] += (float)(dy[i] * x[i] * r);
-    }
-    for (int i = 0; i < d; i++) dy[i] = (float)(r * (offset + w[i]) * dy[i] - r * r * r / d * sum * x[i]);
-}
-
-void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
-                       const float *k_norm, float *qkv, float *raw)
-{
-    int rows = qkv_rows(s), d = s->head_dim;
     for (int i = 0; i < batch->segment_count; i++)
         for (int t = 0; t < batch->segment[i].length; t++) {
-            float *x = qkv + (int64_t)(batch->segment[i].start + t) * rows;
-            if (raw) memcpy(raw + (x - qkv), x, sizeof(float) * (size_t)rows);
+            float *x = qkv + (int64_t)(batch->segment[i].start + t) * qkv_rows(s);
             for (int g = 0; g < s->groups; g++)
-                for (int head = 0; head <= s->per_group; head++) { /* the last one is the key */
-                    float *at = x + g * group_rows(s) + head * d;
-                    if (raw) head_norm(s, head < s->per_group ? q_norm : k_norm, at);
-                    rotary_forward(rotary, batch->segment[i].position + t, at);
-                }
+                for (int head = 0; head <= s->per_group; head++) /* the last one is the key */
+                    turn(rotary, batch->segment[i].position + t, x + g * group_rows(s) + head * s->head_dim);
         }
 }
 
-void attention_prepare_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
-                                const float *k_norm, const float *raw, float *dqkv, float *dq_norm, float *dk_norm)
+void attention_rotate(const AttentionShape *s, const Batch *batch, const Rotary *rotary, float *qkv)
 {
-    int rows = qkv_rows(s), d = s->head_dim;
-    for (int i = 0; i < batch->segment_count; i++)
-        for (int t = 0; t < batch->segment[i].length; t++) {
-            float *dx = dqkv + (int64_t)(batch->segment[i].start + t) * rows;
-            for (int g = 0; g < s->groups; g++)
-                for (int head = 0; head <= s->per_group; head++) {
-                    float *at = dx + g * group_rows(s) + head * d;
-                    rotary_backward(rotary, batch->segment[i].position + t, at);
-                    if (raw)
-                        head_norm_backward(s, head < s->per_group ? q_norm : k_norm, raw + (at - dqkv), at,
-                                           head < s->per_group ? dq_norm : dk_norm);
-                }
-        }
+    rotate(s, batch, rotary, qkv, rotary_forward);
+}
+
+void attention_rotate_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, float *dqkv)
+{
+    rotate(s, batch, rotary, dqkv, rotary_backward);
 }
 
 /* ---- cache ------------------------------------------------------------------------------------------------------ */

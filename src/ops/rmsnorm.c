@@ -4,16 +4,16 @@
 
 #include <math.h>
 
-static void sum_over_rows(const Grid *grid, double *sums, int n)
+void rmsnorm_sum(const Grid *grid, double *values, int n)
 {
     if (grid->rows > 1 && n > 0)
-        CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, sums, n, MPI_DOUBLE, MPI_SUM, grid->column_comm));
+        CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, values, n, MPI_DOUBLE, MPI_SUM, grid->column_comm));
 }
 
 void rmsnorm_statistics(const NormShape *s, const float *x, float *rstd, double *sums)
 {
     for (int t = 0; t < s->n; t++) sums[t] = simd_square_sum(x + (int64_t)t * s->h, s->h);
-    sum_over_rows(s->grid, sums, s->n);
+    rmsnorm_sum(s->grid, sums, s->n);
     for (int t = 0; t < s->n; t++) rstd[t] = (float)(1 / sqrt(sums[t] / s->hidden + s->epsilon));
 }
 
@@ -56,7 +56,7 @@ void rmsnorm_backward(const NormShape *s, const float *x, const float *rstd, con
         int64_t at = (int64_t)t * s->h;
         sums[t] = backward_sums(s->h, x + at, rstd[t], s->offset, w, dy + at, dw);
     }
-    sum_over_rows(s->grid, sums, s->n);
+    rmsnorm_sum(s->grid, sums, s->n);
     for (int t = 0; t < s->n; t++) {
         int64_t at = (int64_t)t * s->h;
         double r = rstd[t];

@@ -185,6 +185,9 @@ static void add_pass(Scene *s, Work *w, const Batch *batch, bool backward)
 
     double norms = (input_norms(s) + output_norms(s)) * layers * (1 + again + backward) + 1 + backward;
     for (int i = 0; i < (int)norms; i++) add_allreduce(s, w, width * 8, s->shape.rows, grid_span(s));
+    if (s->parameters.layer[0].plan.joint_qk_norm)
+        for (int i = 0; i < layers * (1 + again + backward); i++) /* 2 sums a token forward, 4 backward */
+            add_allreduce(s, w, width * 8 * (i < layers * (1 + again) ? 2 : 4), s->shape.rows, grid_span(s));
     int ranks = grid_span(s);
     double embedded = used * a->hidden * FLOAT_BYTES * (1 - 1.0 / ranks) * (1 + backward);
     w->bytes += embedded;

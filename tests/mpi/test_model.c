@@ -18,8 +18,9 @@
 
 #include <cmocka.h>
 
-static const char *const fixtures[] = { "tiny_llama",      "tiny_llama_linear", "tiny_llama3_tied", "tiny_qwen2",
-                                        "tiny_qwen2_tied", "tiny_qwen3",        "tiny_mistral",     "tiny_gemma3" };
+static const char *const fixtures[] = { "tiny_llama",   "tiny_llama_linear", "tiny_llama3_tied",
+                                        "tiny_qwen2",   "tiny_qwen2_tied",   "tiny_qwen3",
+                                        "tiny_mistral", "tiny_gemma3",       "tiny_olmo2" };
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
 static const double TOLERANCE = 1e-4;
 

@@ -38,7 +38,7 @@ CORES_LENT = 6           # ranks that run at the same time, over all runs
 
 PAIRS = os.path.join(REFERENCE, "tiny_pairs.h5")
 MODELS = ["tiny_llama", "tiny_llama_linear", "tiny_llama3_tied", "tiny_qwen2_tied", "tiny_qwen2", "tiny_qwen3", "tiny_mistral",
-          "tiny_gemma3"]
+          "tiny_gemma3", "tiny_olmo2"]
 
 DEFAULTS = {
     "run.progress": "off", "data.path": PAIRS, "model.path": os.path.join(REFERENCE, "tiny_llama.h5"), "batch.pairs": 6,

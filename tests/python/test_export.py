@@ -49,6 +49,7 @@ def stored(folder):
         {"model_type": "mistral", "sliding_window": None},
         {"model_type": "mistral", "sliding_window": 16},
         {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+        {"model_type": "olmo2"},
         GEMMA | {"sliding_window": 16},
         GEMMA | {"sliding_window": 16, "layer_types": [SEES_ALL, SLIDES], "query_pre_attn_scalar": 24},
         GEMMA | {"rope_parameters": {SEES_ALL: LINEAR | {"rope_theta": 5e5}, SLIDES: {"rope_theta": 2e4}}},

@@ -106,7 +106,13 @@ GGUF = CONFIG | {
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"tie_word_embeddings": True}, {"model_type": "qwen2"}, {"model_type": "qwen3", "head_dim": 16}],
+    [
+        {},
+        {"tie_word_embeddings": True},
+        {"model_type": "qwen2"},
+        {"model_type": "qwen3", "head_dim": 16},
+        {"model_type": "olmo2"},
+    ],
     ids=str,
 )
 def test_rows_and_names_come_back_as_hugging_face_has_them(cli, tmp_path, changes):

@@ -117,6 +117,7 @@ def test_several_files_with_an_index_are_one_model(cli, tmp_path):
         {"model_type": "qwen2", "tie_word_embeddings": True, "sliding_window": 16, "use_sliding_window": False},
         {"model_type": "qwen3", "head_dim": 8},
         GEMMA,
+        {"model_type": "olmo2"},
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}, "rope_theta": None},
         {
@@ -138,7 +139,7 @@ def test_supported_families_and_options(cli, tmp_path, changes):
         model = file["model"].attrs
         assert h5io.text(file["model"], "architecture") == config["model_type"]
         assert int(model["attention_bias"]) == (config["model_type"] == "qwen2")
-        assert int(model["qk_norm"]) == (config["model_type"] in ("qwen3", "gemma3_text"))
+        assert int(model["qk_norm"]) == (config["model_type"] in ("qwen3", "gemma3_text", "olmo2"))
         if "rope_parameters" in changes:
             assert float(model["rope_theta"]) == 5000.0
         if config["rope_scaling"] and h5io.text(file["model"], "rope_type") == "llama3":

@@ -58,9 +58,12 @@ MODELS = {
                         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
                         rope_parameters=dict(full_attention=dict(rope_type="linear", rope_theta=5000.0, factor=2.5),
                                              sliding_attention=dict(rope_type="default", rope_theta=60.0))),
+    "tiny_olmo2": dict(model_type="olmo2", pad_token_id=None, num_hidden_layers=2, hidden_size=18, intermediate_size=13,
+                       num_attention_heads=9, tie_word_embeddings=False,
+                       rope_parameters=dict(rope_type="default", rope_theta=10000.0)),
 }
 CLASSES = dict(llama="LlamaForCausalLM", mistral="MistralForCausalLM", qwen2="Qwen2ForCausalLM", qwen3="Qwen3ForCausalLM",
-               gemma3_text="Gemma3ForCausalLM")
+               gemma3_text="Gemma3ForCausalLM", olmo2="Olmo2ForCausalLM")
 # prompt, chosen and rejected lengths of the batch behind the losses: a completion of one token, equal and very unequal lengths
 BATCH = [(3, 2, 4), (7, 9, 5), (12, 1, 20), (18, 22, 11), (5, 14, 14), (9, 6, 17)]
 
@@ -171,7 +174,7 @@ def model_attributes(group, config, weights, tokenizer_digest, name):
         num_key_value_heads=config.num_key_value_heads, head_dim=head_dim, vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings, rms_norm_eps=float(config.rms_norm_eps),
         rope_theta=float(rope["rope_theta"]), tie_word_embeddings=bool(config.tie_word_embeddings),
-        attention_bias=config.model_type == "qwen2", qk_norm=config.model_type in ("qwen3", "gemma3_text"), rope_type=rope["rope_type"],
+        attention_bias=config.model_type == "qwen2", qk_norm=config.model_type in ("qwen3", "gemma3_text", "olmo2"), rope_type=rope["rope_type"],
         rope_factor=float(rope.get("factor", 1)), rope_low_freq_factor=float(rope.get("low_freq_factor", 1)),
         rope_high_freq_factor=float(rope.get("high_freq_factor", 4)),
         rope_original_max_position=int(rope.get("original_max_position_embeddings", 0)),

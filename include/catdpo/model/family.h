@@ -28,7 +28,8 @@ typedef struct LayerPlan {
     const char *gate, *up, *mlp_down;
     const char *attention_norm, *mlp_norm;           /* of the input of a block */
     const char *attention_post_norm, *mlp_post_norm; /* of what a block adds */
-    const char *query_norm, *key_norm;               /* of each head, before the rotation */
+    const char *query_norm, *key_norm;               /* before the rotation */
+    bool joint_qk_norm; /* these are over the features of all heads together, not of each head */
     bool qkv_bias;
     int window;      /* a token sees so many tokens up to itself; 0: all of them */
     bool local_rope; /* rotation with the architecture's local_theta */
@@ -50,6 +51,6 @@ char *family_names(char *text, size_t size);
 LayerPlan llama_layer(const Architecture *a, int layer);
 ModelPlan llama_model(const Architecture *a);
 
-extern const Family family_llama, family_mistral, family_qwen2, family_qwen3, family_gemma3;
+extern const Family family_llama, family_mistral, family_qwen2, family_qwen3, family_gemma3, family_olmo2;
 
 #endif

@@ -32,7 +32,7 @@ typedef struct Tensor {
     TensorPart part[TENSOR_PARTS];
     int part_count;
     bool vector;        /* one logical column, repeated on process columns */
-    bool everywhere;    /* a vector that every process row needs whole (q and k norms) */
+    bool everywhere;    /* a vector that every process row needs whole (norms of each q and k head) */
     Axis rows, columns; /* of the fused matrix; a vector has columns.local = 1 everywhere */
     int64_t offset;     /* of the local part in the flat array, in floats */
     int64_t local;      /* floats of the local part: column-major, stride rows.local */

@@ -11,6 +11,7 @@
 #include "catdpo/ops/head.h"
 #include "catdpo/ops/kv_cache.h"
 #include "catdpo/ops/linear.h"
+#include "catdpo/ops/qk_norm.h"
 #include "catdpo/model/parameters.h"
 #include "catdpo/core/timer.h"
 
@@ -59,6 +60,7 @@ typedef struct Transformer {
     Axis hidden, mlp, query, qkv; /* rows of the activations */
     LayerProducts *products;      /* [layers] views of weights and gradients */
     AttentionShape attention;
+    QkNorm qk_norm;
     Rotary rotary, local_rotary; /* the second of layers with local_rope */
     Embedding embedding;
     Head head;
@@ -72,7 +74,7 @@ typedef struct Transformer {
     float *dqkv;             /* [qkv x w] */
     float *dattention;       /* [q x w] */
     float *dx, *dnormed;     /* [h x w] */
-    double *sums;            /* [w] */
+    double *sums;            /* [w], [4 w] for joint query and key norms */
     float *scratch;          /* for attention */
     void *memory;            /* the one allocation behind all activations */
     int64_t activation_bytes, weight_bytes, gradient_bytes; /* of this rank */

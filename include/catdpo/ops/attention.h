@@ -17,8 +17,6 @@ typedef struct AttentionShape {
     int head_dim;  /* d */
     int window;    /* a token sees so many tokens up to itself; 0: all of them */
     float scale;   /* of the scores, 1 / sqrt(d) as a rule */
-    double norm_epsilon;
-    float norm_offset; /* of query and key norms, as in rmsnorm.h */
 } AttentionShape;
 
 /* Keys and values of earlier passes in one layer, for each local group: keys[d x columns], then values[d x columns]. */
@@ -35,13 +33,10 @@ int64_t attention_scratch(const AttentionShape *s, int longest);
  * too. window: as in AttentionShape. */
 double attention_scores(const Batch *batch, int window);
 
-/* In place on qkv, for the tokens of batch: RMSNorm of query and key heads with weights q_norm, k_norm [d] (NULL:
- * none), rotation. raw [as qkv]: where the values before the norm are kept (NULL without a norm). */
-void attention_prepare(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
-                       const float *k_norm, float *qkv, float *raw);
-/* The gradient of attention_prepare, in place on dqkv; dq_norm, dk_norm += (NULL: none). */
-void attention_prepare_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, const float *q_norm,
-                                const float *k_norm, const float *raw, float *dqkv, float *dq_norm, float *dk_norm);
+/* Rotates the query and key heads of the tokens of batch, in place on qkv. Local. */
+void attention_rotate(const AttentionShape *s, const Batch *batch, const Rotary *rotary, float *qkv);
+/* The gradient of the same, in place on dqkv. */
+void attention_rotate_backward(const AttentionShape *s, const Batch *batch, const Rotary *rotary, float *dqkv);
 
 /* Copies the keys and values of the segments that are kept to their place in the cache. qkv is prepared. */
 void attention_keep(const AttentionShape *s, const Batch *batch, const float *qkv, const CachedKeys *cached);

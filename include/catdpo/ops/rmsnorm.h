@@ -13,6 +13,8 @@ typedef struct NormShape {
     float offset; /* 0, or 1 where weights are kept as their distance from 1 */
 } NormShape;
 
+/* values[n] summed up over process rows. Collective over column_comm. */
+void rmsnorm_sum(const Grid *grid, double *values, int n);
 /* rstd[n] = r of each token. sums: n doubles of scratch. Collective over column_comm. */
 void rmsnorm_statistics(const NormShape *s, const float *x, float *rstd, double *sums);
 /* y[h x n] from x, its rstd and w[h]. Local. */
