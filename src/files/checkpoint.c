@@ -90,6 +90,14 @@ static bool lay_out_model(H5File *file, H5File *source, const Transformer *t, co
            tensors_create(file, t, "/model", checksums, err) && h5_copy_group(source, file, "/tokenizer", err);
 }
 
+/* The chat templates of the data, or those that the model was trained with before. */
+static bool lay_out_templates(H5File *file, H5File *source, const Blobs *templates, Error *err)
+{
+    bool exists = false;
+    if (templates && templates->count > 0) return h5_write_blobs(file, "/templates", templates, err);
+    return h5_exists(source, "/templates", &exists, err) && (!exists || h5_copy_group(source, file, "/templates", err));
+}
+
 /* What the run says of itself, with what its optimizer and its margins have. */
 static Checkpoint describe(const Checkpoint *about, const Optimizer *o, const MarginState *m)
 {
@@ -118,7 +126,7 @@ static bool lay_out(H5File *file, const char *model_path, const Transformer *t, 
     bool ok = h5_open(&source, model_path, t->grid->world, err) &&
               h5_write_format(file, checkpoint_format.name, checkpoint_format.version, err) &&
               fields_write(file, &checkpoint_format, c, lengths, err) &&
-              lay_out_model(file, &source, t, checksums, err) &&
+              lay_out_model(file, &source, t, checksums, err) && lay_out_templates(file, &source, c->templates, err) &&
               tensors_create(file, t, "/optimizer/m", checksums + parts, err) &&
               tensors_create(file, t, "/optimizer/v", checksums + 2 * parts, err);
     h5_close(&source);
@@ -299,8 +307,8 @@ bool checkpoint_load(const char *path, const Transformer *t, Optimizer *o, Margi
     TokenizerInfo tokenizer; /* not used, but a file whose tokenizer is damaged is none to go on from */
     bool ok = h5_open(&file, path, t->grid->world, err) && checkpoint_read(&file, &c, err) &&
               same_categories(&file, &c, margins->category_count, category_name, err) &&
-              take_margins(&file, &c, margins, err) && tokenizer_verify(&file, &tokenizer, err) &&
-              load_moments(&file, t, o, err);
+              take_margins(&file, &c, margins, err) &&
+              tokenizer_verify(&file, t->architecture.vocab, &tokenizer, err) && load_moments(&file, t, o, err);
     if (ok) o->updates = c.optimizer_updates;
     checkpoint_free(&c);
     h5_close(&file);

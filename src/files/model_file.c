@@ -91,7 +91,34 @@ bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm c
     return ok;
 }
 
-bool tokenizer_verify(H5File *file, TokenizerInfo *info, Error *err)
+/* Member `name`, of this type, or one without bytes. */
+static BlobMember find_member(const Blobs *blobs, const char *name, DataType type)
+{
+    for (int i = 0; i < blobs->count; i++)
+        if (strcmp(blobs->member[i].name, name) == 0 && blobs->member[i].type == type) return blobs->member[i];
+    return (BlobMember){ .size = -1 };
+}
+
+/* Rank 0: do the bytes of the tokens and the tokens that end an answer fit a vocabulary of `vocab` ids? Files of older
+ * versions have neither. */
+static bool fits_vocabulary(const Blobs *blobs, int vocab)
+{
+    static const char *const flags[] = { "special", "byte_fallback" };
+    BlobMember bytes = find_member(blobs, "bytes", DATA_UINT8), offsets = find_member(blobs, "offsets", DATA_INT64),
+               stop = find_member(blobs, "stop_tokens", DATA_INT64);
+    const int64_t *offset = (const int64_t *)(const void *)offsets.bytes,
+                  *id = (const int64_t *)(const void *)stop.bytes;
+    bool ok = true;
+    if (bytes.bytes || offsets.bytes) {
+        ok = bytes.bytes && offsets.size == vocab + 1 && offset[0] == 0 && offset[vocab] == bytes.size;
+        for (int64_t i = 0; ok && i < vocab; i++) ok = offset[i] <= offset[i + 1];
+        for (int i = 0; ok && i < 2; i++) ok = find_member(blobs, flags[i], DATA_UINT8).size == vocab;
+    }
+    for (int64_t i = 0; ok && i < stop.size; i++) ok = id[i] >= 0 && id[i] < vocab;
+    return ok;
+}
+
+bool tokenizer_verify(H5File *file, int vocab, TokenizerInfo *info, Error *err)
 {
     bool exists = false, named = false;
     Blobs blobs = { 0 };
@@ -99,12 +126,17 @@ bool tokenizer_verify(H5File *file, TokenizerInfo *info, Error *err)
     if (!h5_read_string(file, "/model", "tokenizer_digest", info->digest, sizeof info->digest, err) ||
         !h5_exists(file, "/tokenizer", &exists, err) || (exists && !h5_read_blobs(file, "/tokenizer", &blobs, err)))
         return false;
-    info->files = blobs.count;
+    info->members = blobs.count;
     for (int i = 0; i < blobs.count; i++) {
-        info->bytes += blobs.member[i].size;
+        info->bytes += blobs.member[i].size * (int64_t)data_size(blobs.member[i].type);
         named = named || strcmp(blobs.member[i].name, "tokenizer.json") == 0;
     }
+    bool fits =
+        file->rank != 0 || fits_vocabulary(&blobs, vocab) ||
+        error_usage(err, "%s: the tokens of /tokenizer are not those of a vocabulary of %d: import the model again",
+                    file->path, vocab);
     blobs_free(&blobs);
+    if (!h5_agree(file, fits, err)) return false;
     return named == (*info->digest != '\0') ||
            error_usage(err, "%s: %s tokenizer.json, but the model %s digest of one: damaged. Import the model again",
                        file->path, named ? "has a" : "has no", named ? "names no" : "names the");
@@ -334,9 +366,7 @@ bool model_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error
     const Parameters *p = &t->parameters;
     uint64_t *checksums = calloc((size_t)parts_count(p), sizeof *checksums);
     /* every replica reads all; the first one's are counted */
-    const LoadedArray all = {
-        t->weights, 0, p->local_floats, 0, t->grid->replica == 0 ? p->local_floats : 0, false
-    };
+    const LoadedArray all = { t->weights, 0, p->local_floats, 0, t->grid->replica == 0 ? p->local_floats : 0, false };
     bool ok =
         error_agree(t->grid->world, checksums || error_fault(err, "out of memory for reading %s", file->path), err) &&
         tensors_read(file, t, "/model", &all, checksums, err) &&

@@ -1,8 +1,6 @@
 /* pairs.h5 into memory: one rank of each node reads, the ranks beside it look on. */
 #include "catdpo/files/pairs_file.h"
 
-#include "catdpo/h5/h5.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -152,4 +150,12 @@ bool pairs_load(Pairs *pairs, const char *path, const char *group, MPI_Comm comm
     if (!alone) CHECK_MPI(MPI_Comm_free(&node));
     if (!ok) pairs_free(pairs);
     return ok;
+}
+
+bool templates_read(H5File *file, Blobs *templates, Error *err)
+{
+    bool exists = false;
+    *templates = (Blobs){ 0 };
+    return h5_exists(file, "/templates", &exists, err) &&
+           (!exists || h5_read_blobs(file, "/templates", templates, err));
 }

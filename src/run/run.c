@@ -31,7 +31,7 @@ static bool check_fit(const Run *run, const char *model_path, Error *err)
                            "%s was prepared with a tokenizer of %lld tokens, but %s has a vocabulary of %d: prepare it "
                            "again with this model",
                            config->data.path, (long long)run->pairs.vocab_size, model_path, info->architecture.vocab);
-    if (strcmp(run->pairs.tokenizer_digest, info->tokenizer_digest) != 0)
+    if (*info->tokenizer_digest && strcmp(run->pairs.tokenizer_digest, info->tokenizer_digest) != 0)
         return error_usage(err,
                            "%s was prepared with another tokenizer (%.12s...) than that of %s (%.12s...): prepare it "
                            "again with this model",
@@ -91,6 +91,14 @@ bool run_begin(Run *run, const char *config_path, int set_count, char *const set
     return true;
 }
 
+static bool load_templates(Run *run, Error *err)
+{
+    H5File file;
+    bool ok = h5_open(&file, run->config.data.path, run->world, err) && templates_read(&file, &run->templates, err);
+    h5_close(&file);
+    return ok;
+}
+
 bool run_open(Run *run, const char *group, const char *model_path, bool backward, Error *err)
 {
     const Config *config = &run->config;
@@ -107,7 +115,8 @@ bool run_open(Run *run, const char *group, const char *model_path, bool backward
     h5_close(&file);
     bool best = backward && config->checkpoint.best;
     if (!pairs_load(&run->pairs, config->data.path, group, world, err) ||
-        (best && !pairs_load(&run->heldout, config->data.path, config->data.heldout, world, err)))
+        (best && !pairs_load(&run->heldout, config->data.path, config->data.heldout, world, err)) ||
+        (backward && !load_templates(run, err)))
         return false;
     if (best && run->heldout.count == 0)
         return error_usage(
@@ -168,6 +177,7 @@ void run_close(Run *run)
     if (run->grid_made) grid_free(&run->grid);
     pairs_free(&run->pairs);
     pairs_free(&run->heldout);
+    blobs_free(&run->templates);
     timer_free(run->timer);
     log_close(&run->log);
 }

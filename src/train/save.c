@@ -63,6 +63,7 @@ static bool write_checkpoint(Trainer *t, const char *path, double worst, Error *
         .start_digest = t->start_digest,
         .reference_digest = t->reference_digest,
         .category_name = (const char(*)[CATEGORY_NAME])run->pairs.category_name,
+        .templates = &run->templates,
     };
     bool ok = checkpoint_write(path, writer_folder(run->writer), run->config.model.path, &run->model, &t->optimizer,
                                &t->margins, &about, err);

@@ -294,7 +294,7 @@ def test_the_tokenizer_from_metadata_encodes_as_the_original(cli, tmp_path, pre,
     for text in [*TEXTS, "<|im_start|>user\nhi<|im_end|>\n"]:
         assert found.encode([text], True)[0] == original.encode(text).ids
         assert found.tokenizer.decode(found.encode([text], True)[0], skip_special_tokens=False) == text
-    assert found.eos == "<|im_end|>" and found.template_text == CHATML and found.vocab_size == config["vocab_size"]
+    assert found.eos == "<|im_end|>" and found.templates == {"default": CHATML} and found.vocab_size == config["vocab_size"]
 
 
 def test_smollm_splits_digits_before_white_space_is_joined(cli, tmp_path):

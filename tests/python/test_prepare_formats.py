@@ -178,14 +178,14 @@ def test_templates_render_as_on_the_hub():
 def test_template_sources_in_order(tokenizer_dir):
     files = {path.name: path.read_bytes() for path in tokenizer_dir.iterdir()}
     config = json.loads(files["tokenizer_config.json"])
-    assert ChatTokenizer(files, "here").template_text == CHATML
+    assert ChatTokenizer(files, "here").templates["default"] == CHATML
     named = files | {
         "tokenizer_config.json": json.dumps(
             config | {"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]}
         ).encode()
     }
-    assert ChatTokenizer(named, "here").template_text == "d"
-    assert ChatTokenizer(named | {"chat_template.jinja": b"file"}, "here").template_text == "file"
+    assert ChatTokenizer(named, "here").templates["default"] == "d"
+    assert ChatTokenizer(named | {"chat_template.jinja": b"file"}, "here").templates["default"] == "file"
     special = files | {
         "tokenizer_config.json": json.dumps(config | {"eos_token": {"content": "<|endoftext|>"}}).encode()
     }

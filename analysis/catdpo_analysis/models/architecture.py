@@ -12,6 +12,7 @@ from catdpo_analysis.files.h5io import set_text, text
 from catdpo_analysis.models.families import FAMILIES, list_names
 from catdpo_analysis.models.families.family import FULL, SLIDING
 from catdpo_analysis.models.hf_config import LARGEST, Config, is_number, shown
+from catdpo_analysis.models.rope import read_rope
 
 SUPPORTED = f"catdpo supports dense models of {list_names(f.title for f in FAMILIES.values())}"
 
@@ -113,30 +114,48 @@ def dataset_name(hf_name):
     return "/model/" + hf_name.removeprefix("model.").replace(".", "/")
 
 
-def read_config(values, path):
-    """A Hugging Face config.json (dict) as an Architecture. `path` is named in messages."""
+def _check_quantised(config):
+    for key in ("quantization_config", "compression_config", "quantization"):
+        quantised = config.get(key)
+        if quantised:
+            method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
+            config.refuse(
+                f"quantised weights ({key}, {shorten(method)})",
+                "import the original model in bf16, f16 or f32 (if these weights are, remove the key)",
+            )
+
+
+def _check_class(values, family, notes):
+    """model_type decides, as in transformers; `architectures` should say the same."""
+    classes = values.get("architectures")
+    if isinstance(classes, list) and classes and family.hf_class not in classes:
+        notes.append(
+            f"config.json: architectures = {shown(classes)}, but model_type = {shown(family.name)}: read as "
+            f"{family.hf_class}, as transformers does"
+        )
+    if values.get("auto_map"):
+        notes.append("config.json: auto_map names code of the model's own, which is not run")
+
+
+def read_config(values, path, notes=None):
+    """A Hugging Face config.json (dict) as an Architecture. `path` is named in messages. `notes` (a list) gets a line
+    for whatever is not used, or said twice in different ways."""
+    notes = [] if notes is None else notes
     kind = values.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     config = Config(values, path, family.defaults if family else {}, SUPPORTED)
     if not family:
         config.refuse(f"model_type {shown(kind)}")
+    config.used |= {"model_type", "auto_map"}
     family.check(config)
-    quantised = config.get("quantization_config")
-    if quantised:
-        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
-        config.refuse(
-            f"quantised weights (quantization_config, {shorten(method)})",
-            "import the original model in bf16, f16 or f32",
-        )
+    _check_quantised(config)
+    _check_class(values, family, notes)
     for key in ("num_experts", "num_local_experts", "n_routed_experts"):
         if config.get(key):
             config.refuse(f"a mixture of experts ({key} = {shown(config.get(key))})")
-    if config.get("partial_rotary_factor", 1.0) != 1.0:
-        config.refuse(
-            f"partial_rotary_factor = {shown(config.get('partial_rotary_factor'))}", "the engine rotates whole heads"
-        )
-    if config.get("is_encoder_decoder") or config.get("add_cross_attention"):
-        config.refuse("cross attention")
+    for key in ("is_encoder_decoder", "add_cross_attention"):
+        if config.get(key):
+            config.refuse(f"cross attention ({key} = {shown(config.get(key))})")
 
     heads = config.number("num_attention_heads", int)
     kv_heads = config.number("num_key_value_heads", int, heads)
@@ -151,7 +170,7 @@ def read_config(values, path):
     if head_dim % 2:
         config.refuse(f"the odd head_dim {head_dim}", "rotary embedding needs an even one")
     layers, positions = config.number("num_hidden_layers", int), config.number("max_position_embeddings", int)
-    return Architecture(
+    architecture = Architecture(
         architecture=kind,
         hidden_size=hidden,
         intermediate_size=config.number("intermediate_size", int),
@@ -162,13 +181,22 @@ def read_config(values, path):
         vocab_size=config.number("vocab_size", int),
         max_position_embeddings=positions,
         rms_norm_eps=config.number("rms_norm_eps", float, 1e-6, least=0),
-        tie_word_embeddings=int(bool(config.get("tie_word_embeddings", False))),
+        tie_word_embeddings=int(config.flag("tie_word_embeddings")),
         attention_bias=int(family.attention_bias),
         qk_norm=int(family.qk_norm),
-        **_read_rope(config, family, positions),
+        **read_rope(config, family, positions, notes),
         **_read_window(config, family, layers, positions),
         **family.options(config),
     )
+    _check_types(config, notes)
+    unused = config.unused()
+    if unused:
+        listed = ", ".join(f"{key} = {shorten(shown(values[key]), 30)}" for key in unused[:8])
+        notes.append(
+            f"config.json: {len(unused)} key{'s' if len(unused) > 1 else ''} not used: {listed}"
+            + (", ..." if len(unused) > 8 else "")
+        )
+    return architecture
 
 
 def _read_window(config, family, layers, positions):
@@ -196,60 +224,7 @@ def _read_window(config, family, layers, positions):
     }
 
 
-def _read_rope(config, family, positions):
-    """Rotary embedding: theta and scaling, in the old layout (rope_theta, rope_scaling) or the new one
-    (rope_parameters)."""
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(scaling, dict):
-        raise UserError(f"{config.path}: rope_scaling is not an object")
-    nested = any(isinstance(value, dict) for value in scaling.values())
-    if family.local_rope:
-        return _read_local_rope(config, scaling if nested else {}) | _rope_of(
-            config, (scaling.get(FULL) or {}) if nested else scaling, positions
-        )
-    if nested:
-        config.refuse("rotary embedding that differs between layers")
-    return _rope_of(config, scaling, positions)
-
-
-def _read_local_rope(config, nested):
-    """The rotation in layers with a sliding window."""
-    if set(nested) - set(LAYER_TYPES):
-        config.refuse(f"rope_parameters for {shown(sorted(nested))}", f"they must be for {FULL} and {SLIDING}")
-    local = nested.get(SLIDING) or {}
-    if not isinstance(local, dict) or local.get("rope_type", "default") != "default":
-        config.refuse(f"rope_parameters {shown(local)} of {SLIDING}", "the engine scales that of full attention only")
-    theta = local.get("rope_theta")
-    theta = config.get("rope_local_base_freq") if theta is None else theta
-    if not is_number(theta, 1e-6, 1e30):
-        raise UserError(f"{config.path}: rope_local_base_freq = {shown(theta)} is not a valid number")
-    return {"rope_local_base_freq": float(theta)}
-
-
-def _rope_of(config, scaling, positions):
-    theta = config.values.get("rope_theta")
-    theta = scaling.get("rope_theta", config.defaults.get("rope_theta", 10000.0)) if theta is None else theta
-    kind = scaling.get("rope_type", scaling.get("type", "default")) or "default"
-    if kind not in ("default", "linear", "llama3"):
-        config.refuse(f"rope type {shown(kind)}", "the engine has default, linear and llama3")
-    if not is_number(theta, 1e-6, 1e30):
-        raise UserError(f"{config.path}: rope_theta = {shown(theta)} is not a valid number")
-    if scaling.get("partial_rotary_factor", 1.0) != 1.0:
-        config.refuse(
-            f"partial_rotary_factor = {shown(scaling['partial_rotary_factor'])}", "the engine rotates whole heads"
-        )
-    rope = {"rope_theta": float(theta), "rope_type": kind}
-    needed = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}[kind]
-    for key in needed:
-        value = scaling.get(key)
-        if not is_number(value, 1e-6, 1e9):
-            raise UserError(
-                f"{config.path}: rope scaling of type {kind} needs a positive number for {key}, not {shown(value)}"
-            )
-        rope["rope_" + key] = float(value)
-    if kind == "llama3":
-        original = scaling.get("original_max_position_embeddings") or positions
-        if not is_number(original, 1, LARGEST) or original != int(original):
-            raise UserError(f"{config.path}: original_max_position_embeddings = {shown(original)} is not a valid count")
-        rope["rope_original_max_position"] = int(original)
-    return rope
+def _check_types(config, notes):
+    old, new = config.get("torch_dtype"), config.get("dtype")
+    if old and new and old != new:
+        notes.append(f"config.json: torch_dtype = {shown(old)}, dtype = {shown(new)}: weights are taken as stored")

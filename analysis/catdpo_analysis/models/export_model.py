@@ -12,6 +12,13 @@ from catdpo_analysis.files.digest import tensor_checksum, weights_digest
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.text.progress import Progress
 from catdpo_analysis.models.safetensors_io import WRITABLE, write_safetensors
+from catdpo_analysis.models.tokenizer_files import (
+    chat_templates,
+    stored_files,
+    stored_templates,
+    template_digest,
+    write_files,
+)
 
 TORCH_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
@@ -79,7 +86,7 @@ def shards_of(shapes, dtype, limit):
 
 
 def export_model(path, out, dtype="f32", shard_bytes=5 * 10**9):
-    """Writes the folder; returns (architecture, weights digest, number of weight files)."""
+    """Writes the folder; returns (architecture, weights digest, number of weight files, note or None)."""
     with h5io.open_as(path, "catdpo-model", "catdpo-checkpoint") as file, new_folder(out) as folder:
         model = file["model"]
         architecture = Architecture.load(model, path)
@@ -124,10 +131,23 @@ def export_model(path, out, dtype="f32", shard_bytes=5 * 10**9):
                 {"metadata": {"total_size": total}, "weight_map": mapping},
             )
         write_json(os.path.join(folder, "config.json"), config_of(model, architecture, dtype))
-        for name in file.get("tokenizer", ()):
-            with open(os.path.join(folder, name), "wb") as output:
-                output.write(file["tokenizer"][name][...].tobytes())
-    return architecture, digest, len(shards)
+        files, note = (stored_files(file, path), template_note(file)) if "tokenizer" in file else ({}, None)
+        write_files(folder, files)
+    return architecture, digest, len(shards), note
+
+
+def template_note(file):
+    """Whether the folder gets another chat template than the model was trained with."""
+    trained = h5io.text(file, "template_digest", "")
+    if not trained or stored_templates(file) is not None or trained == template_digest({}):
+        return None
+    own = template_digest(chat_templates(stored_files(file, file.filename), file.filename, []))
+    if own == trained:
+        return None
+    return (
+        "the model was trained with another chat template than the folder holds, and the checkpoint, of an older version, "
+        "does not keep it; put the file that was given to prepare --chat-template there as chat_template.jinja"
+    )
 
 
 def write_json(path, value):
@@ -156,9 +176,11 @@ def add_arguments(parser):
 def run(args):
     if not args.shard_size > 0:
         raise UserError(f"--shard-size {args.shard_size} must be positive")
-    architecture, digest, shards = export_model(args.model, args.out, args.dtype, int(args.shard_size * 1e9))
+    architecture, digest, shards, note = export_model(args.model, args.out, args.dtype, int(args.shard_size * 1e9))
     print(
         f"{args.out}: {architecture.architecture}, {architecture.parameters() / 1e6:.1f} M parameters as {args.dtype} "
         f"in {shards} file{'s' if shards > 1 else ''}"
     )
     print(f"weights digest {digest} (of the float32 weights)")
+    if note:
+        print("note: " + note)

@@ -96,10 +96,13 @@ def _check(cursor):
     for what, count in (("tensors", tensors), ("metadata", metadata)):
         if count > len(cursor.data) // 12:
             cursor.refuse(f"it claims {count} {what}, but has {len(cursor.data)} bytes")
-    alignment = ALIGNMENT
+    alignment, seen = ALIGNMENT, set()
     for index in range(metadata):
         key = cursor.string(f"key {index} of the metadata").decode("utf-8", "replace")
         what = f"metadata {key[:64]}"
+        if key in seen:
+            cursor.refuse(f"{what} is there twice")
+        seen.add(key)
         kind = cursor.number("I", what)
         value = cursor.value(kind, what)
         if key == "general.alignment":

@@ -14,8 +14,11 @@ from catdpo_analysis.models.architecture import read_config
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.models.families import OF_GGUF, list_names
 from catdpo_analysis.models.gguf_layout import check_layout
+from catdpo_analysis.models.gguf_metadata import Metadata, rope_scaling
 from catdpo_analysis.models.gguf_tokenizer import build_tokenizer_files
 
+SAMPLE_ROWS = 64  # of head and embedding that are compared
+SAME_MATRIX = 0.25  # relative difference below which two quantised matrices were one
 GLOBAL = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -40,19 +43,22 @@ def short_float(value):
 
 
 class GgufSource:
-    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), and `read(name)` for each weight."""
+    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), `notes`, and `read(name)` for each weight."""
 
     def __init__(self, path, description=None):
         self.path, self.description = description or path, description or os.path.basename(path)  # path: for messages
         check_layout(path, self.path)
+        self.notes = []
         try:
-            self.reader = gguf.GGUFReader(path)
+            reader = gguf.GGUFReader(path)
+            self.metadata = Metadata(reader, self.path)
             self.family = self._family()
-            self.tensors = {hf_name(tensor.name, self.family.gguf_names): tensor for tensor in self.reader.tensors}
+            self.tensors = {hf_name(tensor.name, self.family.gguf_names): tensor for tensor in reader.tensors}
             self.config = self._config()
             self.architecture = read_config(self.config, self.path)
             self.config_text = json.dumps(self.config, indent=2) + "\n"
-            self.tokenizer_files = build_tokenizer_files(self._get, self.path)
+            self.tokenizer_files = build_tokenizer_files(self.metadata.get, self.path)
+            self._say()
         except UserError:
             raise
         except Exception as error:  # metadata of other types than they should have, text that is not UTF-8
@@ -60,12 +66,8 @@ class GgufSource:
                 f"{self.path} cannot be read as GGUF (wrong kind of file, damaged, or cut short): {shorten(error, 160)}"
             ) from None
 
-    def _get(self, key, default=None):
-        field = self.reader.get_field(key)
-        return default if field is None else field.contents()
-
     def _family(self):
-        kind = self._get("general.architecture")
+        kind = self.metadata.kind
         if kind not in OF_GGUF:
             raise UserError(
                 f'{self.path}: GGUF architecture "{kind}" is not supported; catdpo reads {list_names(OF_GGUF)} '
@@ -74,37 +76,29 @@ class GgufSource:
         return OF_GGUF[kind]
 
     def _config(self):
-        kind = self.family.gguf_name
-        if (self._get("split.count") or 0) > 1:
-            raise UserError(
-                f"{self.path}: one part of a split GGUF; join the parts first with llama.cpp's llama-gguf-split --merge"
-            )
-
-        def need(key):
-            value = self._get(f"{kind}.{key}")
-            if value is None:
-                raise UserError(f"{self.path}: metadata {kind}.{key} is missing")
-            return value
-
-        def need_tensor(name):
-            if name not in self.tensors:
-                raise UserError(f"{self.path}: tensor {name} is missing")
-            return self.tensors[name]
-
-        if self._get(f"{kind}.expert_count"):
-            raise UserError(f"{self.path}: a mixture of experts is not supported")
+        get, need = self.metadata.of_model, self.metadata.need
+        embedding = self.tensors.get("model.embed_tokens.weight")
+        if embedding is None:
+            raise UserError(f"{self.path}: tensor model.embed_tokens.weight is missing")
+        rows = int(embedding.shape[1])
         heads = need("attention.head_count")
-        kv_heads = self._get(f"{kind}.attention.head_count_kv", heads)
+        kv_heads = get("attention.head_count_kv", heads)
         if isinstance(heads, list) or isinstance(kv_heads, list):
             raise UserError(f"{self.path}: head counts that differ between layers are not supported")
         hidden = need("embedding_length")
-        head_dim = self._get(f"{kind}.attention.key_length", hidden // heads)
+        head_dim = get("attention.key_length", hidden // heads)
         for key in ("rope.dimension_count", "attention.value_length"):
-            if self._get(f"{kind}.{key}", head_dim) != head_dim:
+            if get(key, head_dim) != head_dim:
                 raise UserError(
-                    f"{self.path}: {kind}.{key} = {self._get(f'{kind}.{key}')} is not supported; it must equal the "
-                    f"head size {head_dim}"
+                    f"{self.path}: {self.metadata.kind}.{key} = {get(key)} is not supported; it must equal the head size "
+                    f"{head_dim}"
                 )
+        self.metadata.refuse_options(head_dim, self.family.gguf_options)
+        if get("vocab_size", rows) != rows:
+            raise UserError(
+                f"{self.path}: {self.metadata.kind}.vocab_size = {get('vocab_size')}, but the embedding has {rows} rows; "
+                "convert the model again"
+            )
         config = {
             "architectures": [self.family.hf_class],
             "model_type": self.family.name,
@@ -114,31 +108,37 @@ class GgufSource:
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
             "head_dim": head_dim,
-            "vocab_size": int(need_tensor("model.embed_tokens.weight").shape[1]),
+            "vocab_size": rows,
             "max_position_embeddings": need("context_length"),
             "rms_norm_eps": short_float(need("attention.layer_norm_rms_epsilon")),
-            "rope_theta": short_float(self._get(f"{kind}.rope.freq_base", 10000.0)),
+            "rope_theta": short_float(get("rope.freq_base", 10000.0)),
             "rope_scaling": None,
             "tie_word_embeddings": "lm_head.weight" not in self.tensors,
             "torch_dtype": "float32",
             "use_cache": True,
         }
         try:
-            config |= self.family.gguf_entries(
-                lambda key, default=None: self._get(f"{kind}.{key}", default), self.tensors, config
-            )
+            config |= self.family.gguf_entries(get, self.tensors, config)
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
-        config["rope_scaling"] = self._rope_scaling(kind, config)
+        config["rope_scaling"] = self._rope_scaling(config)
         for name in ("bos", "eos"):
-            token = self._get(f"tokenizer.ggml.{name}_token_id")
+            token = self.metadata.get(f"tokenizer.ggml.{name}_token_id")
             if token is not None:
                 config[f"{name}_token_id"] = token
         return config
 
-    def _rope_scaling(self, kind, config):
+    def _rope_scaling(self, config):
         """Linear scaling from metadata; Llama 3's from the frequency factors that GGUF stores in its stead."""
+        scaling = rope_scaling(self.metadata)
+        if scaling:
+            scaling["factor"] = short_float(scaling["factor"])
         if "rope_freqs.weight" in self.tensors:
+            if scaling:
+                raise UserError(
+                    f"{self.path}: rotary scaling by a factor ({scaling['factor']:g}) as well as by frequency factors "
+                    "(rope_freqs.weight) is not supported; import the model from its Hugging Face folder instead"
+                )
             tensor = self.tensors.pop("rope_freqs.weight")
             factors = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
             scaling = {
@@ -157,11 +157,29 @@ class GgufSource:
                     "and high factors "
                     "1 and 4 over 8192 positions; import the model from its Hugging Face folder instead"
                 )
-            return scaling
-        scaling, factor = self._get(f"{kind}.rope.scaling.type"), self._get(f"{kind}.rope.scaling.factor")
-        if scaling in (None, "none") or factor in (None, 0.0, 1.0):
+            return scaling if factors.max() > 1 else None
+        return scaling
+
+    def _say(self):
+        """Notes about the weights and about metadata that are not used."""
+        tensors, metadata = self.tensors, self.metadata
+        self.notes += filter(None, (metadata.quantisation(tensors.values()), self._say_head(), metadata.unused()))
+
+    def _say_head(self):
+        """A note if the head is the embedding, quantised apart."""
+        head, embedding = (self.tensors.get(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+        if head is None or head.shape.tolist() != embedding.shape.tolist():
             return None
-        return {"rope_type": scaling, "factor": short_float(factor)}
+        size = self.architecture.vocab_size * self.architecture.hidden_size
+        rows = slice(0, SAMPLE_ROWS)
+        a, b = (gguf.dequantize(t.data[rows], t.tensor_type).astype(np.float64) for t in (head, embedding))
+        if np.linalg.norm(a - b) > SAME_MATRIX * np.linalg.norm(b):
+            return None
+        return (
+            f"output.weight ({head.tensor_type.name}) is stored beside token_embd.weight ({embedding.tensor_type.name}) "
+            f"with nearly the same values: the head is not tied here, {size / 1e6:.1f} M more parameters to train; the "
+            "original probably ties them, and its Hugging Face folder imports so"
+        )
 
     def names(self):
         return list(self.tensors)

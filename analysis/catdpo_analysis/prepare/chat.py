@@ -9,24 +9,19 @@ import contextlib
 import datetime
 import json
 import os
-import re
 import signal
 import threading
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
-from tokenizers import Tokenizer
 
 from catdpo_analysis.files import h5io
 from catdpo_analysis.files.digest import sha256
 from catdpo_analysis.errors import UserError, shorten
-from catdpo_analysis.models.hf_source import TOKENIZER_FILES
-
-TEMPLATE_FILE = re.compile(
-    r"chat_template(?:_([\w.-]+))?\.jinja", re.ASCII
-)  # those with a name: NAME.jinja of a folder
-NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+from catdpo_analysis.models.json_file import read_json
+from catdpo_analysis.models.tokenizer import guarded, settle
+from catdpo_analysis.models.tokenizer_files import chat_templates, read_files, stored_files, template_digest
 
 
 class Generation(Extension):
@@ -78,20 +73,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-def read_tokenizer(data, where):
-    """(tokenizer, number of token ids) from the bytes of tokenizer.json."""
-    try:
-        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
-        size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    except BaseException as error:  # the library raises plain Exception; a panic of its own is no Exception
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise UserError(f"{where}: tokenizer.json cannot be read: {shorten(error, 160)}") from None
-    if size == 0:
-        raise UserError(f"{where}: tokenizer.json holds no tokens")
-    return tokenizer, size
-
-
 def compile_template(text):
     """A chat template ready to render."""
 
@@ -108,13 +89,6 @@ def compile_template(text):
     return environment.from_string(text)
 
 
-def digest_of(templates):
-    """sha256 of the only template; of several, of their names and texts."""
-    if set(templates) <= {"default"}:
-        return sha256(templates.get("default", ""))
-    return sha256("".join(f"{name}\0{templates[name]}\0" for name in sorted(templates)))
-
-
 def _with_reasoning(message):
     """A message with its reasoning under both names that templates know, as transformers hands it to them."""
     names = ("reasoning_content", "thinking", "reasoning")
@@ -123,33 +97,31 @@ def _with_reasoning(message):
 
 
 class ChatTokenizer:
-    """`encode` and `encode_chat` give token ids; `eos` is the text of the end token or None; digests as the trainer
-    checks them."""
+    """`encode` and `render` give token ids and texts; `named`: "eos_token" -> text; `eos` is the text of the end token
+    or None; `templates`: name -> text of the chat templates; digests as the trainer checks them; `notes`: lines about
+    what was decided between the tokenizer's files; `positions`: how long a sequence of the model may be, or None;
+    `files`: as they belong into /tokenizer."""
 
-    def __init__(self, files, where, template=None):
+    def __init__(self, files, where, template=None, positions=None):
         """`files`: name -> bytes, as in /tokenizer of model.h5. `template`: a text that replaces the files' chat
-        template."""
-        self.where = where
-        self.tokenizer, self.vocab_size = read_tokenizer(files["tokenizer.json"], where)
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        config = self._json(files, "special_tokens_map.json") | self._json(files, "tokenizer_config.json")
-        self.named = {}
-        for name in NAMED:
-            value = config.get(name)
-            value = value.get("content") if isinstance(value, dict) else value
-            if isinstance(value, str):
-                self.named[name] = value
+        templates."""
+        self.where, self.positions, self.notes = where, positions, []
+        settled = settle(files, where, self.notes)
+        self.tokenizer, self.vocab_size, self.named, self.files = (
+            settled.tokenizer,
+            settled.size,
+            settled.named,
+            settled.files,
+        )
         self.eos = self.named.get("eos_token")
         self.eos_id, self.bos_id, self.unknown_id = (
             self.id_of(self.named[name]) if name in self.named else None
             for name in ("eos_token", "bos_token", "unk_token")
         )
-        self.templates = self._templates(files, config) if template is None else {"default": template}
-        self.template_text = self.templates.get("default", "")
+        self.templates = chat_templates(files, where, self.notes) if template is None else {"default": template}
         self.compiled = {name: self._compile(text) for name, text in self.templates.items() if text}
-        self.tokenizer_digest = sha256(files["tokenizer.json"])
-        self.template_digest = digest_of(self.templates)
+        self.tokenizer_digest = sha256(self.files["tokenizer.json"])
+        self.template_digest = template_digest(self.templates)
 
     def _compile(self, text):
         try:
@@ -159,40 +131,6 @@ class ChatTokenizer:
             raise
         except Exception as error:  # jinja2's parser raises several kinds
             raise UserError(f"{self.where}: the chat template is not valid: {shorten(error, 160)}") from None
-
-    def _json(self, files, name):
-        try:
-            value = json.loads(files.get(name, b"{}"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.where}: {name} is not valid JSON: {shorten(error, 160)}") from None
-        return value if isinstance(value, dict) else {}
-
-    def _templates(self, files, config):
-        """Name -> text of the chat templates: those in files, else those of tokenizer_config.json, one or several with
-        names; "default" is the one without a name."""
-        texts = {}
-        for name, data in files.items():
-            template = TEMPLATE_FILE.fullmatch(name)
-            if template:
-                try:
-                    texts[template[1] or "default"] = data.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise UserError(f"{self.where}: {name} is not UTF-8 text: {error}") from None
-        if texts:
-            return texts
-        found = config.get("chat_template") or {}
-        if isinstance(found, list):  # several named ones
-            found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-        texts = {"default": found} if isinstance(found, str) else found
-        where = f"{self.where}: chat_template in tokenizer_config.json"
-        for text in texts.values() if isinstance(texts, dict) else [texts]:
-            if not isinstance(text, str) or "\0" in text:
-                raise UserError(f"{where} is no text: {shorten(text)}")
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError:
-                raise UserError(f"{where} has half of a surrogate pair") from None
-        return texts
 
     def template_for(self, tools):
         """The name of the template for a conversation with these tools, as transformers chooses it, or None."""
@@ -207,38 +145,40 @@ class ChatTokenizer:
     def from_model(cls, path, template=None):
         """From the /tokenizer group of a model.h5 or a checkpoint."""
         with h5io.open_as(path, "catdpo-model", "catdpo-checkpoint") as file:
-            group = file.get("tokenizer")
+            group, model = file.get("tokenizer"), file["model"].attrs
             if group is None or "tokenizer.json" not in group:
                 raise UserError(f"{path} holds no tokenizer; name its folder with --tokenizer")
-            return cls({name: group[name][...].tobytes() for name in group}, path, template)
+            files = stored_files(file, path)
+            tokenizer = cls(files, path, template, positions_of(model))
+        if tokenizer.files != files:
+            raise UserError(
+                f"{path} was imported by a version that read tokenizer.json alone, and its other files say more "
+                f"({tokenizer.notes[0]}); import the model again"
+            )
+        return tokenizer
 
     @classmethod
     def from_folder(cls, folder, template=None):
         """From a folder with tokenizer.json."""
-        files = {}
-        paths = {name: os.path.join(folder, name) for name in TOKENIZER_FILES}
-        more = os.path.join(folder, "additional_chat_templates")
-        if os.path.isdir(more):
-            paths |= {f"chat_template_{name}": os.path.join(more, name) for name in sorted(os.listdir(more))}
-        for name, path in paths.items():
-            if os.path.isfile(path):
-                with open(path, "rb") as file:
-                    files[name] = file.read()
+        files = read_files(folder)
         if "tokenizer.json" not in files:
             raise UserError(
                 f"{folder} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
             )
-        return cls(files, folder, template)
+        config, positions = os.path.join(folder, "config.json"), None
+        if os.path.isfile(config):
+            found = read_json(config).get("max_position_embeddings")
+            positions = found if isinstance(found, int) and found > 0 else None
+        return cls(files, folder, template, positions)
 
     def encode(self, texts, special_tokens):
         """Lists of token ids of plain texts; `special_tokens`: add what the tokenizer puts around a text, such as
         BOS."""
-        try:
-            return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=special_tokens)]
-        except BaseException as error:
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise UserError(f"{self.where}: tokenizer.json cannot encode a text: {shorten(error, 160)}") from None
+        encoded = guarded(
+            lambda: self.tokenizer.encode_batch(texts, add_special_tokens=special_tokens),
+            f"{self.where}: tokenizer.json cannot encode a text",
+        )
+        return [encoding.ids for encoding in encoded]
 
     def id_of(self, token):
         """The id of a token's text, or None."""
@@ -271,9 +211,7 @@ class ChatTokenizer:
         extra = {"tools": None, "documents": None} | self.named | extra
         try:
             with time_limit(SECONDS, f"the chat template takes longer than {SECONDS} s for this conversation"):
-                text = self.compiled[name].render(
-                    messages=cleaned, add_generation_prompt=add_generation_prompt, **extra
-                )
+                text = self.compiled[name].render(messages=cleaned, add_generation_prompt=add_generation_prompt, **extra)
                 text.encode("utf-8")
         except UserError:
             raise
@@ -282,3 +220,11 @@ class ChatTokenizer:
         if len(text) > MOST_TEXT:
             raise UserError(f"the chat template writes {len(text)} characters for this conversation")
         return text
+
+
+def positions_of(attributes):
+    """How long a sequence the model of these attributes of /model may be."""
+    positions = int(attributes["max_position_embeddings"])
+    kind = attributes["rope_type"]
+    scaled = (kind.decode() if isinstance(kind, bytes) else kind) == "linear"
+    return int(positions * max(1.0, float(attributes["rope_factor"]))) if scaled else positions

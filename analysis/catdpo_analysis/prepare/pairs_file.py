@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from catdpo_analysis.files import h5io
+from catdpo_analysis.models.tokenizer_files import store_files, template_files
 from catdpo_analysis.prepare.formats import RULES
 from catdpo_analysis.prepare.turns import text_of
 
@@ -126,9 +127,7 @@ def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, temp
                     value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True),
                 )
         group = file.create_group("templates")
-        for name, text in templates.items():
-            name = "chat_template.jinja" if name == "default" else f"chat_template_{name}.jinja"
-            group.create_dataset(name, data=np.frombuffer(text.encode("utf-8"), dtype="u1"))
+        store_files(group, template_files(templates))
         group = file.create_group("categories")
         names = group.create_dataset("name", data=h5io.fixed_strings(categories))
         names.make_scale("category")

@@ -9,7 +9,7 @@ from catdpo_analysis.errors import UserError
 from catdpo_analysis.files import h5io
 from catdpo_analysis.prepare.bad_rows import BadRows
 from catdpo_analysis.prepare.categories import check_number
-from catdpo_analysis.prepare.chat import ChatTokenizer
+from catdpo_analysis.prepare.chat import ChatTokenizer, positions_of
 from catdpo_analysis.prepare.columns import Unused
 from catdpo_analysis.prepare.encode import Encoder
 from catdpo_analysis.prepare.formats import RULES, Dropped, Options, Pair, read_pair
@@ -40,9 +40,9 @@ def load_tokenizer(args):
     else:
         tokenizer = ChatTokenizer.from_model(args.model, template)
     if not args.model:
-        return tokenizer, tokenizer.vocab_size, None
+        return tokenizer, tokenizer.vocab_size, tokenizer.positions
     with h5io.open_as(args.model, "catdpo-model", "catdpo-checkpoint") as file:
-        rows, positions = (int(file["model"].attrs[name]) for name in ("vocab_size", "max_position_embeddings"))
+        rows, positions = int(file["model"].attrs["vocab_size"]), positions_of(file["model"].attrs)
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"the tokenizer in {args.tokenizer or args.model} has token ids up to {tokenizer.vocab_size - 1}, but the "

@@ -17,7 +17,7 @@ class Probe:
         self.named = {}  # text of a special token -> (row, text, ids) where it occurs
         self.samples = {True: [], False: []}
         self.largest, self.unknown, self.seen = -1, 0, 0
-        self.tokens = dict.fromkeys(tokenizer.named.values())
+        self.tokens = {token: None for token in tokenizer.named.values() if tokenizer.id_of(token) is not None}
         self.tokens |= dict.fromkeys(MARKER.findall("".join(tokenizer.templates.values())))
 
     def see(self, row, text, ids):

@@ -2,7 +2,7 @@
 
 import collections
 
-from catdpo_analysis.errors import shorten
+from catdpo_analysis.errors import one_line, shorten
 from catdpo_analysis.prepare.categories import look_alikes
 from catdpo_analysis.prepare.formats import RULES
 from catdpo_analysis.text.table import format_table
@@ -65,6 +65,7 @@ def category_table(parts, prompts, categories, harm_names):
 
 
 def notes_of(args, tokenizer, inputs, parts, pairs, prompts, harm_names, train_only, positions):
+    yield from map(one_line, tokenizer.notes)
     yield from inputs.notes.lines()
     if pairs and not harm_names:
         yield (

@@ -31,6 +31,8 @@ typedef struct Checkpoint {
     double unit;                                /* of violations */
     double pooled_rate;
     int64_t margin_updates, last_update;
+
+    const Blobs *templates; /* to write: those of the data; NULL or none: those of the model's file */
 } Checkpoint;
 
 extern const Format checkpoint_format;

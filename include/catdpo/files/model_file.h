@@ -24,14 +24,14 @@ bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm c
 
 /* The tokenizer of an open model or checkpoint. */
 typedef struct TokenizerInfo {
-    int files;
+    int members;
     int64_t bytes;
     char digest[DIGEST_TEXT]; /* "": there is none */
 } TokenizerInfo;
 
-/* Is it there, if the model has a digest of one, and are its bytes what their checksums say? Collective over the file's
- * communicator. */
-bool tokenizer_verify(H5File *file, TokenizerInfo *info, Error *err);
+/* Is it there, if the model has a digest of one, are its bytes what their checksums say, and do its tokens go with
+ * `vocab` rows of the embedding? Collective over the file's communicator. */
+bool tokenizer_verify(H5File *file, int vocab, TokenizerInfo *info, Error *err);
 
 /* Weights of an open file into t->weights on every rank. Every tensor must have the shape that the architecture says
  * and its checksum, and be finite; digest is that of the weights read. Collective over grid->world (the file's

@@ -3,10 +3,15 @@
 #define CATDPO_FILES_PAIRS_FILE_H
 
 #include "catdpo/data/pairs.h"
+#include "catdpo/h5/h5.h"
 
 /* Read group ("train", "heldout" or "probe") of a pairs file; one rank of each node reads, all ranks of comm get the
  * pairs. Everything in the file is checked; errors name file, dataset, index and remedy. Collective over comm; free
  * with pairs_free. MPI_COMM_NULL: this process alone, which needs no MPI. */
 bool pairs_load(Pairs *pairs, const char *path, const char *group, MPI_Comm comm, Error *err);
+
+/* The chat templates that the pairs of a file, or those of a checkpoint's run, were made with: files as in /tokenizer,
+ * none if it does not say. Collective over the file's communicator; free with blobs_free. */
+bool templates_read(H5File *file, Blobs *templates, Error *err);
 
 #endif

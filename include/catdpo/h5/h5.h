@@ -37,7 +37,7 @@
 enum {
     SLAB_AXES = 4,        /* most axes of a dataset */
     FILE_PATH = 1024,     /* bytes of a path, with its NUL */
-    BLOBS_MAX = 32,       /* most members of a group of byte datasets */
+    BLOBS_MAX = 32,       /* most members of a group of Blobs */
     BLOB_NAME = 128,      /* bytes of a member's name, with its NUL */
     DIGEST_TEXT = 72,     /* bytes of a digest in hexadecimal digits, with its NUL */
     CALL_BYTES = 4 << 20, /* usual share of a rank in one call: it stays in the cache between memory and file */
@@ -228,23 +228,26 @@ static inline int64_t slab_offset(const SlabAxis *axis, int64_t held) /* and its
 bool h5_read_slab(H5File *file, const char *dataset, DataType type, const Slab *slab, void *values, Error *err);
 bool h5_write_slab(H5File *file, const char *dataset, DataType type, const Slab *slab, const void *values, Error *err);
 
-/* ---- groups of byte datasets (/tokenizer) ----------------------------------------------------------------------- */
+/* ---- groups of small datasets (/tokenizer, /templates) ---------------------------------------------------------- */
+
+typedef struct BlobMember {
+    char name[BLOB_NAME];
+    int64_t size;   /* elements */
+    uint8_t *bytes; /* [size] elements of `type` on rank 0; NULL elsewhere */
+    DataType type;  /* DATA_UINT8 (files, flags) or DATA_INT64 (ids, offsets) */
+} BlobMember;
 
 typedef struct Blobs {
     int count;
-    struct {
-        char name[BLOB_NAME];
-        int64_t size;
-        uint8_t *bytes; /* [size] on rank 0; NULL elsewhere */
-    } member[BLOBS_MAX];
+    BlobMember member[BLOBS_MAX];
 } Blobs;
 
-/* All members of a group, each a 1-D uint8 dataset; owned by blobs. Refuses more than BLOBS_MAX, other members, and one
- * that does not have its checksum. */
+/* All members of a group, each a 1-D dataset of uint8 or int64; owned by blobs. Refuses more than BLOBS_MAX, other
+ * members, and one that does not have its checksum. */
 bool h5_read_blobs(H5File *file, const char *group, Blobs *blobs, Error *err);
 bool h5_write_blobs(H5File *file, const char *group, const Blobs *blobs, Error *err);
 void blobs_free(Blobs *blobs);
-/* Both in one; both files on the same communicator. */
+/* Both in one, with the members' attributes; both files on the same communicator. */
 bool h5_copy_group(H5File *from, H5File *to, const char *group, Error *err);
 
 #endif

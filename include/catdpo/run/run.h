@@ -26,6 +26,7 @@ typedef struct Run {
     BlasReport blas;
     ModelInfo model_info; /* of the weights that were loaded last */
     Pairs pairs, heldout; /* heldout: to choose the best checkpoint by; without pairs unless asked for */
+    Blobs templates;      /* that the pairs were made with; none unless the run trains */
     Layout layout;
     Grid grid;
     bool grid_made;

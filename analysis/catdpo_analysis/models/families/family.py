@@ -19,6 +19,7 @@ class Family:
     sliding = False  # layers may have a sliding window
     reads_layer_types = False  # config.json may list the layers that have one
     local_rope = False  # these have a rotation of their own, given by rope_local_base_freq
+    gguf_options = ()  # metadata that gguf_entries reads, of options that other families do not have
     gguf_names = {  # of a layer's tensors, below blk.<layer>.
         "attn_norm.weight": "input_layernorm.weight",
         "attn_q.weight": "self_attn.q_proj.weight",
@@ -63,9 +64,9 @@ class Family:
             config.refuse(
                 f"activation hidden_act = {shown(config.get('hidden_act'))}", "the engine has SwiGLU (silu) only"
             )
-        if config.get("mlp_bias"):
+        if config.flag("mlp_bias"):
             config.refuse("mlp_bias = true", "the engine has biases on q, k and v only")
-        if config.get("attention_bias") and not self.attention_bias:
+        if config.flag("attention_bias") and not self.attention_bias:
             config.refuse(
                 "attention_bias = true (a bias on o_proj as well)",
                 "the engine has biases on q, k and v only, as in Qwen2",

@@ -39,6 +39,7 @@ class Gemma3(Family):
     sliding = True
     reads_layer_types = True
     local_rope = True
+    gguf_options = ("attention.scale", "attn_logit_softcapping", "final_logit_softcapping")
     gguf_names = Family.gguf_names | {
         "post_attention_norm.weight": NORMS[0],
         "ffn_norm.weight": NORMS[1],
