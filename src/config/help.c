@@ -60,6 +60,7 @@ static void write_value(const Option *option, const Config *config, FILE *out)
     case OPTION_BOOL: fputs(*(const bool *)value ? "true" : "false", out); break;
     case OPTION_INT: write_int(*(const int64_t *)value, out); break;
     case OPTION_FLOAT:
+    case OPTION_FLOAT_OR_AUTO:
     case OPTION_MINUTES: write_float(*(const double *)value, out); break;
     case OPTION_TEXT: write_string(value, out); break;
     case OPTION_PATH: write_path(value, out); break;
@@ -104,6 +105,7 @@ static void write_json(const Option *option, const Config *config, const char *k
     case OPTION_BOOL: json_bool(j, key, *(const bool *)value); break;
     case OPTION_INT: json_integer(j, key, *(const int64_t *)value); break;
     case OPTION_FLOAT:
+    case OPTION_FLOAT_OR_AUTO:
     case OPTION_MINUTES: json_number(j, key, *(const double *)value); break;
     case OPTION_TEXT:
     case OPTION_PATH: json_text(j, key, value); break;
@@ -205,6 +207,7 @@ static void write_kind(const Option *option, const char *quote, FILE *out)
     case OPTION_BOOL: fputs("true or false", out); break;
     case OPTION_INT: fprintf(out, "integer in %s", option->bounds); break;
     case OPTION_FLOAT: fprintf(out, "number in %s", option->bounds); break;
+    case OPTION_FLOAT_OR_AUTO: fprintf(out, "%s\"auto\"%s or number in %s", quote, quote, option->bounds); break;
     case OPTION_MINUTES:
         fprintf(out, "minutes in %s or %s\"hours:minutes:seconds\"%s", option->bounds, quote, quote);
         break;
@@ -221,13 +224,38 @@ static void write_kind(const Option *option, const char *quote, FILE *out)
     }
 }
 
-/* Meaning of the option, and of each of its choices where a table explains them. Owned by the caller. */
+/* "cdpo, robust: " before a setting that only these objectives read. */
+static void write_readers(const Option *option, FILE *out)
+{
+    int readers = 0, all = 0;
+    for (; objective_choice(all).name; all++) readers += objective_reads(all, option->key);
+    if (readers == 0 || readers == all) return;
+    char names[256];
+    option_readers(option, "", names, sizeof names);
+    fprintf(out, "%s: ", names);
+}
+
+/* The same words as write_kind's; owned by the caller. */
+static char *kind_text(const Option *option)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    CHECK(out);
+    write_kind(option, "", out);
+    CHECK(fclose(out) == 0);
+    return text;
+}
+
+/* Meaning of the option, of each of its choices where a table explains them, and who reads it if not all objectives do.
+ * Owned by the caller. */
 static char *meaning(const Option *option)
 {
     char *text = NULL;
     size_t size;
     FILE *out = open_memstream(&text, &size);
     CHECK(out);
+    write_readers(option, out);
     fputs(option->help, out);
     for (int k = 0; option->type == OPTION_CHOICE && option_choice(option, k).help; k++)
         fprintf(out, "%s%s: %s", k > 0 || *option->help ? " " : "", option_choice(option, k).name,
@@ -255,9 +283,11 @@ static void write_wrapped(const char *prefix, int width, const char *text, FILE 
 
 static void help_option(const Option *option, FILE *out)
 {
-    fprintf(out, "  %s = %s  (", option->key, option->preset);
-    write_kind(option, "", out);
-    fputs(")\n", out);
+    char *kind = kind_text(option);
+    bool fits = strlen(kind) <= 60;
+    fprintf(out, fits ? "  %s = %s  (%s)\n" : "  %s = %s\n", option->key, option->preset, kind);
+    if (!fits) write_wrapped("      ", 100, kind, out);
+    free(kind);
     char *help = meaning(option);
     write_wrapped("      ", 100, help, out);
     free(help);
@@ -265,7 +295,9 @@ static void help_option(const Option *option, FILE *out)
 
 static void help_text(const OptionGroup *group, FILE *out)
 {
-    fprintf(out, "%s: %s\n", group->name, group->help);
+    char head[256];
+    snprintf(head, sizeof head, "%s: %s", group->name, group->help);
+    write_wrapped("", 100, head, out);
     for (int k = 0; option_at(k); k++)
         if (option_in_group(option_at(k), group)) help_option(option_at(k), out);
 }
@@ -304,9 +336,10 @@ static void help_cfg(const OptionGroup *group, FILE *out)
         char *help = meaning(option);
         write_wrapped("    # ", 100, help, out);
         free(help);
-        fputs("    # ", out);
-        write_kind(option, "", out);
-        fprintf(out, "\n    %s = %s;\n", strchr(option->key, '.') + 1, option->preset);
+        char *kind = kind_text(option);
+        write_wrapped("    # ", 100, kind, out);
+        free(kind);
+        fprintf(out, "    %s = %s;\n", strchr(option->key, '.') + 1, option->preset);
     }
     fputs("};\n", out);
 }

@@ -17,7 +17,8 @@ enum { PLACE_SIZE = 512, VALUE_SIZE = 128, MOST_OPTIONS = 128, MOST_CHOICES = 32
 
 typedef struct Loader {
     Config *config;
-    Error faults; /* the first MOST_FAULTS, a line each */
+    Error faults; /* the first of them, a line each: at most MOST_FAULTS, and what there is room for */
+    int told;     /* how many these are */
     int count;    /* of all faults */
     char place[MOST_OPTIONS]
               [PLACE_SIZE]; /* "file:line" or "--set key=value" that last set an option; "" for a default */
@@ -192,6 +193,12 @@ static bool set_option(const Option *option, const config_setting_t *setting, Co
         return true;
     case OPTION_INT: return set_int(option, setting, field, "an integer", place, err);
     case OPTION_FLOAT: return set_float(option, setting, field, place, err);
+    case OPTION_FLOAT_OR_AUTO:
+        if (is_auto(setting)) {
+            *(double *)field = NAN;
+            return true;
+        }
+        return set_float(option, setting, field, place, err);
     case OPTION_MINUTES: return set_minutes(option, setting, field, place, err);
     case OPTION_TEXT:
     case OPTION_PATH: return set_text(option, setting, field, place, err);
@@ -212,7 +219,12 @@ static bool set_option(const Option *option, const config_setting_t *setting, Co
 /* A fault does not end the reading: the others are wanted as well. */
 static void note_fault(Loader *loader, const Error *fault)
 {
-    if (loader->count++ < MOST_FAULTS) error_also(&loader->faults, fault);
+    enum { LAST_LINE = 64 }; /* "... and 5 more" */
+    size_t room = sizeof loader->faults.message - LAST_LINE;
+    loader->count++;
+    if (loader->told == MOST_FAULTS || strlen(loader->faults.message) + strlen(fault->message) + 1 > room) return;
+    error_also(&loader->faults, fault);
+    loader->told++;
 }
 
 /* "margin has initial, min, ..." for a group that is known, else where to look. */
@@ -470,12 +482,13 @@ static void expand_paths(Loader *loader)
 /* All faults that were found, or what contradicts each other where there are none. */
 static bool finish(Loader *loader, bool agree, Error *err)
 {
-    if (loader->count > MOST_FAULTS) {
+    if (loader->count > loader->told) {
         Error more = { 0 };
-        error_usage(&more, "... and %d more", loader->count - MOST_FAULTS);
+        error_usage(&more, "... and %d more", loader->count - loader->told);
         error_also(&loader->faults, &more);
     }
     if (loader->count > 0) *err = loader->faults;
+    objective_resolve(&loader->config->objective);
     return loader->count == 0 && (!agree || check_agreement(loader, err));
 }
 

@@ -11,6 +11,7 @@
 
 /* In the order of the enums in config.h. */
 static const OptionChoices scopes = { .names = (const char *const[]){ "category", "global", "fixed", NULL } };
+static const OptionChoices forms = { .names = (const char *const[]){ "offset", "weight", NULL } };
 static const OptionChoices aggregations = { .names = (const char *const[]){ "max", "mean", "sum", NULL } };
 static const OptionChoices signals = { .names = (const char *const[]){ "likelihood", "reward", "margin", NULL } };
 static const OptionChoices samplings = { .names = (const char *const[]){ "uniform", "balanced", "sequential", NULL } };
@@ -23,9 +24,9 @@ const OptionGroup option_groups[] = {
     { "model", "the model to train or to evaluate" },
     { "data", "preference pairs" },
     { "reference", "the frozen reference model" },
-    { "objective",
-      "the loss: softplus(offset - beta h) of each pair, h = (policy - reference) log-ratio of chosen minus rejected" },
-    { "margin", "the safety margin of each harm category (objective.type = \"catdpo\")" },
+    { "objective", "the loss of a pair; h = (policy - reference) log-ratio of chosen minus rejected, the offset is the "
+                   "pair's margin" },
+    { "margin", "the safety margin of each harm category" },
     { "batch", "which pairs make a step, and how a step is cut into passes" },
     { "optimizer", "AdamW and gradient clipping" },
     { "schedule", "length of the training and learning rate over it" },
@@ -87,6 +88,9 @@ static const Option table[] = {
       "Steps between updates; what is counted between two updates enters the next." },
     { "margin.aggregation", OPTION_CHOICE, AT(margin.aggregation), "\"max\"", NULL, &aggregations,
       "Margin of a pair with several categories: the largest, the mean or the sum of theirs." },
+    { "margin.form", OPTION_CHOICE, AT(margin.form), "\"offset\"", NULL, &forms,
+      "How a margin enters the loss of its pairs. offset: their logit is asked to exceed it. weight: their loss counts "
+      "1 + margin times, divided by the mean of these weights over the step's pairs." },
     { "margin.signal", OPTION_CHOICE, AT(margin.signal), "\"likelihood\"", NULL, &signals,
       "When a pair violates. likelihood: the mean token log-probability of the unsafe response is at least that of the "
       "safe one. reward: h <= 0. margin: beta h is below the pair's margin." },
@@ -253,9 +257,53 @@ bool option_in_bounds(const char *bounds, double value)
     return above && below;
 }
 
+static bool is_preset(const Option *option, const Config *config)
+{
+    const void *value = option_value(option, config);
+    switch (option->type) {
+    case OPTION_BOOL: return *(const bool *)value == (strcmp(option->preset, "true") == 0);
+    case OPTION_INT: return *(const int64_t *)value == strtoll(option->preset, NULL, 10);
+    case OPTION_FLOAT: return *(const double *)value == strtod(option->preset, NULL);
+    case OPTION_TEXT: return *(const char *)value == '\0'; /* no text has another default */
+    case OPTION_CHOICE: {
+        const char *name = option_choice(option, *(const int *)value).name;
+        return strncmp(option->preset + 1, name, strlen(name)) == 0;
+    }
+    default: return true;
+    }
+}
+
+void option_readers(const Option *option, const char *quote, char *text, size_t size)
+{
+    text[0] = '\0';
+    for (int k = 0; objective_choice(k).name; k++) {
+        if (!objective_reads(k, option->key)) continue;
+        size_t used = strlen(text);
+        snprintf(text + used, size - used, "%s%s%s%s", used > 0 ? ", " : "", quote, objective_choice(k).name, quote);
+    }
+}
+
+/* A setting that only other objectives read would be accepted and ignored. */
+static bool objective_reads_all(const Config *c, const char *keys[2], char *message, size_t size)
+{
+    for (int k = 0; objective_option(k); k++) {
+        const Option *option = objective_option(k);
+        if (objective_reads(c->objective.type, option->key) || is_preset(option, c)) continue;
+        char readers[256];
+        option_readers(option, "\"", readers, sizeof readers);
+        keys[0] = option->key, keys[1] = "objective.type";
+        snprintf(message, size,
+                 "objective.type = \"%s\" does not read %s: leave it at %s, or set objective.type to one of %s",
+                 objective_of(&c->objective)->name, option->key, option->preset, readers);
+        return false;
+    }
+    return true;
+}
+
 bool options_agree(const Config *c, const char *keys[2], char *message, size_t size)
 {
     keys[0] = keys[1] = NULL;
+    if (!objective_reads_all(c, keys, message, size)) return false;
     if (!margin_agree(&c->margin, &c->objective, keys, message, size)) return false;
     if (c->batch.accumulation > c->batch.pairs) {
         keys[0] = "batch.accumulation", keys[1] = "batch.pairs";

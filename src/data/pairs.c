@@ -220,3 +220,12 @@ bool pairs_check(Pairs *pairs, const char *where, Error *err)
         pairs->margin_applies[i] = pairs->chosen_safe[i] == 1 && pairs->rejected_safe[i] == 0;
     return true;
 }
+
+PairView pairs_view(const Pairs *pairs, int64_t i)
+{
+    return (PairView){
+        .tokens = { pairs_completion(pairs, PAIR_CHOSEN, i), pairs_completion(pairs, PAIR_REJECTED, i) },
+        .categories = pairs_categories(pairs, i),
+        .applies = pairs->margin_applies[i],
+    };
+}

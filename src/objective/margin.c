@@ -14,14 +14,22 @@ bool margin_agree(const MarginSettings *m, const ObjectiveSettings *objective, c
                   size_t size)
 {
     const Objective *row = objective_of(objective);
-    bool adaptive = row->margins == MARGINS_ADAPTIVE && m->scope != SCOPE_FIXED;
-    if (row->margins == MARGINS_NONE && m->initial != 0) {
+    MarginUse use = objective_margins(objective);
+    bool adaptive = use == MARGINS_ADAPTIVE && m->scope != SCOPE_FIXED;
+    const char *remedy =
+        row->margins == MARGINS_OPTIONAL ? "objective.margins to true" : "objective.type to \"safedpo\" or \"catdpo\"";
+    if (use == MARGINS_NONE && m->initial != 0) {
         keys[0] = "margin.initial", keys[1] = "objective.type";
         snprintf(message, size,
-                 "margin.initial = %g, but objective.type = \"%s\" has no margins: set margin.initial to 0, or "
-                 "objective.type to \"safedpo\" or \"catdpo\"",
-                 m->initial, row->name);
-    } else if (row->margins == MARGINS_FIXED && m->initial == 0) {
+                 "margin.initial = %g, but objective.type = \"%s\" has no margins: set margin.initial to 0, or %s",
+                 m->initial, row->name, remedy);
+    } else if (use == MARGINS_NONE && m->form != FORM_OFFSET) {
+        keys[0] = "margin.form", keys[1] = "objective.type";
+        snprintf(message, size,
+                 "margin.form = \"weight\", but objective.type = \"%s\" has no margins: leave margin.form at "
+                 "\"offset\", or set %s",
+                 row->name, remedy);
+    } else if (use == MARGINS_FIXED && m->initial == 0) {
         keys[0] = "objective.type", keys[1] = "margin.initial";
         snprintf(message, size,
                  "objective.type = \"%s\" keeps the margin at margin.initial, which is 0: set it (10 is usual), or "
@@ -42,10 +50,11 @@ bool margin_create(MarginState *state, const MarginSettings *settings, const Obj
                    int category_count, Error *err)
 {
     size_t k = (size_t)category_count;
-    MarginUse use = objective_of(objective)->margins;
+    MarginUse use = objective_margins(objective);
     *state = (MarginState){
         .category_count = category_count,
         .scope = use == MARGINS_ADAPTIVE ? (MarginScope)settings->scope : SCOPE_FIXED,
+        .form = (MarginForm)settings->form,
         .aggregation = (MarginAggregation)settings->aggregation,
         .signal = (ViolationSignal)settings->signal,
         .soft = settings->soft,
@@ -59,6 +68,7 @@ bool margin_create(MarginState *state, const MarginSettings *settings, const Obj
         .temperature = settings->temperature,
         .warmup_steps = settings->warmup_steps,
         .interval = settings->interval,
+        .normaliser = 1,
         .pooled_rate = settings->initial_rate,
     };
     CHECK(category_count >= 1);
@@ -100,14 +110,28 @@ double margin_offset(const MarginState *state, const uint8_t *category_mask, boo
     return 0;
 }
 
-double violation_signal(const MarginState *state, const PairLogProbs *pair, double h, double offset)
+PairMargin margin_of(const MarginState *state, const uint8_t *category_mask, bool applies)
+{
+    if (state->form == FORM_WEIGHT)
+        return (PairMargin){ 0, margin_raw_weight(state, category_mask, applies) / state->normaliser };
+    return (PairMargin){ margin_offset(state, category_mask, applies), 1 };
+}
+
+double margin_raw_weight(const MarginState *state, const uint8_t *category_mask, bool applies)
+{
+    return state->form == FORM_WEIGHT ? 1 + margin_offset(state, category_mask, applies) : 1;
+}
+
+void margin_begin_step(MarginState *state, double sum, int64_t pairs) { state->normaliser = sum / (double)pairs; }
+
+double violation_signal(const MarginState *state, const PairView *pair, const PairTerms *terms)
 {
     switch (state->signal) {
     case SIGNAL_LIKELIHOOD:
         return pair->logp[PAIR_CHOSEN] / pair->tokens[PAIR_CHOSEN] -
                pair->logp[PAIR_REJECTED] / pair->tokens[PAIR_REJECTED];
-    case SIGNAL_REWARD: return h;
-    case SIGNAL_MARGIN: return h - offset / state->beta;
+    case SIGNAL_REWARD: return terms->h;
+    case SIGNAL_MARGIN: return terms->excess;
     }
     return 0;
 }

@@ -1,10 +1,14 @@
-/* The table of objectives, and the settings that they share. A new objective is a file in losses/ and a row here. */
+/* The table of objectives and their settings. A new objective is a file in losses/ and a row here. */
 #include "losses/losses.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
-static const Objective *const table[] = { &objective_catdpo, &objective_safedpo, &objective_dpo };
+static const Objective *const table[] = {
+    &objective_catdpo, &objective_safedpo, &objective_dpo,    &objective_ipo,
+    &objective_hinge,  &objective_cdpo,    &objective_robust,
+};
 enum { OBJECTIVES = sizeof table / sizeof *table };
 
 #define AT(field) offsetof(ObjectiveSettings, field)
@@ -13,12 +17,26 @@ static const OptionChoices types = { .row = objective_choice };
 
 static const Option options[] = {
     { "objective.type", OPTION_CHOICE, AT(type), "\"catdpo\"", NULL, &types, "" },
-    { "objective.beta", OPTION_FLOAT, AT(beta), "0.1", "(0, inf)", NULL,
-      "Strength of the pull towards the reference, per nat." },
+    { "objective.beta", OPTION_FLOAT_OR_AUTO, AT(beta), "\"auto\"", "(0, inf)", NULL,
+      "Strength of the pull towards the reference, per nat; auto: what is usual for the objective, 0.1 for most." },
+    { "objective.margins", OPTION_BOOL, AT(margins), "false", NULL, NULL,
+      "the loss carries the margins of the group margin, as it always does with catdpo and safedpo." },
+    { "objective.sft_weight", OPTION_FLOAT, AT(sft_weight), "0.0", "[0, inf)", NULL,
+      "Adds this times the chosen completion's negative log-probability, mean over its tokens, to any objective." },
+    { "objective.label_smoothing", OPTION_FLOAT, AT(label_smoothing), "0.1", "[0, 0.5)", NULL,
+      "share of pairs whose label is taken to be wrong." },
+    { "objective.length_average", OPTION_BOOL, AT(length_average), "true", NULL, NULL,
+      "divide each side's log-ratio by its tokens, as TRL does; false: sums, as in the paper's formula." },
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 
 const Objective *objective_of(const ObjectiveSettings *settings) { return table[settings->type]; }
+
+MarginUse objective_margins(const ObjectiveSettings *settings)
+{
+    MarginUse use = objective_of(settings)->margins;
+    return use != MARGINS_OPTIONAL ? use : settings->margins ? MARGINS_ADAPTIVE : MARGINS_NONE;
+}
 
 int objective_find(const char *name)
 {
@@ -33,6 +51,23 @@ OptionChoice objective_choice(int index)
 }
 
 const Option *objective_option(int index) { return index < OPTIONS ? &options[index] : NULL; }
+
+bool objective_reads(int index, const char *key)
+{
+    static const char *const all[] = { "objective.type", "objective.beta", "objective.sft_weight", NULL };
+    const Objective *row = table[index];
+    if (strcmp(key, "objective.margins") == 0) return row->margins != MARGINS_NONE;
+    for (int i = 0; all[i]; i++)
+        if (strcmp(key, all[i]) == 0) return true;
+    for (int i = 0; row->settings && row->settings[i]; i++)
+        if (strcmp(key, row->settings[i]) == 0) return true;
+    return false;
+}
+
+void objective_resolve(ObjectiveSettings *settings)
+{
+    if (isnan(settings->beta)) settings->beta = objective_of(settings)->beta;
+}
 
 double softplus(double t) { return fmax(t, 0) + log1p(exp(-fabs(t))); }
 

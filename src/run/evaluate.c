@@ -59,14 +59,12 @@ void evaluation_measure(Evaluation *e, const Pairs *pairs, const ObjectiveSettin
     memset(e->n, 0, sizeof *e->n * (size_t)categories);
     for (int k = 0; k < categories; k++) e->right[k] = e->violations[k] = e->reward[k] = 0;
     for (int64_t i = 0; i < pairs->count; i++) {
-        PairLogProbs logps;
+        PairView view = pairs_view(pairs, i);
         for (int side = 0; side < PAIR_SIDES; side++) {
-            logps.logp[side] = e->logps[side][i];
-            logps.reference[side] = e->reference[side][i];
-            logps.tokens[side] = pairs_completion(pairs, side, i);
+            view.logp[side] = e->logps[side][i];
+            view.reference[side] = e->reference[side][i];
         }
-        PairLabels labels = { pairs_categories(pairs, i), pairs->margin_applies[i] };
-        PairScore score = score_pair(settings, margins, &logps, &labels);
+        PairScore score = score_pair(settings, margins, &view);
         add(e, pairs, i, &score, (double)score.violation * margin_unit(margins));
     }
     for (int k = 0; k < categories; k++) {

@@ -18,20 +18,28 @@ static void pair_gradient(void *context, const Batch *batch, int first, int coun
         const BatchGroup *pair = &batch->group[i];
         int64_t p = pair->id;
         const SequenceResult *sides = &result[pair->sequence];
-        PairLogProbs logps;
+        PairView view = pairs_view(pairs, p);
         for (int side = 0; side < PAIR_SIDES; side++) {
-            logps.logp[side] = sides[side].logp;
-            logps.reference[side] = t->reference[side][p];
-            logps.tokens[side] = pairs_completion(pairs, side, p);
+            view.logp[side] = sides[side].logp;
+            view.reference[side] = t->reference[side][p];
         }
-        PairLabels labels = { pairs_categories(pairs, p), pairs->margin_applies[p] };
-        PairScore score = score_pair(&t->run.config.objective, &t->margins, &logps, &labels);
+        PairScore score = score_pair(&t->run.config.objective, &t->margins, &view);
         for (int side = 0; side < PAIR_SIDES; side++)
             coefficient[pair->sequence + side] = (float)(score.coefficient[side] / t->pair_count);
         if (pair->counter != me) continue;
         tally_add(&t->tally, &t->margins, pairs, p, &score, sides);
-        for (int side = 0; side < PAIR_SIDES; side++) t->logps[side][pair->place] = logps.logp[side];
+        for (int side = 0; side < PAIR_SIDES; side++) t->logps[side][pair->place] = view.logp[side];
     }
+}
+
+/* The margins as they enter the losses of this step. */
+static void begin_margins(Trainer *t)
+{
+    const Pairs *pairs = &t->run.pairs;
+    double sum = 0;
+    for (int i = 0; i < t->pair_count; i++)
+        sum += margin_raw_weight(&t->margins, pairs_categories(pairs, t->pair[i]), pairs->margin_applies[t->pair[i]]);
+    margin_begin_step(&t->margins, sum, t->pair_count);
 }
 
 static void choose_pairs(Trainer *t)
@@ -90,6 +98,7 @@ bool train_step(Trainer *t, StepMetrics *row, Error *err)
 
     timer_start(run->timer, PHASE_BATCH);
     choose_pairs(t);
+    begin_margins(t);
     timer_stop(run->timer);
     passes(t);
 

@@ -54,14 +54,15 @@ static bool refuse_second_run(const Run *run, bool overwrite, bool resume, Error
 static bool refuse_idle_margins(const Run *run, Error *err)
 {
     const Pairs *pairs = &run->pairs;
-    const Objective *objective = objective_of(&run->config.objective);
-    if (objective->margins == MARGINS_NONE || memchr(pairs->margin_applies, 1, (size_t)pairs->count)) return true;
+    const ObjectiveSettings *objective = &run->config.objective;
+    if (objective_margins(objective) == MARGINS_NONE || memchr(pairs->margin_applies, 1, (size_t)pairs->count))
+        return true;
     return error_usage(err,
                        "%s has no pair under a margin: of none of its %lld training pairs is it known that the chosen "
-                       "response is safe and the rejected one is not, so that objective.type = \"%s\" would be "
-                       "\"dpo\". Prepare data with safety flags and harm categories, or with "
-                       "--assume-unsafe-rejected, or set objective.type to \"dpo\"",
-                       run->config.data.path, (long long)pairs->count, objective->name);
+                       "response is safe and the rejected one is not, so that objective.type = \"%s\" would go on "
+                       "without margins. Prepare data with safety flags and harm categories, or with "
+                       "--assume-unsafe-rejected, or take an objective without them, such as \"dpo\"",
+                       run->config.data.path, (long long)pairs->count, objective_of(objective)->name);
 }
 
 static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err)

@@ -98,7 +98,8 @@ static void every_field_has_exactly_one_option(void **state)
         int groups = 0;
         for (int g = 0; g < option_group_count; g++) groups += option_in_group(option, &option_groups[g]);
         assert_int_equal(groups, 1);
-        bool number = option->type == OPTION_INT || option->type == OPTION_FLOAT || option->type == OPTION_MINUTES ||
+        bool number = option->type == OPTION_INT || option->type == OPTION_FLOAT ||
+                      option->type == OPTION_FLOAT_OR_AUTO || option->type == OPTION_MINUTES ||
                       option->type == OPTION_GRID || option->type == OPTION_COUNT_OR_AUTO;
         assert_true(number == (option->bounds != NULL));
         assert_true((option->type == OPTION_CHOICE) == (option->choices != NULL));
@@ -413,13 +414,17 @@ static void all_mistakes_are_told_at_once(void **state)
         if (k > 0)
             assert_true(strstr(message, words[k - 1]) < strstr(message, words[k])); /* in the order of the text */
     }
-    char many[4096] = "margin: {\n";
+    char many[4096] = "schedule: {\n";
     for (int k = 0; k < 25; k++) snprintf(many + strlen(many), sizeof many - strlen(many), "x%02d = 1;\n", k);
     message = refusals(strcat(many, "};\n"), NULL);
     assert_says(message, "run.cfg:2: ");
     assert_says(message, "run.cfg:21: ");
     assert_null(strstr(message, "run.cfg:22: "));
     assert_says(message, "\n... and 5 more");
+    memcpy(many, "  margin", 8); /* its lines are longer: fewer have room, none is cut */
+    message = refusals(many, NULL);
+    assert_says(message, "run.cfg:18: ");
+    assert_says(message, " more");
     message = refusals("margin: { eta = ; };\nbatch: { pars = 2; };\n", "run.sed=1"); /* libconfig reads no further */
     assert_says(message, "run.cfg:1: syntax error");
     assert_says(message, "--set run.sed=1: unknown key");

@@ -168,19 +168,40 @@ static void offset_aggregates_over_the_pairs_categories(void **unused)
     }
 }
 
+/* ---- entering the loss ---- */
+
+static void margins_enter_as_offset_or_weight(void **unused)
+{
+    (void)unused;
+    const uint8_t mask[] = { 1, 0 }, other[] = { 0, 1 };
+    MarginState offset = MAKE(2, "margin.initial=3"), weight = MAKE(2, "margin.initial=3", "margin.form=weight");
+    PairMargin m = margin_of(&offset, mask, true);
+    assert_true(m.offset == 3 && m.weight == 1);
+    weight.margin[1] = 1;
+    double sum = margin_raw_weight(&weight, mask, true) + margin_raw_weight(&weight, other, true) +
+                 margin_raw_weight(&weight, mask, false);
+    assert_same(sum, 4 + 2 + 1);
+    margin_begin_step(&weight, sum, 3);
+    m = margin_of(&weight, mask, true);
+    assert_true(m.offset == 0);
+    assert_close(m.weight, 4 / (7.0 / 3));
+    assert_close(m.weight + margin_of(&weight, other, true).weight + margin_of(&weight, mask, false).weight, 3);
+    margin_free(&offset);
+    margin_free(&weight);
+}
+
 /* ---- counting ---- */
 
 static void signals_are_what_they_say(void **unused)
 {
     (void)unused;
-    PairLogProbs pair = { .logp = { -30, -20 }, .reference = { -40, -25 }, .tokens = { 10, 5 } };
-    const double h = 5;
+    const PairView pair = { .logp = { -30, -20 }, .reference = { -40, -25 }, .tokens = { 10, 5 } };
+    const PairTerms terms = { .h = 5, .excess = 5 - 20 }; /* beta h = 0.5 is 1.5 short of a margin of 2 */
     MarginState likelihood = MAKE(1, "margin.signal=likelihood"), reward = MAKE(1, "margin.signal=reward");
     MarginState margin = MAKE(1, "margin.signal=margin");
-    assert_close(violation_signal(&likelihood, &pair, h, 2), -3.0 - -4.0);
-    assert_same(violation_signal(&reward, &pair, h, 2), 5);
-    assert_close(violation_signal(&margin, &pair, h, 2), 5 - 20); /* beta h = 0.5 is 1.5 short of 2 */
-    assert_same(violation_signal(&margin, &pair, h, 0), 5);       /* without a margin: reward */
+    assert_close(violation_signal(&likelihood, &pair, &terms), -3.0 - -4.0);
+    assert_same(violation_signal(&reward, &pair, &terms), 5);
+    assert_same(violation_signal(&margin, &pair, &terms), 5 - 20);
 
     assert_int_equal(violation_score(&likelihood, 1), 0);
     assert_int_equal(violation_score(&margin, -15), 2);
@@ -386,6 +407,7 @@ int main(void)
         cmocka_unit_test(one_populated_category_is_global),
         cmocka_unit_test(equal_margins_are_one_global_margin),
         cmocka_unit_test(offset_aggregates_over_the_pairs_categories),
+        cmocka_unit_test(margins_enter_as_offset_or_weight),
         cmocka_unit_test(signals_are_what_they_say),
         cmocka_unit_test(ties_count_one_half),
         cmocka_unit_test(soft_score_is_a_sigmoid_in_fixed_point),

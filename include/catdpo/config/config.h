@@ -15,8 +15,6 @@
 #include <stdint.h>
 #include <stdio.h>
 
-enum { CONFIG_TEXT = 512 }; /* bytes of a string value, with its NUL */
-
 typedef enum { SAMPLING_UNIFORM, SAMPLING_BALANCED, SAMPLING_SEQUENTIAL } Sampling;
 typedef enum { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } ScheduleType;
 typedef enum { NONFINITE_STOP, NONFINITE_SKIP } NonfinitePolicy;

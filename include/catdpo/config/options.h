@@ -39,6 +39,9 @@ extern const OptionAlias option_aliases[]; /* ends with a row without a name */
 /* The row of a key or of the name behind its point, or NULL. */
 const OptionAlias *option_alias(const char *key);
 
+/* The objectives that read a setting of the group objective, with commas between their names. */
+void option_readers(const Option *option, const char *quote, char *text, size_t size);
+
 /* True if the option's key starts with the name of the group and a point. */
 bool option_in_group(const Option *option, const OptionGroup *group);
 

@@ -5,10 +5,13 @@
 
 #include <stddef.h>
 
+enum { CONFIG_TEXT = 512 }; /* bytes of a string value, with its NUL */
+
 typedef enum {
     OPTION_BOOL,          /* bool */
     OPTION_INT,           /* int64_t */
     OPTION_FLOAT,         /* double; an integer is accepted */
+    OPTION_FLOAT_OR_AUTO, /* double; "auto" is NAN until somebody resolves it */
     OPTION_MINUTES,       /* double: minutes; a string is hours:minutes:seconds or days-hours:minutes:seconds */
     OPTION_TEXT,          /* char[CONFIG_TEXT] */
     OPTION_PATH,          /* the same: a file or folder, in which ~ and $NAME are expanded (core/path.h) */

@@ -8,6 +8,7 @@
 
 #include "catdpo/core/error.h"
 #include "catdpo/core/side.h"
+#include "catdpo/objective/objective.h"
 
 #include <mpi.h>
 #include <stdbool.h>
@@ -75,6 +76,9 @@ static inline int pairs_completion(const Pairs *pairs, int side, int64_t i)
 {
     return pairs_length(pairs, side, i) - pairs_prompt(pairs, side, i);
 }
+/* What an objective may know of pair i; its log-probs are 0 and for the caller to fill in. */
+PairView pairs_view(const Pairs *pairs, int64_t i);
+
 /* Row of the category mask, [K]. */
 static inline const uint8_t *pairs_categories(const Pairs *pairs, int64_t i)
 {

@@ -3,7 +3,8 @@
  * K categories. A pair counts for the margins if its chosen response is safe and its rejected one is not ("applies"),
  * and then for each of its categories. A step goes
  *
- *     offset[i] = margin_offset(...)      for each pair; the margins stay as they are during a step
+ *     margin_begin_step(...)              the margins stay as they are during a step
+ *     margin[i] = margin_of(...)          for each pair: offset of its logit or weight of its loss
  *     margin_count(..., counts)           for each pair, on the one rank that counts it
  *     MPI_Allreduce of counts[2K]         int64, so that the sum is exact and the same for any number of ranks
  *     margin_update(state, counts, step)  on every rank, after the optimiser's step, with the same result
@@ -30,11 +31,13 @@
 
 typedef enum { SCOPE_CATEGORY, SCOPE_GLOBAL, SCOPE_FIXED } MarginScope;
 typedef enum { AGGREGATE_MAX, AGGREGATE_MEAN, AGGREGATE_SUM } MarginAggregation;
+typedef enum { FORM_OFFSET, FORM_WEIGHT } MarginForm;
 typedef enum { SIGNAL_LIKELIHOOD, SIGNAL_REWARD, SIGNAL_MARGIN } ViolationSignal;
 
 /* The settings margin.*. */
 typedef struct MarginSettings {
     int scope;                /* MarginScope */
+    int form;                 /* MarginForm: how a margin enters the loss */
     double initial, min, max; /* in units of beta * h */
     double eta, target;       /* step of the update; accepted violation rate */
     double averaging;         /* weight of one sample in the running violation rate, in (0, 1] */
@@ -52,11 +55,14 @@ typedef struct MarginState {
     /* from the config */
     int category_count; /* K */
     MarginScope scope;  /* SCOPE_FIXED unless the objective has adaptive margins */
+    MarginForm form;
     MarginAggregation aggregation;
     ViolationSignal signal;
     bool soft;
     double beta, min, max, eta, target, averaging, tie, temperature;
     int64_t warmup_steps, interval;
+
+    double normaliser; /* of the weights of the step at hand (margin_begin_step) */
 
     /* what a checkpoint keeps; the arrays lie in one allocation, owned */
     double *margin; /* [K] in units of beta h, min <= margin <= max unless fixed; all equal if the scope is global */
@@ -79,13 +85,25 @@ bool margin_create(MarginState *state, const MarginSettings *settings, const Obj
                    int category_count, Error *err);
 void margin_free(MarginState *state); /* harmless on a state that is all zero */
 
-/* Offset of a pair in the loss: the largest, mean or sum of the margins of its categories (category_mask[K], 0 or 1),
+/* How a pair's margin m enters its loss: as the offset m, or as the weight (1 + m) / normaliser. */
+typedef struct PairMargin {
+    double offset; /* in units of beta h */
+    double weight; /* of the loss */
+} PairMargin;
+PairMargin margin_of(const MarginState *state, const uint8_t *category_mask, bool applies);
+
+/* The weights of a step's pairs have the mean 1. Called with the sum of margin_raw_weight over all pairs of the step
+ * and their number, the same on every rank. */
+double margin_raw_weight(const MarginState *state, const uint8_t *category_mask, bool applies);
+void margin_begin_step(MarginState *state, double sum, int64_t pairs);
+
+/* Margin of a pair: the largest, mean or sum of the margins of its categories (category_mask[K], 0 or 1),
  * or 0 if the margin does not apply to it. */
 double margin_offset(const MarginState *state, const uint8_t *category_mask, bool applies);
 
 /* How far the pair is from violating, in nats; positive: it does not. likelihood: the mean token log-probability of the
- * chosen response minus the rejected one's. reward: h. margin: h - offset / beta. */
-double violation_signal(const MarginState *state, const PairLogProbs *pair, double h, double offset);
+ * chosen response minus the rejected one's. reward: h. margin: the excess, h - offset / beta. */
+double violation_signal(const MarginState *state, const PairView *pair, const PairTerms *terms);
 
 /* What a pair adds to the violations of its categories, in units. Hard: 2, 0, or 1 for a signal within `tie` of zero.
  * Soft: sigmoid(-signal / temperature), the signal times beta for reward and margin. A signal that is not a number is a

@@ -2,11 +2,10 @@
  * src/objective/losses; the table in src/objective/table.c lists them, and objective.type's choices, help and checks
  * come from its rows.
  *
- *     h      = (L_w - R_w) - (L_l - R_l)
- *     loss   = softplus(offset - beta h)       catdpo, safedpo and dpo: they differ in the offset alone
- *
- * L are the policy's and R the reference's summed log-probabilities of a completion (nats), w the chosen and l the
- * rejected one. The offset is the pair's safety margin in units of beta h (margin.h).
+ *     L_w, L_l   the policy's log-probabilities of the chosen and the rejected completion, summed over tokens, nats
+ *     R_w, R_l   the reference's
+ *     h          (L_w - R_w) - (L_l - R_l)
+ *     offset     the pair's safety margin (margin.h): what its logit beta h is asked to exceed
  *
  * Plain arithmetic: nothing here is collective or fails; a NaN or an infinity in gives one out.
  */
@@ -17,26 +16,34 @@
 #include "catdpo/core/side.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
-/* The settings objective.*. */
+/* The settings objective.*. Which objective reads which: Objective.settings. */
 typedef struct ObjectiveSettings {
     int type; /* index into the table of objectives */
     double beta;
+    bool margins;           /* carry the margins, where the objective leaves the choice */
+    double sft_weight;      /* of the chosen completion's mean token negative log-probability */
+    double label_smoothing; /* share of labels that are wrong */
+    bool length_average;    /* token-mean log-ratios instead of sums */
 } ObjectiveSettings;
 
-/* What an objective sees of a pair. */
-typedef struct PairLogProbs {
-    double logp[PAIR_SIDES];      /* L_w, L_l: summed over the completion's tokens, nats */
-    double reference[PAIR_SIDES]; /* R_w, R_l */
+/* What is known of a pair. */
+typedef struct PairView {
+    double logp[PAIR_SIDES];      /* L_w, L_l */
+    double reference[PAIR_SIDES]; /* R_w, R_l; 0 without a reference */
     int tokens[PAIR_SIDES];       /* of the completions, >= 1 */
-} PairLogProbs;
+    const uint8_t *categories;    /* [K] 0 or 1 */
+    bool applies;                 /* the margins apply: chosen is safe and rejected is not */
+} PairView;
 
-/* What it says about the pair. */
+/* What an objective says about it. */
 typedef struct PairTerms {
     double loss;                    /* nats; the step's loss is the mean over all its pairs */
     double coefficient[PAIR_SIDES]; /* d loss / d L_w and d loss / d L_l */
-    double reward[PAIR_SIDES];      /* implicit rewards, as TRL defines them for the objective */
+    double reward[PAIR_SIDES];      /* implicit rewards, as TRL logs them for the objective */
     double h;                       /* nats: how far the chosen response leads; beta h is the reward margin */
+    double excess;                  /* nats: how far the logit is above the offset, divided by beta */
 } PairTerms;
 
 /* How an objective uses the safety margins. */
@@ -44,25 +51,34 @@ typedef enum {
     MARGINS_NONE,     /* all are 0 */
     MARGINS_FIXED,    /* all stay at margin.initial */
     MARGINS_ADAPTIVE, /* margin.scope says what moves them */
+    MARGINS_OPTIONAL, /* adaptive if objective.margins is set, else none */
 } MarginUse;
 
 typedef struct Objective {
     const char *name; /* objective.type */
     const char *help; /* what it is, a sentence or two for --help-config */
     MarginUse margins;
+    double beta;                 /* what objective.beta = "auto" is */
+    const char *const *settings; /* NULL-terminated: keys of the group objective that it reads beside those of all */
     /* The terms of a pair whose margin is `offset`. */
-    PairTerms (*pair)(const ObjectiveSettings *settings, double offset, const PairLogProbs *pair);
+    PairTerms (*pair)(const ObjectiveSettings *settings, double offset, const PairView *pair);
 } Objective;
 
 /* The objective that the settings name. */
 const Objective *objective_of(const ObjectiveSettings *settings);
+/* What the settings make of its margins: never MARGINS_OPTIONAL. */
+MarginUse objective_margins(const ObjectiveSettings *settings);
 /* Index of a name in the table, or -1. */
 int objective_find(const char *name);
 /* Name and help of the index-th row; no name behind the last. */
 OptionChoice objective_choice(int index);
+
 /* The index-th setting of the group objective, its offset in ObjectiveSettings; NULL behind the last. */
 const Option *objective_option(int index);
-
+/* Does the index-th objective read the setting `key`? */
+bool objective_reads(int index, const char *key);
+/* Replaces "auto" by what the objective has. */
+void objective_resolve(ObjectiveSettings *settings);
 /* log(1 + e^t) and 1 / (1 + e^-t), without overflow or loss of digits for any t. */
 double softplus(double t);
 double sigmoid(double t);

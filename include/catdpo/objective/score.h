@@ -5,12 +5,6 @@
 
 #include "catdpo/objective/margin.h"
 
-/* What is known of a pair besides its log-probabilities. */
-typedef struct PairLabels {
-    const uint8_t *categories; /* [K] 0 or 1 */
-    bool applies;              /* the margins apply: chosen is safe and rejected is not */
-} PairLabels;
-
 typedef struct PairScore {
     double loss;                    /* nats */
     double coefficient[PAIR_SIDES]; /* d loss / d logp of each side */
@@ -20,7 +14,6 @@ typedef struct PairScore {
     int64_t violation;              /* in units of margin_unit: what margin_count adds */
 } PairScore;
 
-PairScore score_pair(const ObjectiveSettings *settings, const MarginState *margins, const PairLogProbs *pair,
-                     const PairLabels *labels);
+PairScore score_pair(const ObjectiveSettings *settings, const MarginState *margins, const PairView *pair);
 
 #endif

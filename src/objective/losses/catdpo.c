@@ -6,5 +6,6 @@ const Objective objective_catdpo = {
     .name = "catdpo",
     .help = "a margin for each harm category that follows its violation rate.",
     .margins = MARGINS_ADAPTIVE,
+    .beta = 0.1,
     .pair = dpo_pair,
 };

@@ -6,5 +6,6 @@ const Objective objective_safedpo = {
     .name = "safedpo",
     .help = "one margin, fixed at margin.initial, which must be set (10 is usual).",
     .margins = MARGINS_FIXED,
+    .beta = 0.1,
     .pair = dpo_pair,
 };

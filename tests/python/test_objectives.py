@@ -1,0 +1,128 @@
+"""Every objective that the program lists: the same run on any layout, resumed to the last bit, evaluated and checked. A new one joins by
+itself."""
+
+import os
+import re
+import subprocess
+
+import engine
+import interrupt
+import numpy as np
+import pytest
+
+pytestmark = engine.needs_binary
+
+LAYOUTS = {"1x1": (1, {"parallel.grid": [1, 1]}), "2x1": (2, {"parallel.grid": [2, 1]}), "1x2": (2, {"parallel.grid": [1, 2]}),
+           "2x2": (4, {"parallel.grid": [2, 2]}), "2-replicas": (2, {"parallel.grid": [1, 1], "parallel.replicas": 2}),
+           "accumulated": (1, {"parallel.grid": [1, 1], "batch.accumulation": 3})}
+RUN = {"optimizer.learning_rate": 0.01, "schedule.steps": 5, "checkpoint.steps": 2, "checkpoint.keep": 9}
+MARGINS = {"margin.eta": 0.5, "margin.averaging": 0.2}
+NEEDS = {"safedpo": {"margin.initial": 2.0}}                # what an objective cannot do without
+COUNTED = ("n", "violations", "pairs", "margin", "violation_rate")
+
+
+def listed():
+    """(name, does it read objective.margins) of every objective, as the program says."""
+    if not os.access(engine.BINARY, os.X_OK):
+        return []
+    rows = subprocess.run([engine.BINARY, "--help-config=markdown"], check=True, capture_output=True, text=True).stdout.splitlines()
+    row = {key: next(line for line in rows if line.startswith(f"| `{key}`")).split(" | ") for key in ("objective.type", "objective.margins")}
+    readers = row["objective.margins"][3].split(":")[0].split(", ")
+    return [(name, name in readers) for name in re.findall(r'"(\w[\w-]*)"', row["objective.type"][2])]
+
+
+def runs():
+    """name of a run -> its settings: each objective alone, and with margins where it leaves the choice."""
+    found = {}
+    for name, margins in listed():
+        found[name] = {"objective.type": name, **NEEDS.get(name, {}), **(MARGINS if name == "catdpo" else {})}
+        if margins and name not in ("catdpo", "safedpo"):
+            found[f"{name}+margins"] = {**found[name], "objective.margins": True, **MARGINS}
+    found["catdpo-as-weight"] = {**found.get("catdpo", {}), "margin.form": "weight"}
+    found["catdpo+sft"] = {**found.get("catdpo", {}), "objective.sft_weight": 0.3}
+    return found
+
+
+RUNS = runs()
+
+
+def specification(name, layout):
+    ranks, more = LAYOUTS[layout]
+    return ranks, {**RUN, **RUNS[name], **more}
+
+
+def get(name, layout):
+    ranks, settings = specification(name, layout)
+    return engine.train(ranks, **settings)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def started(request):
+    """The runs that the tests of this session ask for."""
+    asked = set()
+    for item in request.session.items:
+        parameters = getattr(item, "callspec", None) and item.callspec.params
+        if item.fspath == request.fspath and parameters and "name" in parameters:
+            asked |= {(parameters["name"], "1x1"), (parameters["name"], parameters.get("layout", "2x1"))}
+    engine.prefetch([specification(*each) for each in sorted(asked)])
+
+
+@pytest.mark.parametrize("name, layout", [(name, layout) for name in RUNS for layout in LAYOUTS if layout != "1x1" and
+                                          (name in dict(listed()) or layout in ("2x2", "2-replicas"))])
+def test_same_run_on_every_layout(name, layout):
+    """Losses within 1e-4 over 5 steps that change them; the pairs of each step, counts, violations and margins exactly equal."""
+    one, other = get(name, "1x1").metrics(), get(name, layout).metrics()
+    np.testing.assert_allclose(other["train/loss"], one["train/loss"], rtol=1e-4, atol=1e-6)
+    assert np.ptp(one["train/loss"]) > 1e-3 * np.abs(one["train/loss"]).max()
+    np.testing.assert_array_equal(other["train/pairs"], one["train/pairs"])
+    for column in COUNTED:
+        np.testing.assert_array_equal(other[f"train/category/{column}"], one[f"train/category/{column}"], column)
+    for column in ("rewards/margins", "rewards/chosen", "logps/rejected", "grad_norm"):
+        np.testing.assert_allclose(other[f"train/{column}"], one[f"train/{column}"], rtol=2e-3, atol=2e-4, err_msg=column)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_resumed_run_is_the_uninterrupted_one(name):
+    """From the checkpoint after step 2 to step 5: weights, moments, margins and metrics are the same bits."""
+    whole, (ranks, settings) = get(name, "2x1"), specification(name, "2x1")
+    folder = interrupt.copy_run(whole.directory, "resumed")
+    interrupt.finish(folder, ranks, (f"--resume={folder}/run/checkpoints/step-00000002.h5",), **settings)
+    for file in ("checkpoints/final.h5", "metrics.h5"):
+        expected, found = whole.read(file), engine.read(os.path.join(folder, "run", file))
+        for path, values in expected.items():
+            if not path.startswith(("timing", "config")) and values.dtype.kind != "O":
+                assert found[path].tobytes() == values.tobytes(), path
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_files_of_the_run_are_complete(name):
+    """Its held-out pairs can be evaluated, and `check` accepts every file."""
+    run, (ranks, settings) = get(name, "2x1"), specification(name, "2x1")
+    engine.evaluate(ranks, ("--model", run.path("checkpoints/final.h5")), **{**settings, "run.dir": run.directory})
+    checked = subprocess.run([engine.BINARY, "check", run.directory], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_weights_of_zero_margins_are_dpo():
+    """margin.form = "weight" with margins that stay at 0 is dpo, and cdpo and robust without label smoothing are: to the last bit."""
+    dpo = engine.train(2, **{**RUN, "objective.type": "dpo", "parallel.grid": [2, 1]})
+    for settings in ({"objective.type": "catdpo", "margin.form": "weight", "margin.eta": 0.0},
+                     {"objective.type": "cdpo", "objective.label_smoothing": 0.0}, {"objective.type": "robust", "objective.label_smoothing": 0.0}):
+        other = engine.train(2, **{**RUN, **settings, "parallel.grid": [2, 1]})
+        assert other.metrics()["train/loss"].tobytes() == dpo.metrics()["train/loss"].tobytes(), settings
+        for group in ("model", "optimizer/m", "optimizer/v"):
+            for path, values in dpo.weights(group).items():
+                assert other.weights(group)[path].tobytes() == values.tobytes(), (settings, path)
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"objective.type": "ipo", "objective.label_smoothing": 0.2}, ("ipo", "objective.label_smoothing", "cdpo", "robust")),
+    ({"objective.type": "dpo", "objective.margins": True}, ("dpo", "objective.margins", "catdpo", "ipo")),
+    ({"objective.type": "ipo", "margin.initial": 1.0}, ("margin.initial", "ipo", "objective.margins")),
+    ({"objective.type": "ipo", "margin.form": "weight"}, ("margin.form", "ipo", "objective.margins"))],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "")
+def test_settings_that_would_be_ignored(settings, words):
+    """A setting that the chosen objective does not read is refused, with the ones that do."""
+    run = engine.launch("train", 1, **settings)
+    assert run.statuses == [2] and len(run.errors) == 1, repr(run)
+    assert all(word in run.errors[0] for word in words), run.errors[0]
