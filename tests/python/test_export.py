@@ -209,6 +209,11 @@ def test_an_existing_folder_is_never_overwritten(cli, tmp_path):
     cli("export", tmp_path / "a.h5", "--out", tmp_path / "empty")
     assert (tmp_path / "empty/config.json").exists()
     assert "there is no file" in cli("export", tmp_path / "none.h5", "--out", tmp_path / "x", status=2).err
+    run = tmp_path / "run/checkpoints"
+    run.mkdir(parents=True)
+    assert "is a folder, not a file\n" in cli("export", run.parent, "--out", tmp_path / "x", status=2).err
+    (run / "final.h5").touch()
+    assert f"such as {run / 'final.h5'}" in cli("export", run.parent, "--out", tmp_path / "x", status=2).err
     (tmp_path / "text.h5").write_text("hello")
     assert "HDF5" in cli("export", tmp_path / "text.h5", "--out", tmp_path / "x", status=2).err
 

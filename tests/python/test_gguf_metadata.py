@@ -141,9 +141,11 @@ FITTING = GGUF | {"vocab_size": train_bpe().get_vocab_size()}
 
 
 @pytest.mark.parametrize("pre", [None, "default"])
-def test_a_byte_level_file_without_the_name_of_its_pre_tokenizer_is_refused(bring, pre):
+def test_a_byte_level_file_without_the_name_of_its_pre_tokenizer_is_refused(bring, cli, tmp_path, pre):
     error = bring({"tokenizer.ggml.pre": pre}, status=2, tokenizer=train_bpe(), config=FITTING)
     assert "tokenizer.ggml.pre is " + (pre or "missing") in error and "convert the model again" in error
+    printed = cli("import", tmp_path / "m.gguf", "--out", tmp_path / "m.h5", "--no-tokenizer").out
+    assert "(no tokenizer)" in printed and "note: no tokenizer: " in printed
 
 
 @pytest.mark.parametrize("pre, added", [("llama-bpe", True), ("tekken", True), ("gpt-2", False), ("qwen2", False)])

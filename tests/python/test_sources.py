@@ -262,6 +262,25 @@ def test_a_key_that_is_there_twice_is_refused_unless_both_are_the_same(bring, tm
     assert '"rope_theta" is there twice' in bring(status=2)
 
 
+def test_old_files_of_a_tokenizer_that_say_something_else_are_named(cli, tmp_path):
+    def bring():
+        return cli("import", tmp_path / "hf", "--out", tmp_path / "m.h5").out
+
+    write_model(tmp_path / "hf")
+    vocabulary = json.loads((tmp_path / "hf/tokenizer.json").read_text())["model"]["vocab"]
+    (tmp_path / "hf/vocab.json").write_text(json.dumps(vocabulary))
+    template = json.loads((tmp_path / "hf/tokenizer_config.json").read_text())["chat_template"]
+    (tmp_path / "hf/chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert "note" not in bring()
+    first, second = list(vocabulary)[:2]
+    swapped = vocabulary | {first: vocabulary[second], second: vocabulary[first]}
+    (tmp_path / "hf/vocab.json").write_text(json.dumps(swapped))
+    (tmp_path / "hf/chat_template.json").write_text(json.dumps({"chat_template": "other"}))
+    printed = bring()
+    assert "vocab.json differs from tokenizer.json in 2 tokens; tokenizer.json is used" in printed
+    assert "chat_template.json (of a processor) is not used; it differs" in printed
+
+
 # ---- not a folder ----------------------------------------------------------------------------------------------------
 
 

@@ -114,6 +114,7 @@ def imported(config=None, model=None, rows=410, **more):
         ({}, {}, {}, {2: ["tokenizer", "chat template"]}),
         ({"chat_template": None}, {}, {}, {2: ["tokenizer"]}),
         ({}, {}, {"eos_token_id": [0, 2]}, {0: ["generation_config.json"]}),
+        ({}, {}, {"stop_strings": ["<|endoftext|>", "User:"]}, {0: ["stop_strings"]}),
         ({}, {"eos_token_id": 5}, {"eos_token_id": 2}, {5: ["config.json"]}),
         ({"chat_template": END_OF_TURN}, {}, {}, {0: ["chat template"], 2: ["tokenizer"]}),
         ({"eos_token": None}, {"eos_token_id": [3, 4]}, {}, {2: ["chat template"], 3: ["config.json"], 4: ["config.json"]}),
@@ -132,6 +133,8 @@ def test_places_that_disagree_about_the_end_are_named():
     assert [note for note in notes if "eos_token_id in config.json <|endoftext|> (0)" in note]
     assert imported({}, {"eos_token_id": [0, 2]}).notes == []
     assert "eos_token_id in config.json: 410 is no row" in imported({}, {"eos_token_id": [2, 410]}).notes[0]
+    notes = imported({}, generation_config={"stop_strings": ["<|endoftext|>", "User:"]}).notes
+    assert notes == ["generation_config.json: 1 of stop_strings not used, no single tokens: 'User:'"]
     for value in ("2", True, [None]):
         with pytest.raises(UserError, match="is no token id"):
             imported({}, {"eos_token_id": value})

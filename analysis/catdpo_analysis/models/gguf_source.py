@@ -43,7 +43,7 @@ def short_float(value):
 
 
 class GgufSource:
-    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), `notes`, and `read(name)` for each weight."""
+    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), `tokenizer_error`, `notes`, and `read(name)` for each weight."""
 
     def __init__(self, path, description=None):
         self.path, self.description = description or path, description or os.path.basename(path)  # path: for messages
@@ -57,7 +57,7 @@ class GgufSource:
             self.config = self._config()
             self.architecture = read_config(self.config, self.path)
             self.config_text = json.dumps(self.config, indent=2) + "\n"
-            self.tokenizer_files = build_tokenizer_files(self.metadata.get, self.path)
+            self.tokenizer_files, self.tokenizer_error = self._tokenizer()
             self._say()
         except UserError:
             raise
@@ -65,6 +65,13 @@ class GgufSource:
             raise UserError(
                 f"{self.path} cannot be read as GGUF (wrong kind of file, damaged, or cut short): {shorten(error, 160)}"
             ) from None
+
+    def _tokenizer(self):
+        """(files, None), or ({}, what is wrong with it): the weights may be wanted without it."""
+        try:
+            return build_tokenizer_files(self.metadata.get, self.path), None
+        except UserError as error:
+            return {}, error
 
     def _family(self):
         kind = self.metadata.kind

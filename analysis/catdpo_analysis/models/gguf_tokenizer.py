@@ -146,7 +146,8 @@ def byte_level(tokens, merges, pre, path):
         raise UserError(
             f"{path}: the metadata do not name the pre-tokenizer (tokenizer.ggml.pre is {pre or 'missing'}), as in files "
             "made before May 2024, so texts would be split otherwise than the model learned it; convert the model again "
-            "with a current llama.cpp, or import it from its Hugging Face folder"
+            "with a current llama.cpp, import it from its Hugging Face folder, or import it with --no-tokenizer and give "
+            "prepare the original's (--tokenizer DIR)"
         )
     if merges is None:
         raise UserError(f"{path}: the byte-level tokenizer has no merges (tokenizer.ggml.merges)")

@@ -9,7 +9,7 @@ from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.models.architecture import read_config
 from catdpo_analysis.models.hf_weights import find_tensors
 from catdpo_analysis.models.json_file import parse_json, read_json
-from catdpo_analysis.models.tokenizer_files import read_files
+from catdpo_analysis.models.tokenizer_files import chat_templates, read_files
 
 BUFFERS = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # that old versions stored; computed, not learned
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
@@ -19,7 +19,7 @@ TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bf
 
 
 class HuggingFaceSource:
-    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), `notes`, and `read(name)` for each weight."""
+    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), `tokenizer_error`, `notes`, and `read(name)` for each weight."""
 
     def __init__(self, folder):
         self.description, self.folder = os.path.basename(os.path.abspath(folder)), folder
@@ -29,13 +29,14 @@ class HuggingFaceSource:
         try:
             with open(config_path, "rb") as file:
                 data = file.read()
-            self.config_text = data.decode("utf-8")
+            self.config_text = data.decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{config_path} cannot be read: {error}") from None
         self.config = parse_json(data, config_path)
         self.architecture = read_config(self.config, config_path, self.notes)
-        self.tokenizer_files = read_files(folder)
+        self.tokenizer_files, self.tokenizer_error = read_files(folder), None
         self.where = find_tensors(folder, self.notes)
+        self._compare_old_files()
         self._check_buffers()
         self._check_dtype()
 
@@ -102,6 +103,26 @@ class HuggingFaceSource:
                 f"config.json: torch_dtype = {shorten(told)}, the weights are stored as {', '.join(sorted(stored))}: "
                 "taken as stored"
             )
+
+    def _compare_old_files(self):
+        """Files of a tokenizer that tokenizer.json and the chat template stand for; transformers reads those, too."""
+        there, files = set(os.listdir(self.folder)), self.tokenizer_files
+        if {"vocab.json", "tokenizer.json"} <= there:
+            old = read_json(os.path.join(self.folder, "vocab.json"))
+            model = parse_json(files["tokenizer.json"], f"{self.folder}/tokenizer.json").get("model")
+            new = model.get("vocab") if isinstance(model, dict) else None
+            if isinstance(new, dict) and old != new:
+                differ = sum(old.get(token) != new.get(token) for token in old.keys() | new.keys())
+                self.notes.append(f"vocab.json differs from tokenizer.json in {differ} tokens; tokenizer.json is used")
+        if "chat_template.json" in there:
+            old = read_json(os.path.join(self.folder, "chat_template.json")).get("chat_template")
+            new = chat_templates(files, self.folder, []).get("default")
+            if old != new:
+                self.notes.append(
+                    "chat_template.json (of a processor) is not used"
+                    + ("; it differs from the tokenizer's chat template" if new else ": put its text into a file for "
+                       "prepare --chat-template")
+                )
 
     def names(self):
         return [name for name in self.where if not name.endswith(BUFFERS)]

@@ -15,7 +15,6 @@ from catdpo_analysis.errors import UserError, one_line
 from catdpo_analysis.models.gguf_source import GgufSource, open_wheel
 from catdpo_analysis.models.hf_source import MERGE, HuggingFaceSource
 from catdpo_analysis.models.import_tokenizer import ImportedTokenizer
-from catdpo_analysis.models.tokenizer_files import store_files
 from catdpo_analysis.text.progress import Progress
 
 
@@ -103,20 +102,29 @@ def check_tensors(source):
     return expected
 
 
+def _tokenizer_of(source, path):
+    if source.tokenizer_error:
+        raise source.tokenizer_error
+    if "tokenizer.json" not in source.tokenizer_files:
+        raise UserError(
+            f"{path} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(...).save_pretrained(...), or "
+            "import without a tokenizer (--no-tokenizer)"
+        )
+    return ImportedTokenizer(source.tokenizer_files, source.config, source.architecture.vocab_size, path)
+
+
 def import_model(path, out, need_tokenizer=True):
     """Writes model.h5; returns (architecture, weights digest, ImportedTokenizer or None, notes)."""
     with open_source(path) as source:
         shapes = check_tensors(source)
-        files, tokenizer = source.tokenizer_files, None
-        if "tokenizer.json" in files:
-            tokenizer = ImportedTokenizer(files, source.config, source.architecture.vocab_size, path)
-            files = tokenizer.files
-        elif need_tokenizer:
-            raise UserError(
-                f"{path} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(...).save_pretrained(...), "
-                "or import without "
-                "a tokenizer (--no-tokenizer)"
-            )
+        try:
+            tokenizer = _tokenizer_of(source, path)
+        except UserError as error:
+            if need_tokenizer:
+                raise
+            tokenizer = None
+            if source.tokenizer_files or source.tokenizer_error:
+                source.notes.append(f"no tokenizer: {error}")
         with h5io.create(out, "catdpo-model") as file, Progress("import", len(shapes), "tensors") as progress:
             model = file.create_group("model")
             checksums = {}
@@ -143,8 +151,6 @@ def import_model(path, out, need_tokenizer=True):
             group = file.create_group("tokenizer")
             if tokenizer:
                 tokenizer.store(group)
-            else:
-                store_files(group, files)
         return source.architecture, digest, tokenizer, source.notes + (tokenizer.notes if tokenizer else [])
 
 
@@ -158,7 +164,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--no-tokenizer",
         action="store_true",
-        help="accept a source without tokenizer.json (prepare then needs --tokenizer)",
+        help="accept a source without a tokenizer, or with one that is refused (prepare then needs --tokenizer)",
     )
 
 

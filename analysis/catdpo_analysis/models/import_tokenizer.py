@@ -63,7 +63,11 @@ class ImportedTokenizer:
                 text = self.chat.render(CONVERSATION)
             except UserError as error:
                 self.notes.append(f"{error} (a plain question and answer)")
-        named = [f"{ANSWER}{token}" for token in self.chat.named.values() if self.chat.id_of(token) is not None]
+        named = [
+            f"{ANSWER}{token}"
+            for name, token in self.chat.named.items()
+            if name != "unk_token" and self.chat.id_of(token) is not None
+        ]
         texts = [(True, text)] * bool(text) + [(False, piece) for piece in (ANSWER, *named)]
         for (chat, piece), ids in zip(texts, self.chat.encode([piece for _, piece in texts], special_tokens=False)):
             probe.see(Tried(chat), piece, ids)
@@ -92,6 +96,20 @@ class ImportedTokenizer:
             )
         return [i for i in told if i not in beyond]
 
+    def _stop_strings(self):
+        """Those of generation_config.json that are one token."""
+        told = json_of(self.files, "generation_config.json", self.where).get("stop_strings") or []
+        told = [told] if isinstance(told, str) else told
+        if not isinstance(told, list) or not all(isinstance(text, str) for text in told):
+            raise UserError(f"{self.where}: stop_strings in generation_config.json is no list of texts")
+        others = [text for text in told if self.chat.id_of(text) is None]
+        if others:
+            self.notes.append(
+                f"generation_config.json: {len(others)} of stop_strings not used, no single tokens: "
+                f"{shorten(', '.join(map(repr, others)))}"
+            )
+        return [self.chat.id_of(text) for text in told if text not in others]
+
     def _end_of_turn(self, text):
         """The first special token that the template writes after an answer, or None."""
         if ANSWER not in text:
@@ -108,6 +126,7 @@ class ImportedTokenizer:
                 json_of(self.files, "generation_config.json", self.where), "generation_config.json"
             ),
             "config.json": self._told(config, "config.json"),
+            "stop_strings": self._stop_strings(),
             "chat template": [] if (end := self._end_of_turn(text)) is None else [end],
         }
         told = {place: set(ids) for place, ids in places.items() if ids}

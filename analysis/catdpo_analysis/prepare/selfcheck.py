@@ -29,8 +29,15 @@ class Probe:
             self.samples[row.chat].append((row, text, ids))
         if ids:
             self.largest = max(self.largest, max(ids))
-        self.unknown += ids.count(self.tokenizer.unknown_id) if self.tokenizer.unknown_id is not None else 0
+        self.unknown += self._count_unknown(text, ids)
         self.seen += len(ids)
+
+    def _count_unknown(self, text, ids):
+        """Tokens for what the tokenizer does not know. Its unk_token may also stand for the end or be in the text."""
+        number, token = self.tokenizer.unknown_id, self.tokenizer.named.get("unk_token")
+        if number is None or number in (self.tokenizer.bos_id, self.tokenizer.eos_id):
+            return 0
+        return max(0, ids.count(number) - text.count(token))
 
     def settle(self):
         """Raises UserError if a text is not what its tokens say. Returns notes for the terminal."""
@@ -72,7 +79,7 @@ class Probe:
         return ""
 
     def _check_text(self, row, text, ids):
-        if self.tokenizer.unknown_id in ids:
+        if self._count_unknown(text, ids):
             return  # said by the count of unknown tokens
         decoded = self.tokenizer.decode(ids)
         if _letters(text) not in _letters(decoded):  # which may have a token before it, such as BOS
