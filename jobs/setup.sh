@@ -9,7 +9,8 @@
 #   setup_fuzzer       clang's fuzzer runtime and symbolizer, for the fuzz targets; false: it is not there
 #   stage TITLE, stage_done, skipped TEXT, fail TEXT
 #
-# CATDPO_MESON_OPTIONS is passed on to meson, e.g. "-Dscalapack=-L/opt/lib,-lscalapack" for a site's own ScaLAPACK.
+# CATDPO_MESON_OPTIONS is passed on to meson, as words of a shell: "-Dscalapack=mkl" for a site's own ScaLAPACK, or
+# "'-Dscalapack=-L/opt/lib -lscalapack'".
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 stage_title="" stage_start=0 stage_number=0
@@ -37,7 +38,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 has_library() { local name; for name in "$@"; do pkg-config --exists "$name" 2>/dev/null && return 0; done; return 1; }
 # the symbolizer: leaks that are not ours are told by the function's name
 has_fuzzer() { has llvm-symbolizer && echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { return d && n > 9; }' | clang -fsanitize=fuzzer -x c - -o /dev/null 2>/dev/null; }
-names_option() { case " ${CATDPO_MESON_OPTIONS:-} " in *" -D$1="*) return 0 ;; esac; return 1; }
+names_option() { [[ " ${CATDPO_MESON_OPTIONS:-} " == *[\ \'\"]"-D$1="* ]]; }
 
 # Debian packages of what is missing, judged by what works and not by what is installed, so that modules serve as well.
 missing_packages() {
@@ -52,7 +53,7 @@ missing_packages() {
     has_library hdf5-openmpi hdf5 || echo libhdf5-openmpi-dev
     # Debian's ScaLAPACK names LAPACK in its .pc file and does not depend on the package that has it
     names_option scalapack || has_library scalapack-openmpi scalapack || echo libscalapack-openmpi-dev liblapack-dev
-    if ! names_option blas; then
+    if ! names_option blas && ! names_option scalapack; then    # a ScaLAPACK that was named often brings its BLAS
         has_library blas openblas || echo libblas-dev
         # Debian's reference BLAS is a hundred times slower than OpenBLAS
         [ ! -e /etc/debian_version ] || ls /usr/lib/*/openblas*/libblas.so.3 >/dev/null 2>&1 || echo libopenblas0-pthread
@@ -81,7 +82,7 @@ setup_packages() {
     if ! has apt-get; then
         fail "missing (by Debian's names): $missing
 Load your site's modules for them, for example: module load gcc openmpi scalapack openblas hdf5-parallel python
-Name a ScaLAPACK without a .pc file in CATDPO_MESON_OPTIONS. libconfig, cmocka and Meson come from most package managers."
+Name a ScaLAPACK that pkg-config does not know in CATDPO_MESON_OPTIONS: -Dscalapack=mkl, or '-Dscalapack=-L/opt/lib -lscalapack'. libconfig, cmocka and Meson come from most package managers."
     elif [ "$(id -u)" -ne 0 ]; then
         fail "missing packages, and installing them needs root. Run this line, then start again:
     sudo apt-get update && sudo apt-get install -y --no-install-recommends $missing"
@@ -139,8 +140,9 @@ setup_build() {
     shift
     stage "Build (${dir#"$root"/})"
     if [ ! -e "$dir/build.ninja" ]; then
-        # shellcheck disable=SC2086
-        meson setup "$dir" "$root" "$@" ${CATDPO_MESON_OPTIONS:-} >"$dir.log" 2>&1 ||
+        local -a site
+        eval "site=(${CATDPO_MESON_OPTIONS:-})"
+        meson setup "$dir" "$root" "$@" "${site[@]}" >"$dir.log" 2>&1 ||
             { cat "$dir.log" >&2; fail "Meson could not configure the build; the last lines say what is missing"; }
         rm -f "$dir.log"
     fi

@@ -13,22 +13,74 @@
 
 void sgemm_(void);
 
+/* A function of the BLAS that is linked, which only one kind of BLAS has; call is NULL if this one has it not. Some
+ * take pointers or numbers, which is the caller's to know. */
+typedef union Symbol {
+    void *object;
+    const char *(*text)(void);
+    int (*number)(void);
+    void (*set)(int);
+    void (*version)(char *text, int size);
+    void (*versions)(int *major, int *minor, int *patch, const char **tag);
+    const char *(*name)(int id);
+} Symbol;
+
+static Symbol find(const char *name) { return (Symbol){ dlsym(RTLD_DEFAULT, name) }; }
+
 static const char *openblas_core(void)
 {
-    union {
-        void *object;
-        const char *(*call)(void);
-    } symbol = { dlsym(RTLD_DEFAULT, "openblas_get_corename") };
-    return symbol.object ? symbol.call() : "";
+    Symbol core = find("openblas_get_corename");
+    return core.object ? core.text() : "";
 }
 
-static const char *openblas_config(void)
+/* ---- what it is ---- */
+
+enum { NAME = 160 };
+
+/* "Intel(R) oneAPI Math Kernel Library Version 2026.2-Product Build ..." */
+static bool name_mkl(char name[NAME])
 {
-    union {
-        void *object;
-        const char *(*call)(void);
-    } symbol = { dlsym(RTLD_DEFAULT, "openblas_get_config") };
-    return symbol.object ? symbol.call() : "";
+    Symbol get = find("MKL_Get_Version_String");
+    if (!get.object) return false;
+    char text[256] = "";
+    get.version(text, sizeof text - 1);
+    const char *version = strstr(text, "Version ");
+    if (version) version += strlen("Version ");
+    snprintf(name, NAME, "Intel MKL %.*s", version ? (int)strcspn(version, " -,") : 40, version ? version : text);
+    return true;
+}
+
+/* BLIS says "1.0" of itself and AMD's "AOCL-BLIS 4.2"; its kernels are named after the processor. */
+static bool name_blis(char name[NAME])
+{
+    Symbol version = find("bli_info_get_version_str"), id = find("bli_arch_query_id"), text = find("bli_arch_string");
+    if (!version.object) return false;
+    const char *said = version.text();
+    snprintf(name, NAME, "%s%.60s%s%.30s", strcasestr(said, "AOCL") ? "" : "BLIS ", said,
+             id.object && text.object ? " " : "", id.object && text.object ? text.name(id.number()) : "");
+    return true;
+}
+
+static bool name_armpl(char name[NAME])
+{
+    Symbol version = find("armplversion");
+    int major = 0, minor = 0, patch = 0;
+    const char *tag = NULL;
+    if (!version.object) return false;
+    version.versions(&major, &minor, &patch, &tag);
+    snprintf(name, NAME, "Arm Performance Libraries %d.%d.%d", major, minor, patch);
+    return true;
+}
+
+/* Name and version as the library tells them, "" if nothing is known but its file. Cray's tells its name only. */
+static void name_library(const char *file, char name[NAME])
+{
+    Symbol config = find("openblas_get_config");
+    *name = '\0';
+    if (config.object)
+        snprintf(name, NAME, "%.150s", config.text());
+    else if (!name_mkl(name) && !name_blis(name) && !name_armpl(name) && strstr(file, "libsci"))
+        snprintf(name, NAME, "Cray LibSci");
 }
 
 /* The kernels to ask for when OpenBLAS chose some that are far below this processor; NULL if its choice is right. */
@@ -57,23 +109,28 @@ static const char *better_core(const char *core)
 
 void blas_repair(char *argv[])
 {
+    /* Intel's MKL adds up in an order that depends on where a matrix lies in memory, unless it is told not to */
+    setenv("MKL_CBWR", "AUTO,STRICT", 0);
     const char *core = better_core(openblas_core());
     if (!core || getenv("OPENBLAS_CORETYPE")) return;
     setenv("OPENBLAS_CORETYPE", core, 1);
     execv("/proc/self/exe", argv); /* if this fails, blas_check names the remedy */
 }
 
-static void set_threads(int threads)
+/* False if it has no more than one and does as it likes. */
+static bool set_threads(int threads)
 {
-    static const char *const setters[] = { "openblas_set_num_threads", "MKL_Set_Num_Threads",
-                                           "bli_thread_set_num_threads", "armpl_set_num_threads", NULL };
-    for (const char *const *name = setters; *name; name++) {
-        union {
-            void *object;
-            void (*call)(int);
-        } symbol = { dlsym(RTLD_DEFAULT, *name) };
-        if (symbol.object) symbol.call(threads);
+    static const char *const functions[][2] = { { "openblas_set_num_threads", "openblas_get_num_threads" },
+                                                { "MKL_Set_Num_Threads", "MKL_Get_Max_Threads" },
+                                                { "bli_thread_set_num_threads", "bli_thread_get_num_threads" },
+                                                { "armpl_set_num_threads", "armpl_get_num_threads" } };
+    bool ok = true;
+    for (size_t k = 0; k < sizeof functions / sizeof *functions; k++) {
+        Symbol set = find(functions[k][0]), get = find(functions[k][1]);
+        if (set.object) set.set(threads);
+        if (get.object && threads > 1) ok = ok && get.number() > 1;
     }
+    return ok;
 }
 
 /* GF/s of this rank on matrices that fit its caches, best of a few rounds of some milliseconds. */
@@ -110,7 +167,7 @@ static int count_cores(MPI_Comm node)
     return CPU_COUNT(&all);
 }
 
-static void judge(BlasReport *report)
+static void judge(BlasReport *report, bool threaded)
 {
     char *out = report->warning;
     size_t room = sizeof report->warning;
@@ -121,6 +178,11 @@ static void judge(BlasReport *report)
                  "job more "
                  "cores (SLURM: --cpus-per-task; mpirun: --bind-to none)",
                  report->node_ranks, report->threads, report->node_cores);
+    else if (!threaded)
+        snprintf(out, room,
+                 "parallel.threads = %d has no effect: this BLAS was built or linked without threads. Set it to 1 and "
+                 "start more ranks, or link another (Intel's: -Dscalapack=mkl-dynamic-lp64-gomp)",
+                 report->threads);
     else if (better)
         snprintf(out, room,
                  "OpenBLAS uses its %s kernels on a processor that can do more: start with OPENBLAS_CORETYPE=%s in the "
@@ -142,11 +204,13 @@ BlasReport blas_check(MPI_Comm comm, int threads)
         void (*call)(void);
         void *object;
     } symbol = { sgemm_ };
-    char resolved[4096];
+    char resolved[4096], name[NAME];
     const char *file = dladdr(symbol.object, &info) && info.dli_fname ? info.dli_fname : "unknown";
     if (realpath(file, resolved)) file = resolved;
-    snprintf(report.library, sizeof report.library, "%.150s%s%.90s", file, *openblas_config() ? ", " : "",
-             openblas_config());
+    name_library(file, name);
+    size_t length = strlen(file); /* its end tells more than its beginning */
+    snprintf(report.library, sizeof report.library, "%.150s%s%.100s", name, *name ? ", " : "",
+             file + (length > 100 ? length - 100 : 0));
     snprintf(report.core, sizeof report.core, "%s", openblas_core());
 
     MPI_Comm node;
@@ -154,12 +218,12 @@ BlasReport blas_check(MPI_Comm comm, int threads)
     CHECK_MPI(MPI_Comm_size(node, &report.node_ranks));
     report.node_cores = count_cores(node);
     MPI_Comm_free(&node);
-    set_threads(threads);
+    bool threaded = set_threads(threads);
     CHECK_MPI(MPI_Barrier(comm)); /* so that all ranks load the machine at once, as they will in training */
     double mine = measure_sgemm();
     CHECK_MPI(MPI_Allreduce(&mine, &report.gflops, 1, MPI_DOUBLE, MPI_MIN, comm));
 
-    judge(&report);
+    judge(&report, threaded);
     /* the rank with the worst ratio of threads to cores speaks for all */
     struct {
         double load;

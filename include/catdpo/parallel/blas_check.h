@@ -5,7 +5,7 @@
 #include <mpi.h>
 
 typedef struct BlasReport {
-    char library[256]; /* file that sgemm_ came from, and OpenBLAS's own configuration where it is OpenBLAS */
+    char library[256]; /* name and version as the library tells them, and the file that sgemm_ came from */
     char core[32];     /* kernels that OpenBLAS chose; "" if another library */
     int threads;       /* BLAS threads a rank */
     int node_ranks;    /* ranks on this node */
@@ -16,7 +16,8 @@ typedef struct BlasReport {
 
 /* OpenBLAS falls back to its slowest kernels without a word on a processor newer than itself. Kernels can only be
  * chosen before the library loads, so this sets OPENBLAS_CORETYPE and starts the program again. Returns if there is
- * nothing to repair. Call before MPI_Init. */
+ * nothing to repair. Has MKL give the same bits each time (MKL_CBWR), unless the user has chosen. Call before MPI_Init.
+ */
 void blas_repair(char *argv[]);
 
 /* Sets `threads` BLAS threads; GF/s of sgemm on matrices that fit the caches, on this process alone. Not collective,
