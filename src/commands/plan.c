@@ -165,6 +165,8 @@ static bool count_parameters(Plan *plan, Error *err)
 
 /* ---- what follows from it --------------------------------------------------------------------------------------- */
 
+static bool has_reference(const Plan *plan) { return !objective_of(&plan->config.objective)->no_reference; }
+
 PlanFiles plan_files(const Plan *plan, int ranks)
 {
     enum { COLUMNS = 20, CATEGORY_COLUMNS = 7, PHASE_COLUMNS = 12 };
@@ -173,12 +175,13 @@ PlanFiles plan_files(const Plan *plan, int ranks)
                       (double)plan->config.batch.pairs);
     return (PlanFiles){ .model = weights,
                         .checkpoint = 3 * weights,
-                        .reference = 16.0 * (double)plan->pairs.count,
+                        .reference = has_reference(plan) ? 16.0 * (double)plan->pairs.count : 0,
                         .metrics = row * (double)plan->steps };
 }
 
 double plan_reference_seconds(const Plan *plan, const StepCost *cost)
 {
+    if (!has_reference(plan)) return 0;
     return FORWARD_SHARE * (cost->seconds - cost->optimizer) * (double)plan->steps_per_epoch;
 }
 

@@ -30,6 +30,8 @@ const OptionAlias option_aliases[] = {
     { "lr_scheduler", "schedule.type", NULL },
     { "loss_type", "objective.type", "sigmoid is dpo" },
     { "rpo_alpha", "objective.sft_weight", NULL },
+    { "simpo_gamma", "objective.simpo_gamma", NULL },
+    { "gamma_beta_ratio", "objective.simpo_gamma", "times objective.beta" },
     { "cpo_alpha", "objective.sft_weight", NULL },
     { "model_name_or_path", "model.path", "a model.h5, made by catdpo-analysis import" },
     { "ref_model", "reference.model", NULL },

@@ -304,6 +304,12 @@ bool options_agree(const Config *c, const char *keys[2], char *message, size_t s
 {
     keys[0] = keys[1] = NULL;
     if (!objective_reads_all(c, keys, message, size)) return false;
+    if (objective_of(&c->objective)->no_reference && *c->reference.model) {
+        keys[0] = "reference.model", keys[1] = "objective.type";
+        snprintf(message, size, "objective.type = \"%s\" has no reference: leave reference.model empty",
+                 objective_of(&c->objective)->name);
+        return false;
+    }
     if (!margin_agree(&c->margin, &c->objective, keys, message, size)) return false;
     if (c->batch.accumulation > c->batch.pairs) {
         keys[0] = "batch.accumulation", keys[1] = "batch.pairs";

@@ -6,8 +6,8 @@
 #include <string.h>
 
 static const Objective *const table[] = {
-    &objective_catdpo, &objective_safedpo, &objective_dpo,    &objective_ipo,
-    &objective_hinge,  &objective_cdpo,    &objective_robust,
+    &objective_catdpo, &objective_safedpo, &objective_dpo,   &objective_ipo,  &objective_hinge,
+    &objective_cdpo,   &objective_robust,  &objective_simpo, &objective_orpo,
 };
 enum { OBJECTIVES = sizeof table / sizeof *table };
 
@@ -18,7 +18,8 @@ static const OptionChoices types = { .row = objective_choice };
 static const Option options[] = {
     { "objective.type", OPTION_CHOICE, AT(type), "\"catdpo\"", NULL, &types, "" },
     { "objective.beta", OPTION_FLOAT_OR_AUTO, AT(beta), "\"auto\"", "(0, inf)", NULL,
-      "Strength of the pull towards the reference, per nat; auto: what is usual for the objective, 0.1 for most." },
+      "Strength of the pull towards the reference, per nat; auto: what is usual for the objective, 0.1 for most and "
+      "2.0 for simpo." },
     { "objective.margins", OPTION_BOOL, AT(margins), "false", NULL, NULL,
       "the loss carries the margins of the group margin, as it always does with catdpo and safedpo." },
     { "objective.sft_weight", OPTION_FLOAT, AT(sft_weight), "0.0", "[0, inf)", NULL,
@@ -27,6 +28,8 @@ static const Option options[] = {
       "share of pairs whose label is taken to be wrong." },
     { "objective.length_average", OPTION_BOOL, AT(length_average), "true", NULL, NULL,
       "divide each side's log-ratio by its tokens, as TRL does; false: sums, as in the paper's formula." },
+    { "objective.simpo_gamma", OPTION_FLOAT, AT(simpo_gamma), "0.5", "[0, inf)", NULL,
+      "target margin of the reward, in units of beta times nats a token." },
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 

@@ -393,7 +393,7 @@ static bool look_at_run(Scene *s, StepCost *c, Sampler *sampler, PairBatcher *b,
     }
     divide(c, (double)steps);
     c->sampled = (double)steps;
-    look_at_reference(s, b, pair, looked_at, effort);
+    if (!objective_of(&s->config->objective)->no_reference) look_at_reference(s, b, pair, looked_at, effort);
     free(pair);
     return true;
 }

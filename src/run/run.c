@@ -278,6 +278,8 @@ bool run_reference_digest(const Run *run, char digest[WEIGHTS_DIGEST], Error *er
 {
     H5File file;
     ModelInfo info;
+    snprintf(digest, WEIGHTS_DIGEST, "none");
+    if (objective_of(&run->config.objective)->no_reference) return true;
     if (!model_file_open(&file, reference_model(&run->config), &info, run->world, err)) return false;
     h5_close(&file);
     snprintf(digest, WEIGHTS_DIGEST, "%s", info.weights_digest);
@@ -316,6 +318,10 @@ bool run_reference(Run *run, PairBatcher *batcher, const char *group, double *ch
     const Pairs *pairs = batcher->pairs;
     char cache[FILE_PATH], digest[WEIGHTS_DIGEST];
     bool own = !*config->reference.cache && run->writer; /* in the run directory */
+    if (objective_of(&config->objective)->no_reference) {
+        for (int64_t i = 0; i < pairs->count; i++) chosen[i] = rejected[i] = NAN;
+        return true;
+    }
     if (!run_reference_digest(run, digest, err)) return false;
     ReferenceKey key = { pairs->data_digest, digest, run->model_info.tokenizer_digest, "dtype=float32" };
     cache_path(run, batcher, group, &key, chosen, rejected, cache);

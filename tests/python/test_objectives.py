@@ -103,6 +103,16 @@ def test_files_of_the_run_are_complete(name):
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.parametrize("objective", ["simpo", "orpo"])
+def test_nothing_is_computed_for_a_reference_that_is_not_there(objective):
+    """No reference.h5, in the digest's place "none"; a reference.model is refused, not ignored."""
+    run = get(objective, "2x1")
+    assert not os.path.exists(run.path("reference.h5"))
+    assert engine.attributes(run.path("checkpoints/final.h5"))["reference_digest"] == "none"
+    refused = engine.launch("train", 1, **{"objective.type": objective, "reference.model": engine.DEFAULTS["model.path"]})
+    assert refused.statuses == [2] and "reference.model" in refused.errors[0], repr(refused)
+
+
 def test_weights_of_zero_margins_are_dpo():
     """margin.form = "weight" with margins that stay at 0 is dpo, and cdpo and robust without label smoothing are: to the last bit."""
     dpo = engine.train(2, **{**RUN, "objective.type": "dpo", "parallel.grid": [2, 1]})

@@ -41,6 +41,7 @@ static ObjectiveSettings random_settings(int type, Rng *rng)
         .beta = 0.05 + rng_uniform(rng),
         .label_smoothing = 0.45 * rng_uniform(rng),
         .length_average = rng_below(rng, 2) == 1,
+        .simpo_gamma = rng_uniform(rng),
     };
 }
 
@@ -164,6 +165,30 @@ static void losses_have_their_published_values(void **state)
     assert_close(terms_of(s, 0, &best).coefficient[0], -beta * e / (1 - 2 * e), 1e-15); /* its floor */
 }
 
+/* Without a reference: a mean of -0.5 nats a token against -1. */
+static void losses_without_reference_have_their_published_values(void **state)
+{
+    (void)state;
+    const PairView led = { { -5, -20 }, { NAN, NAN }, { 10, 20 }, NULL, false };
+    ObjectiveSettings s = { .type = objective_find("simpo"), .beta = 2, .simpo_gamma = 0.5 };
+    PairTerms t = terms_of(s, 0, &led);
+    assert_close(t.loss, log1p(exp(0.5 - 1)), 1e-15);
+    assert_close(t.coefficient[0], -0.2 / (1 + exp(0.5)), 1e-15);
+    assert_close(t.coefficient[1], 0.1 / (1 + exp(0.5)), 1e-15);
+    assert_true(t.reward[0] == -1 && t.reward[1] == -2 && t.h == 0.5 && t.excess == 0.5);
+    assert_close(terms_of(s, 0.3, &led).loss, log1p(exp(0.8 - 1)), 1e-15);
+
+    s = (ObjectiveSettings){ .type = objective_find("orpo"), .beta = 0.1 };
+    double o = (-0.5 - log(1 - exp(-0.5))) - (-1 - log(1 - exp(-1)));
+    t = terms_of(s, 0, &led);
+    assert_close(t.loss, 0.5 + 0.1 * log1p(exp(-o)), 1e-15);
+    assert_close(terms_of(s, 0.3, &led).loss, 0.5 + 0.1 * log1p(exp(0.3 - o)), 1e-15);
+    PairView sure = led; /* a completion that is certain has finite terms */
+    sure.logp[0] = sure.logp[1] = 0;
+    t = terms_of(s, 0, &sure);
+    assert_true(isfinite(t.loss) && isfinite(t.coefficient[0]) && isfinite(t.coefficient[1]));
+}
+
 /* An offset is the margin that the logit is asked for: with it the loss is that of a logit smaller by it. */
 static void offsets_shift_the_logit(void **state)
 {
@@ -172,7 +197,7 @@ static void offsets_shift_the_logit(void **state)
     for (int type = 0; objective_choice(type).name; type++)
         for (int i = 0; i < 100; i++) {
             ObjectiveSettings settings = random_settings(type, &rng);
-            if (objective_of(&settings)->margins == MARGINS_NONE) continue;
+            if (objective_of(&settings)->margins == MARGINS_NONE || objective_of(&settings)->no_reference) continue;
             settings.length_average = false;
             double offset = 5 * rng_uniform(&rng);
             PairView p = random_pair(&rng), behind = p;
@@ -207,6 +232,7 @@ int main(void)
         cmocka_unit_test(offset_raises_the_margin_that_is_asked_for),
         cmocka_unit_test(coefficients_are_the_derivatives),
         cmocka_unit_test(losses_have_their_published_values),
+        cmocka_unit_test(losses_without_reference_have_their_published_values),
         cmocka_unit_test(offsets_shift_the_logit),
         cmocka_unit_test(softplus_and_sigmoid_hold_for_any_argument),
     };

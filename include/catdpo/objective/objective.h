@@ -26,12 +26,13 @@ typedef struct ObjectiveSettings {
     double sft_weight;      /* of the chosen completion's mean token negative log-probability */
     double label_smoothing; /* share of labels that are wrong */
     bool length_average;    /* token-mean log-ratios instead of sums */
+    double simpo_gamma;     /* target margin, in units of beta h */
 } ObjectiveSettings;
 
 /* What is known of a pair. */
 typedef struct PairView {
     double logp[PAIR_SIDES];      /* L_w, L_l */
-    double reference[PAIR_SIDES]; /* R_w, R_l; 0 without a reference */
+    double reference[PAIR_SIDES]; /* R_w, R_l; NaN without a reference */
     int tokens[PAIR_SIDES];       /* of the completions, >= 1 */
     const uint8_t *categories;    /* [K] 0 or 1 */
     bool applies;                 /* the margins apply: chosen is safe and rejected is not */
@@ -58,6 +59,7 @@ typedef struct Objective {
     const char *name; /* objective.type */
     const char *help; /* what it is, a sentence or two for --help-config */
     MarginUse margins;
+    bool no_reference;           /* reads no log-probs of a reference: PairView.reference may be NaN */
     double beta;                 /* what objective.beta = "auto" is */
     const char *const *settings; /* NULL-terminated: keys of the group objective that it reads beside those of all */
     /* The terms of a pair whose margin is `offset`. */

@@ -61,10 +61,10 @@ bool run_logps(Run *run, PairBatcher *batcher, const char *title, double *chosen
 
 /* The same of all pairs under the frozen reference, from its cache if there is one for this data and these weights,
  * else computed and cached; a pass that is interrupted goes on from its cache. The model's weights are afterwards the
- * reference's, or as before. Collective over world. */
+ * reference's, or as before. NaN if the objective has no reference. Collective over world. */
 bool run_reference(Run *run, PairBatcher *batcher, const char *group, double *chosen, double *rejected, Error *err);
 
-/* Digest of the reference's weights, as its file says. Collective over world. */
+/* Digest of the reference's weights, as its file says; "none" without a reference. Collective over world. */
 bool run_reference_digest(const Run *run, char digest[WEIGHTS_DIGEST], Error *err);
 
 /* "<run.dir>/<name>" */

@@ -1,4 +1,4 @@
-/* What the losses of policy against reference share. */
+/* What several losses are made of. */
 #include "losses.h"
 
 Ratios ratios(const PairView *pair)
@@ -6,6 +6,13 @@ Ratios ratios(const PairView *pair)
     double chosen = pair->logp[PAIR_CHOSEN] - pair->reference[PAIR_CHOSEN],
            rejected = pair->logp[PAIR_REJECTED] - pair->reference[PAIR_REJECTED];
     return (Ratios){ chosen, rejected, chosen - rejected };
+}
+
+Means means(const PairView *pair)
+{
+    double chosen = pair->logp[PAIR_CHOSEN] / pair->tokens[PAIR_CHOSEN],
+           rejected = pair->logp[PAIR_REJECTED] / pair->tokens[PAIR_REJECTED];
+    return (Means){ chosen, rejected, chosen - rejected };
 }
 
 PairTerms margin_terms(const ObjectiveSettings *settings, double offset, const Ratios *r, double loss, double slope)
