@@ -112,6 +112,20 @@ def test_tiny_bytes_with_passes_and_recomputation():
     check_comparison(*compare(2, (1, 2, 1), **settings))
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitized program has memory of its own")
+@pytest.mark.parametrize("model, grid, recompute", [("tiny_gemma3", (1, 2, 1), True), ("tiny_olmo2", (1, 2, 1), False), ("tiny_gemma3", (1, 1, 2), False)])
+def test_tiny_bytes_of_families_with_other_layers(model, grid, recompute):
+    """The same where a layer has other norms: more sums over process rows, and more that is run twice."""
+    check_comparison(*compare(2, grid, **{"model.path": engine.fixture(model), "engine.recompute": recompute}))
+
+
+@pytest.mark.parametrize("size, parameters", [("gemma3-1b", 999_885_952), ("8b", 8_030_261_248)])
+def test_sizes_of_models_that_are_not_there(size, parameters):
+    """The shapes that --model-size knows have as many parameters as the published models."""
+    made_up = {"model.path": None, "data.path": None, "schedule.steps": 1}
+    assert plan("--ranks", 1, "--model-size", size, "--gflops", 50, "--tokens-per-pair", 100, **made_up)["parameters"] == parameters
+
+
 @pytest.mark.skipif(not (MODEL and PAIRS) or SANITIZED, reason="no model and data named in CATDPO_TEST_MODEL and CATDPO_TEST_PAIRS")
 @pytest.mark.parametrize("ranks, grid", [(1, (1, 1, 1)), (2, (2, 1, 1)), (2, (1, 2, 1)), (2, (1, 1, 2)), (4, (1, 2, 2))])
 def test_named_model_memory_and_bytes(ranks, grid):
