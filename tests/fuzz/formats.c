@@ -78,7 +78,12 @@ static void make_model(const char *path)
     H5File f;
     uint64_t checksums[64];
     uint8_t bytes[4] = "{}\n";
-    Blobs tokenizer = { .count = 2, .member = { { "tokenizer.json", 3, bytes }, { "empty", 0, bytes } } };
+    int64_t stop[1] = { 1 };
+    Blobs tokenizer = { .count = 3,
+                        .member = {
+                            { .name = "tokenizer.json", .size = 3, .bytes = bytes },
+                            { .name = "empty", .bytes = bytes },
+                            { .name = "stop_tokens", .size = 1, .bytes = (uint8_t *)stop, .type = DATA_INT64 } } };
     fuzz_must(fuzz_transformer(&t, &tiny, &err), &err);
     CHECK(parts_count(&t.parameters) <= 64);
     fill(t.weights, t.parameters.local_floats);
@@ -103,8 +108,11 @@ static void copy_model(const char *path)
         fuzz_must(h5_create(&to, fuzz_path(copy, "copy.h5"), NULL, MPI_COMM_SELF, &err) &&
                       h5_create_group(&to, "/model", &err),
                   &err);
+        Blobs templates = { 0 };
         bool ok = h5_copy_attributes(&from, &to, "/model", &err) && h5_copy_group(&from, &to, "/tokenizer", &err) &&
+                  templates_read(&from, &templates, &err) && h5_write_blobs(&to, "/templates", &templates, &err) &&
                   h5_commit(&to, &err);
+        blobs_free(&templates);
         h5_close(&to);
         h5_close(&from);
         fuzz_verdict(ok, &err);
@@ -164,6 +172,8 @@ static void make_checkpoint(const char *path)
     state_make(&s);
     fill(s.t.weights, s.t.parameters.local_floats);
     fill(s.optimizer.v, s.optimizer.end - s.optimizer.first);
+    uint8_t text[2] = "t";
+    const Blobs templates = { .count = 1, .member = { { .name = "chat_template.jinja", .size = 1, .bytes = text } } };
     const Checkpoint about = { .step = STEPS,
                                .total_steps = 10,
                                .num_tokens = 100,
@@ -177,7 +187,8 @@ static void make_checkpoint(const char *path)
                                .template_digest = "c",
                                .start_digest = "s",
                                .reference_digest = "r",
-                               .category_name = categories };
+                               .category_name = categories,
+                               .templates = &templates };
     fuzz_must(checkpoint_write(path, NULL, model, &s.t, &s.optimizer, &s.margins, &about, &err), &err);
     state_free(&s);
 }

@@ -311,15 +311,19 @@ static void test_blobs(Scratch *scratch)
 {
     Error err = { 0 };
     H5File from, to;
-    Blobs blobs = {
-        .count = 3,
-        .member = { { "chat_template.jinja", 0, NULL }, { "tokenizer.json", 300, NULL }, { "\xc3\xa9.txt", 1, NULL } }
-    };
+    Blobs blobs = { .count = 4,
+                    .member = { { .name = "chat_template.jinja" },
+                                { .name = "offsets", .size = 2, .type = DATA_INT64 },
+                                { .name = "tokenizer.json", .size = 300 },
+                                { .name = "\xc3\xa9.txt", .size = 1 } } };
     uint8_t bytes[300];
+    int64_t numbers[2] = { 0, INT64_MAX };
     for (int i = 0; i < 300; i++) bytes[i] = (uint8_t)i;
-    blobs.member[1].bytes = blobs.member[2].bytes = bytes;
+    blobs.member[1].bytes = (uint8_t *)numbers;
+    blobs.member[2].bytes = blobs.member[3].bytes = bytes;
     CHECK(h5_create(&from, scratch_file(scratch, "from.h5"), NULL, MPI_COMM_WORLD, &err));
-    CHECK(h5_write_blobs(&from, "/tokenizer", &blobs, &err) && h5_commit(&from, &err));
+    CHECK(h5_write_blobs(&from, "/tokenizer", &blobs, &err) &&
+          h5_describe(&from, "/tokenizer/offsets", NULL, "where they start", &err) && h5_commit(&from, &err));
     CHECK(h5_open(&from, scratch_file(scratch, "from.h5"), MPI_COMM_WORLD, &err));
     CHECK(h5_create(&to, scratch_file(scratch, "to.h5"), NULL, MPI_COMM_WORLD, &err));
     CHECK(h5_copy_group(&from, &to, "/tokenizer", &err) && h5_commit(&to, &err));
@@ -327,9 +331,15 @@ static void test_blobs(Scratch *scratch)
     Blobs found;
     CHECK(h5_open(&to, scratch_file(scratch, "to.h5"), MPI_COMM_WORLD, &err) &&
           h5_read_blobs(&to, "/tokenizer", &found, &err));
-    CHECK(found.count == 3 && found.member[0].size == 0 && found.member[1].size == 300 &&
-          strcmp(found.member[2].name, "\xc3\xa9.txt") == 0);
-    CHECK(world_rank() == 0 ? memcmp(found.member[1].bytes, bytes, 300) == 0 : !found.member[1].bytes);
+    CHECK(found.count == 4 && found.member[0].size == 0 && found.member[1].size == 2 &&
+          found.member[1].type == DATA_INT64 && found.member[2].size == 300 && found.member[2].type == DATA_UINT8 &&
+          strcmp(found.member[3].name, "\xc3\xa9.txt") == 0);
+    CHECK(world_rank() == 0 ? memcmp(found.member[1].bytes, numbers, sizeof numbers) == 0 &&
+                                  memcmp(found.member[2].bytes, bytes, 300) == 0
+                            : !found.member[1].bytes && !found.member[2].bytes);
+    char text[64];
+    CHECK(h5_read_string(&to, "/tokenizer/offsets", "description", text, sizeof text, &err) &&
+          strcmp(text, "where they start") == 0);
     blobs_free(&found);
     h5_close(&to);
     check_nothing_open();
