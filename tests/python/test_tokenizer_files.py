@@ -162,6 +162,10 @@ def test_settings_that_tokenizer_json_decides_are_compared():
     assert chat(files_of(tokenizer, config | {"add_bos_token": True, "add_eos_token": False})).notes == []
     notes = chat(files_of(tokenizer, config | {"add_bos_token": False})).notes
     assert any("tokenizer.json does add it" in note for note in notes)
+    llama = config | {"tokenizer_class": "LlamaTokenizerFast"}
+    assert any("puts a space between" in note for note in chat(files_of(tokenizer, llama)).notes)
+    assert chat(files_of(tokenizer, llama | {"legacy": True})).notes == []
+    assert chat(files_of(sentencepiece_of(prefix=False), llama)).notes == []
     notes = chat(files_of(None, {"eos_token": "<|im_end|>", "tokenizer_class": "Qwen2TokenizerFast"})).notes
     assert any("splits texts otherwise than its class Qwen2Tokenizer" in note for note in notes)
 

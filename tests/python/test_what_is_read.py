@@ -154,7 +154,7 @@ def by_pattern(names):
 def test_tokenizer_files(touched):
     config = {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>", "chat_template": CHATML, "extra_special_tokens": []}
     asked = set()
-    for more in ({}, {"added_tokens_decoder": {"2": entry("<|im_end|>")}}):
+    for more in ({}, {"tokenizer_class": "LlamaTokenizer"}, {"added_tokens_decoder": {"2": entry("<|im_end|>")}}):
         files = files_of(
             None,
             config | more,

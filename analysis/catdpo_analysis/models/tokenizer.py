@@ -241,6 +241,14 @@ def _compare_settings(tokenizer, config, named, where, notes):
                 f"{'not add it' if told else 'add it'}, and decides, as in transformers"
             )
     kind = str(config.get("tokenizer_class")).removesuffix("Fast")
+    bos = named.get("bos_token")
+    if kind == "LlamaTokenizer" and bos and not config.get("legacy"):
+        behind = tokenizer.encode(f"{bos}a", add_special_tokens=False).tokens[1:2]
+        if behind and behind[0].startswith("\u2581"):
+            notes.append(
+                "tokenizer.json puts a space between a special token and what follows it, its class LlamaTokenizer does "
+                "not (legacy is not true): tokenizer.json is used (transformers 5 builds it anew by the class)"
+            )
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "GPT2Tokenizer")
     if kind == "Qwen2Tokenizer":
         split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated")

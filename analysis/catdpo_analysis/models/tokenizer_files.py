@@ -81,7 +81,6 @@ IGNORED = {  # keys of tokenizer_config.json that change neither the tokens of a
     "errors",
     "from_slow",
     "is_local",
-    "legacy",  # tokenizer.json decides
     "local_files_only",
     "max_length",
     "merges_file",
@@ -116,6 +115,7 @@ READ = {
     "chat_template",
     "extra_special_tokens",
     "fix_mistral_regex",
+    "legacy",
     "model_specific_special_tokens",
     "split_special_tokens",
     "tokenizer_class",
