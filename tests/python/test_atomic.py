@@ -89,7 +89,12 @@ def test_many_exports_at_once_leave_one_whole_folder(tmp_path):
     for task in tasks:
         task.join()
     names = sorted(os.listdir(path))
-    assert sorted(done) == list("abcd") and len(names) == 5 and len({name[0] for name in names}) == 1 and not left(tmp_path)
+    assert (
+        sorted(done) == list("abcd")
+        and len(names) == 5
+        and len({name[0] for name in names}) == 1
+        and not left(tmp_path)
+    )
 
 
 def test_two_imports_at_once_end_well_with_one_of_the_models(tmp_path):
@@ -132,7 +137,9 @@ def test_a_file_system_without_locks_is_written_to(tmp_path, number):
     environment = {name: value for name, value in os.environ.items() if name != "HDF5_USE_FILE_LOCKING"}
     environment |= {"PYTHONPATH": os.path.join(ROOT, "analysis"), "LD_PRELOAD": shim, "ERRNO": str(number)}
     default = f"import h5py; h5py.File({str(tmp_path / 'locked.h5')!r}, 'w')"
-    assert (subprocess.run([sys.executable, "-c", default], env=environment, stderr=subprocess.PIPE).returncode == 0) == (
+    assert (
+        subprocess.run([sys.executable, "-c", default], env=environment, stderr=subprocess.PIPE).returncode == 0
+    ) == (
         number == 38  # HDF5 passes over it
     )
     command = [sys.executable, "-m", "catdpo_analysis", "import", str(tmp_path / "hf"), "--out", str(tmp_path / "m.h5")]

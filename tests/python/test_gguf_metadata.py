@@ -1,5 +1,5 @@
-"""GGUF files of any age: old names of keys mean what they meant, what is missing is not taken for absent, what is not used
-is named."""
+"""GGUF files of any age: old names of keys mean what they meant, what is missing is not taken for absent, what is not
+used is named."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""A Hugging Face folder that says one thing in two places: they are compared, and what is chosen or not used is named."""
+"""A Hugging Face folder that says one thing in two places: they are compared, and what is chosen or not used is "
+"named."""
 
 import json
 import os
@@ -173,7 +174,9 @@ LINEAR, LLAMA3 = (
 
 
 def read(notes=None, **changes):
-    return read_config({name: value for name, value in (CONFIG | changes).items() if value != "absent"}, "c.json", notes)
+    return read_config(
+        {name: value for name, value in (CONFIG | changes).items() if value != "absent"}, "c.json", notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +186,11 @@ def read(notes=None, **changes):
         ({"rope_theta": "absent", "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5, "default"),
         ({"rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5, "default"),
         ({"rope_theta": 5e5, "rope_parameters": LINEAR}, 5e5, "linear"),
-        ({"rope_theta": 5e5, "rope_parameters": LINEAR, "rope_scaling": {"type": "linear", "factor": 4}}, 5e5, "linear"),
+        (
+            {"rope_theta": 5e5, "rope_parameters": LINEAR, "rope_scaling": {"type": "linear", "factor": 4}},
+            5e5,
+            "linear",
+        ),
         ({"rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 4}}, 10000.0, "linear"),
         ({"rope_parameters": LLAMA3 | {"rope_theta": 5e5}, "rope_theta": "absent"}, 5e5, "llama3"),
     ],
@@ -200,7 +207,10 @@ def test_rotary_settings_that_agree_are_taken_from_wherever_they_are(changes, th
     [
         ({"rope_theta": 1e4, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, ["10000.0", "500000.0"]),
         ({"rope_theta": 1e4, "rope_scaling": LINEAR | {"rope_theta": 5e5}}, ["10000.0", "500000.0"]),
-        ({"rope_scaling": LINEAR, "rope_parameters": LINEAR | {"factor": 2.0}}, ["rope_scaling: factor = 4.0", "rope_parameters: factor = 2.0"]),
+        (
+            {"rope_scaling": LINEAR, "rope_parameters": LINEAR | {"factor": 2.0}},
+            ["rope_scaling: factor = 4.0", "rope_parameters: factor = 2.0"],
+        ),
         ({"rope_scaling": LINEAR, "rope_parameters": {"rope_type": "default"}}, ["rope_type", "linear", "default"]),
         (  # rope_scaling alone would mean 10000
             {"rope_theta": "absent", "rope_scaling": LINEAR, "rope_parameters": LINEAR | {"rope_theta": 5e5}},

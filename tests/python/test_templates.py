@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from conftest import CHATML, CONFIG, write_model
 
-OTHER = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+OTHER = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 TOOLS = "{% if tools %}TOOLS {% endif %}" + CHATML
 SETTINGS = {"batch.pairs": 2, "schedule.steps": 1, "objective.type": "dpo"}
 
@@ -53,7 +56,9 @@ def exported(cli, tmp_path, checkpoint):
 
 
 @engine.needs_binary
-@pytest.mark.parametrize("own", [None, CHATML, [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": TOOLS}]])
+@pytest.mark.parametrize(
+    "own", [None, CHATML, [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": TOOLS}]]
+)
 def test_the_template_that_prepare_was_given_is_exported_and_no_other(cli, made, tmp_path, own):
     (tmp_path / "t.jinja").write_text(OTHER)
     checkpoint = made(own, "--chat-template", tmp_path / "t.jinja", ranks=2, **{"parallel.grid": [1, 2]})
@@ -67,7 +72,10 @@ def test_the_template_that_prepare_was_given_is_exported_and_no_other(cli, made,
     with h5py.File(tmp_path / "again.h5") as again, h5py.File(tmp_path / "pairs.h5") as first:
         assert again.attrs["template_digest"] == first.attrs["template_digest"]
         assert again["templates/chat_template.jinja"][...].tobytes() == OTHER.encode()
-    assert subprocess.run([engine.BINARY, "check", checkpoint, tmp_path / "pairs.h5"], stdout=subprocess.PIPE).returncode == 0
+    assert (
+        subprocess.run([engine.BINARY, "check", checkpoint, tmp_path / "pairs.h5"], stdout=subprocess.PIPE).returncode
+        == 0
+    )
 
 
 @engine.needs_binary

@@ -137,7 +137,9 @@ def test_of_two_files_that_name_another_eos_token_the_one_that_transformers_take
 
 def test_an_eos_token_that_no_file_names_is_that_of_the_class():
     found = chat(files_of(sentencepiece_of(), {"tokenizer_class": "LlamaTokenizerFast"}))
-    assert found.eos == "</s>" and found.named["bos_token"] == "<s>" and any("its class" in note for note in found.notes)
+    assert (
+        found.eos == "</s>" and found.named["bos_token"] == "<s>" and any("its class" in note for note in found.notes)
+    )
     assert chat(files_of(sentencepiece_of(), {"tokenizer_class": "LlamaTokenizer", "eos_token": None})).eos is None
     assert chat(files_of(train_bpe(), {"tokenizer_class": "LlamaTokenizer"})).eos is None  # it has no </s>
 
@@ -157,7 +159,9 @@ def test_settings_that_tokenizer_json_decides_are_compared():
 
     tokenizer = sentencepiece_of()
     config = {"bos_token": "<s>", "eos_token": "</s>"}
-    assert any("add_bos_token = true" in note for note in chat(files_of(tokenizer, config | {"add_bos_token": True})).notes)
+    assert any(
+        "add_bos_token = true" in note for note in chat(files_of(tokenizer, config | {"add_bos_token": True})).notes
+    )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     assert chat(files_of(tokenizer, config | {"add_bos_token": True, "add_eos_token": False})).notes == []
     notes = chat(files_of(tokenizer, config | {"add_bos_token": False})).notes

@@ -117,7 +117,12 @@ def imported(config=None, model=None, rows=410, **more):
         ({}, {}, {"stop_strings": ["<|endoftext|>", "User:"]}, {0: ["stop_strings"]}),
         ({}, {"eos_token_id": 5}, {"eos_token_id": 2}, {5: ["config.json"]}),
         ({"chat_template": END_OF_TURN}, {}, {}, {0: ["chat template"], 2: ["tokenizer"]}),
-        ({"eos_token": None}, {"eos_token_id": [3, 4]}, {}, {2: ["chat template"], 3: ["config.json"], 4: ["config.json"]}),
+        (
+            {"eos_token": None},
+            {"eos_token_id": [3, 4]},
+            {},
+            {2: ["chat template"], 3: ["config.json"], 4: ["config.json"]},
+        ),
     ],
     ids=str,
 )
@@ -148,7 +153,9 @@ def test_a_named_token_beyond_the_embedding_is_refused(cli, tmp_path):
     write_model(tmp_path / "hf", tensors_of(CONFIG | {"vocab_size": size}), vocab_size=size)
     path = tmp_path / "hf/tokenizer_config.json"
     config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"eos_token": "<|eot|>", "added_tokens_decoder": {str(size): entry("<|eot|>")}}))
+    path.write_text(
+        json.dumps(config | {"eos_token": "<|eot|>", "added_tokens_decoder": {str(size): entry("<|eot|>")}})
+    )
     error = cli("import", tmp_path / "hf", "--out", tmp_path / "m.h5", status=2).err
     assert f"token ids up to {size} (<|eot|>), but the model's embedding has {size} rows" in error
 

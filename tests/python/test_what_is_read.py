@@ -12,7 +12,15 @@ from test_gguf import GGUF, write_gguf
 from tokenizers_of_kinds import entry, files_of
 
 from catdpo_analysis.errors import UserError
-from catdpo_analysis.models import gguf_metadata, hf_config, hf_source, hf_weights, import_tokenizer, tokenizer, tokenizer_files
+from catdpo_analysis.models import (
+    gguf_metadata,
+    hf_config,
+    hf_source,
+    hf_weights,
+    import_tokenizer,
+    tokenizer,
+    tokenizer_files,
+)
 from catdpo_analysis.models.architecture import read_config
 from catdpo_analysis.models.families import FAMILIES
 from catdpo_analysis.models.gguf_source import GgufSource
@@ -152,7 +160,12 @@ def by_pattern(names):
 
 
 def test_tokenizer_files(touched):
-    config = {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>", "chat_template": CHATML, "extra_special_tokens": []}
+    config = {
+        "eos_token": "<|im_end|>",
+        "bos_token": "<|im_start|>",
+        "chat_template": CHATML,
+        "extra_special_tokens": [],
+    }
     asked = set()
     for more in ({}, {"tokenizer_class": "LlamaTokenizer"}, {"added_tokens_decoder": {"2": entry("<|im_end|>")}}):
         files = files_of(
@@ -197,7 +210,10 @@ def test_other_json_files_of_a_folder(monkeypatch, tmp_path):
     asked = collections.defaultdict(set)
     for module in (hf_weights, hf_source):
         plain = module.read_json
-        record = lambda path: Recorded(plain(path), asked[os.path.basename(path)])  # noqa: B023 (one function twice)
+
+        def record(path, plain=plain):
+            return Recorded(plain(path), asked[os.path.basename(path)])
+
         monkeypatch.setattr(module, "read_json", record)
     write_model(tmp_path / "hf")
     (tmp_path / "hf/model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))

@@ -41,6 +41,8 @@ def files_of(tokenizer=None, config=None, **more):
     """File name (without .json) -> bytes; `more`: special_tokens_map, added_tokens, generation_config as objects."""
     config = {"eos_token": "<|im_end|>", "chat_template": CHATML} if config is None else config
     files = {"tokenizer.json": (tokenizer or train_bpe()).to_str(), "tokenizer_config.json": json.dumps(config)}
-    files |= {name if "." in name else f"{name}.json": value if isinstance(value, str) else json.dumps(value)
-              for name, value in more.items()}
+    files |= {
+        name if "." in name else f"{name}.json": value if isinstance(value, str) else json.dumps(value)
+        for name, value in more.items()
+    }
     return {name: text.encode() for name, text in files.items()}

@@ -145,7 +145,8 @@ def template_note(file):
     if own == trained:
         return None
     return (
-        "the model was trained with another chat template than the folder holds, and the checkpoint, of an older version, "
+        "the model was trained with another chat template than the folder holds, and the checkpoint, of an older "
+        "version, "
         "does not keep it; put the file that was given to prepare --chat-template there as chat_template.jinja"
     )
 

@@ -105,15 +105,16 @@ class Metadata:
         )
         if not keys:
             return None
-        return (
-            f"{len(keys)} key{'s' if len(keys) > 1 else ''} of the metadata not used: {', '.join(keys[:8])}"
-            + (", ..." if len(keys) > 8 else "")
+        return f"{len(keys)} key{'s' if len(keys) > 1 else ''} of the metadata not used: {', '.join(keys[:8])}" + (
+            ", ..." if len(keys) > 8 else ""
         )
 
     def quantisation(self, tensors):
         """A note about what the weights were quantised as, or None."""
         plain = {"F32", "F16", "BF16", "F64"}
-        kinds = collections.Counter(tensor.tensor_type.name for tensor in tensors if tensor.tensor_type.name not in plain)
+        kinds = collections.Counter(
+            tensor.tensor_type.name for tensor in tensors if tensor.tensor_type.name not in plain
+        )
         number, name = self.get("general.file_type"), None
         if not kinds:
             return None
@@ -121,7 +122,9 @@ class Metadata:
             name = gguf.LlamaFileType(number).name.removeprefix("MOSTLY_")
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         named = f"{name} (tensors: {listed})" if name and not name.startswith(("ALL", "GUESSED")) else listed
-        return f"the weights come from {named}: de-quantised, they are near those of the original model, not equal to them"
+        return (
+            f"the weights come from {named}: de-quantised, they are near those of the original model, not equal to them"
+        )
 
 
 def rope_scaling(metadata):
@@ -141,7 +144,7 @@ def rope_scaling(metadata):
         return None
     if kind == "none":
         raise UserError(
-            f"{metadata.path}: {next(iter(places))} = {factor:g}, but {metadata.kind}.rope.scaling.type is none; convert "
-            "the model again"
+            f"{metadata.path}: {next(iter(places))} = {factor:g}, but {metadata.kind}.rope.scaling.type is none; "
+            f"convert the model again"
         )
     return {"rope_type": kind or "linear", "factor": factor}

@@ -43,7 +43,8 @@ def short_float(value):
 
 
 class GgufSource:
-    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), `tokenizer_error`, `notes`, and `read(name)` for each weight."""
+    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), `tokenizer_error`, `notes`, and `read(name)` "
+    "for each weight."""
 
     def __init__(self, path, description=None):
         self.path, self.description = description or path, description or os.path.basename(path)  # path: for messages
@@ -97,14 +98,14 @@ class GgufSource:
         for key in ("rope.dimension_count", "attention.value_length"):
             if get(key, head_dim) != head_dim:
                 raise UserError(
-                    f"{self.path}: {self.metadata.kind}.{key} = {get(key)} is not supported; it must equal the head size "
-                    f"{head_dim}"
+                    f"{self.path}: {self.metadata.kind}.{key} = {get(key)} is not supported; it must equal the head "
+                    f"size {head_dim}"
                 )
         self.metadata.refuse_options(head_dim, self.family.gguf_options)
         if get("vocab_size", rows) != rows:
             raise UserError(
-                f"{self.path}: {self.metadata.kind}.vocab_size = {get('vocab_size')}, but the embedding has {rows} rows; "
-                "convert the model again"
+                f"{self.path}: {self.metadata.kind}.vocab_size = {get('vocab_size')}, but the embedding has {rows} "
+                f"rows; convert the model again"
             )
         config = {
             "architectures": [self.family.hf_class],
@@ -183,7 +184,8 @@ class GgufSource:
         if np.linalg.norm(a - b) > SAME_MATRIX * np.linalg.norm(b):
             return None
         return (
-            f"output.weight ({head.tensor_type.name}) is stored beside token_embd.weight ({embedding.tensor_type.name}) "
+            f"output.weight ({head.tensor_type.name}) is stored beside token_embd.weight "
+            f"({embedding.tensor_type.name}) "
             f"with nearly the same values: the head is not tied here, {size / 1e6:.1f} M more parameters to train; the "
             "original probably ties them, and its Hugging Face folder imports so"
         )

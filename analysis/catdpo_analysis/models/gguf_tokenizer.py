@@ -75,8 +75,8 @@ def build_tokenizer_files(get, path):
             named[name] = token
         elif token is not None and name in ("bos", "eos"):
             raise UserError(
-                f"{path}: tokenizer.ggml.{key}_token_id = {token}, but there are {len(tokens)} tokens; convert the model "
-                "again"
+                f"{path}: tokenizer.ggml.{key}_token_id = {token}, but there are {len(tokens)} tokens; convert the "
+                f"model again"
             )
     around = {
         "bos": bool(get("tokenizer.ggml.add_bos_token", kind == "llama" or pre in WHOLE_WORDS_FIRST)),
@@ -144,10 +144,12 @@ def byte_level(tokens, merges, pre, path):
     """GPT-2's scheme: every byte has a printable character; merges are given."""
     if pre in (None, "default"):
         raise UserError(
-            f"{path}: the metadata do not name the pre-tokenizer (tokenizer.ggml.pre is {pre or 'missing'}), as in files "
-            "made before May 2024, so texts would be split otherwise than the model learned it; convert the model again "
-            "with a current llama.cpp, import it from its Hugging Face folder, or import it with --no-tokenizer and give "
-            "prepare the original's (--tokenizer DIR)"
+            f"{path}: the metadata do not name the pre-tokenizer (tokenizer.ggml.pre is {pre or 'missing'}), as in "
+            f"files "
+            "made before May 2024, so texts would be split otherwise than the model learned it; convert the model "
+            "again "
+            "with a current llama.cpp, import it from its Hugging Face folder, or import it with --no-tokenizer and "
+            "give prepare the original's (--tokenizer DIR)"
         )
     if merges is None:
         raise UserError(f"{path}: the byte-level tokenizer has no merges (tokenizer.ggml.merges)")

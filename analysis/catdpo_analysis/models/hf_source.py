@@ -19,7 +19,8 @@ TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bf
 
 
 class HuggingFaceSource:
-    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), `tokenizer_error`, `notes`, and `read(name)` for each weight."""
+    """`architecture`, `config_text`, `tokenizer_files` (name -> bytes), `tokenizer_error`, `notes`, and `read(name)` "
+    "for each weight."""
 
     def __init__(self, folder):
         self.description, self.folder = os.path.basename(os.path.abspath(folder)), folder
@@ -55,15 +56,16 @@ class HuggingFaceSource:
                     "import OUT"
                 )
             raise UserError(
-                f"{folder} holds an adapter (LoRA){base} beside the model ({', '.join(adapter)}), which from_pretrained "
+                f"{folder} holds an adapter (LoRA){base} beside the model ({', '.join(adapter)}), which "
+                f"from_pretrained "
                 f"would apply; merge it first ({MERGE}) and import OUT, or move these files away to import the model "
                 "without it"
             )
         for name in QUANTISED:
             if name in there:
                 raise UserError(
-                    f"{folder}: quantised weights ({name}) are not supported; import the original model in bf16, f16 or "
-                    "f32 (if these weights are, remove the file)"
+                    f"{folder}: quantised weights ({name}) are not supported; import the original model in bf16, f16 "
+                    f"or f32 (if these weights are, remove the file)"
                 )
         if "config.json" in there:
             return
@@ -120,8 +122,11 @@ class HuggingFaceSource:
             if old != new:
                 self.notes.append(
                     "chat_template.json (of a processor) is not used"
-                    + ("; it differs from the tokenizer's chat template" if new else ": put its text into a file for "
-                       "prepare --chat-template")
+                    + (
+                        "; it differs from the tokenizer's chat template"
+                        if new
+                        else ": put its text into a file for prepare --chat-template"
+                    )
                 )
 
     def names(self):

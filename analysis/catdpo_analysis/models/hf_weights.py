@@ -1,5 +1,5 @@
-"""The safetensors files of a Hugging Face folder: which of them are the model, as transformers chooses them, and whether
-what else lies there says the same."""
+"""The safetensors files of a Hugging Face folder: which of them are the model, as transformers chooses them, and
+whether what else lies there says the same."""
 
 import glob
 import json
@@ -88,7 +88,9 @@ def same_tensor(a, b, name):
 def _compare_with_index(index, where, mapping, notes):
     for name, file in mapping.items():
         if name not in where:
-            raise UserError(f"{index} places tensor {name} in {file}, which does not hold it; the index is of other files")
+            raise UserError(
+                f"{index} places tensor {name} in {file}, which does not hold it; the index is of other files"
+            )
     unnamed = sorted(set(where) - set(mapping))
     if unnamed:
         notes.append(f"{len(unnamed)} tensors of the files are not in {INDEX}: {', '.join(unnamed[:3])}")

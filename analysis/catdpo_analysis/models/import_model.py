@@ -81,8 +81,8 @@ def check_tensors(source):
     adapted = sorted(name for name in found if "lora_" in name or ".base_layer." in name)
     if adapted:
         raise UserError(
-            f"{source.description}: tensor {adapted[0]}{_more(adapted)} is part of an adapter (LoRA); merge it into the "
-            f"model first ({MERGE}) and import OUT"
+            f"{source.description}: tensor {adapted[0]}{_more(adapted)} is part of an adapter (LoRA); merge it into "
+            f"the model first ({MERGE}) and import OUT"
         )
     _check_head(source, found)
     missing = [name for name in expected if name not in found]

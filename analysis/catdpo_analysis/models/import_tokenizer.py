@@ -75,8 +75,8 @@ class ImportedTokenizer:
         back = self.chat.decode(self.chat.encode([ANSWER], special_tokens=False)[0])
         if ANSWER not in (back, back.removeprefix(" ")):
             raise UserError(
-                f"{self.where}: tokenizer.json does not give a text back: {ANSWER!r} becomes {back!r}; its parts do not "
-                "go together"
+                f"{self.where}: tokenizer.json does not give a text back: {ANSWER!r} becomes {back!r}; its parts do "
+                f"not go together"
             )
         return text
 
@@ -164,13 +164,17 @@ class ImportedTokenizer:
         try:
             return vocabulary_of(self.chat.tokenizer, self.rows)
         except UserError as error:
-            self.notes.append(f"{error}: the bytes of its tokens are not stored, so that catdpo cannot write out answers")
+            self.notes.append(
+                f"{error}: the bytes of its tokens are not stored, so that catdpo cannot write out answers"
+            )
             return None
 
     def store(self, group):
         """As members of /tokenizer."""
         store_files(group, self.files)
-        stop = h5io.write(group, "stop_tokens", np.array(list(self.stop), "<i8"), "ids of the tokens that end an answer")
+        stop = h5io.write(
+            group, "stop_tokens", np.array(list(self.stop), "<i8"), "ids of the tokens that end an answer"
+        )
         h5io.set_text(stop, "named_by", self.describe_stop())
         set_checksum(stop, np.array(list(self.stop), "<i8"))
         if self.vocabulary is None:

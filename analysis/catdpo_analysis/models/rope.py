@@ -1,5 +1,5 @@
-"""Rotary embedding in a config.json: the old layout (rope_theta, rope_scaling) and the new one (rope_parameters) say the
-same thing in several places. They are compared; where they differ nothing is chosen."""
+"""Rotary embedding in a config.json: the old layout (rope_theta, rope_scaling) and the new one (rope_parameters) say
+the same thing in several places. They are compared; where they differ nothing is chosen."""
 
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.models.families.family import FULL, SLIDING

@@ -122,7 +122,9 @@ def _told_tokens(tokenizer, files, named, where, notes):
         known = {token.content for _, token in told}
         unused = [t.content for _, t in legacy if t.content not in known and tokenizer.token_to_id(t.content) is None]
         if unused:
-            notes.append(f"{len(unused)} of added_tokens.json not used, as in transformers: {shorten(', '.join(unused))}")
+            notes.append(
+                f"{len(unused)} of added_tokens.json not used, as in transformers: {shorten(', '.join(unused))}"
+            )
         legacy = [entry for entry in legacy if entry[1].content not in unused]
         told += [entry for entry in legacy if entry[1].content not in known]
         _check_unique(told + legacy, where)
@@ -144,12 +146,14 @@ def _check_unique(told, where):
     for index, token in told:
         other, elsewhere = by_id.setdefault(index, token.content), by_text.setdefault(token.content, index)
         if other != token.content or elsewhere != index:
-            what = f"{shorten(other)} and {shorten(token.content)} are both" if other != token.content else (
-                f"{shorten(token.content)} is token {elsewhere} and also"
+            what = (
+                f"{shorten(other)} and {shorten(token.content)} are both"
+                if other != token.content
+                else (f"{shorten(token.content)} is token {elsewhere} and also")
             )
             raise UserError(
-                f"{where}: {what} token {index} in tokenizer_config.json and added_tokens.json; take all files from the "
-                "same model"
+                f"{where}: {what} token {index} in tokenizer_config.json and added_tokens.json; take all files from "
+                f"the same model"
             )
 
 
@@ -162,8 +166,8 @@ def _check_ids(tokenizer, told, where):
         if found != index or other != token.content:
             has = f"gives it {found}" if found is not None else f"has {shorten(other)} there"
             raise UserError(
-                f"{where}: {shorten(token.content)} is token {index} in tokenizer_config.json or added_tokens.json, but "
-                f"tokenizer.json {has}; take all files from the same model"
+                f"{where}: {shorten(token.content)} is token {index} in tokenizer_config.json or added_tokens.json, "
+                f"but tokenizer.json {has}; take all files from the same model"
             )
 
 
@@ -246,15 +250,17 @@ def _compare_settings(tokenizer, config, named, where, notes):
         behind = tokenizer.encode(f"{bos}a", add_special_tokens=False).tokens[1:2]
         if behind and behind[0].startswith("\u2581"):
             notes.append(
-                "tokenizer.json puts a space between a special token and what follows it, its class LlamaTokenizer does "
-                "not (legacy is not true): tokenizer.json is used (transformers 5 builds it anew by the class)"
+                "tokenizer.json puts a space between a special token and what follows it, its class LlamaTokenizer "
+                "does not (legacy is not true): tokenizer.json is used (transformers 5 builds it anew by the class)"
             )
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "GPT2Tokenizer")
     if kind == "Qwen2Tokenizer":
         split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated")
         byte_level = pre_tokenizers.Sequence([split, byte_level])
     if kind in ("GPT2Tokenizer", "Qwen2Tokenizer") and tokenizer.pre_tokenizer is not None:
-        pieces = [[piece for piece, _ in p.pre_tokenize_str(SPLIT_PROBE)] for p in (byte_level, tokenizer.pre_tokenizer)]
+        pieces = [
+            [piece for piece, _ in p.pre_tokenize_str(SPLIT_PROBE)] for p in (byte_level, tokenizer.pre_tokenizer)
+        ]
         if pieces[0] != pieces[1]:
             notes.append(
                 f"tokenizer.json splits texts otherwise than its class {kind}: tokenizer.json is used (transformers 5 "
@@ -283,7 +289,8 @@ def settle(files, where, notes):
     changed = guarded(change, f"{where}: the tokens of tokenizer_config.json do not go with tokenizer.json")
     _check_ids(tokenizer, told, where)
     guarded(
-        lambda: _compare_settings(tokenizer, config, named, where, notes), f"{where}: tokenizer.json cannot encode a text"
+        lambda: _compare_settings(tokenizer, config, named, where, notes),
+        f"{where}: tokenizer.json cannot encode a text",
     )
     notes += filter(None, [unused_keys(files, where)])
     if changed:

@@ -20,7 +20,9 @@ TOKENIZER_FILES = (
 )
 ADDITIONAL = "additional_chat_templates"  # a folder of named templates, NAME.jinja
 TEMPLATE_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
-NAMED_TEMPLATE = re.compile(r"chat_template_([\w.-]{1,64})\.jinja", re.ASCII)  # how one of them is called in /tokenizer of model.h5
+NAMED_TEMPLATE = re.compile(
+    r"chat_template_([\w.-]{1,64})\.jinja", re.ASCII
+)  # how one of them is called in /tokenizer of model.h5
 MOST_TEMPLATES = 8
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -128,7 +130,8 @@ def unused_keys(files, where):
     keys = sorted(key for key in config if key not in IGNORED | READ and not key.endswith("_token"))
     if not keys:
         return None
-    return f"tokenizer_config.json: {len(keys)} key{'s' if len(keys) > 1 else ''} not used: {shorten(', '.join(keys), 160)}"
+    listed = shorten(", ".join(keys), 160)
+    return f"tokenizer_config.json: {len(keys)} key{'s' if len(keys) > 1 else ''} not used: {listed}"
 
 
 # ---- named tokens ----------------------------------------------------------------------------------------------------
@@ -151,8 +154,8 @@ def content_of(value):
 
 def named_tokens(files, where, has, notes):
     """bos_token, eos_token, ... -> text. tokenizer_config.json has them; special_tokens_map.json goes before it where
-    there is no added_tokens_decoder, as in transformers. Other keys of that kind (image_token) are among them. `has`: is
-    a text a token of tokenizer.json?"""
+    there is no added_tokens_decoder, as in transformers. Other keys of that kind (image_token) are among them. `has`:
+    is a text a token of tokenizer.json?"""
     config, mapped = json_of(files, "tokenizer_config.json", where), json_of(files, "special_tokens_map.json", where)
     named = {key: content_of(value) for key, value in config.items() if key.endswith("_token")}
     other = {key: content_of(value) for key, value in mapped.items() if key.endswith("_token")}
@@ -163,8 +166,8 @@ def named_tokens(files, where, has, notes):
         if named.get(key):
             used = named[key] if decides == "tokenizer_config.json" else text
             notes.append(
-                f"{key} is {named[key]} in tokenizer_config.json and {text} in special_tokens_map.json; {used} is used, "
-                "as transformers does"
+                f"{key} is {named[key]} in tokenizer_config.json and {text} in special_tokens_map.json; {used} is "
+                f"used, as transformers does"
             )
         if decides == "special_tokens_map.json":
             named[key] = text
@@ -209,9 +212,7 @@ def _in_config(config, where):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise UserError(
-                f"{where}: chat_template in tokenizer_config.json has half of a surrogate pair"
-            ) from None
+            raise UserError(f"{where}: chat_template in tokenizer_config.json has half of a surrogate pair") from None
     return value
 
 

@@ -211,7 +211,9 @@ class ChatTokenizer:
         extra = {"tools": None, "documents": None} | self.named | extra
         try:
             with time_limit(SECONDS, f"the chat template takes longer than {SECONDS} s for this conversation"):
-                text = self.compiled[name].render(messages=cleaned, add_generation_prompt=add_generation_prompt, **extra)
+                text = self.compiled[name].render(
+                    messages=cleaned, add_generation_prompt=add_generation_prompt, **extra
+                )
                 text.encode("utf-8")
         except UserError:
             raise
