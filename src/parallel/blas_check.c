@@ -25,7 +25,25 @@ typedef union Symbol {
     const char *(*name)(int id);
 } Symbol;
 
-static Symbol find(const char *name) { return (Symbol){ dlsym(RTLD_DEFAULT, name) }; }
+/* The file that sgemm_ comes from. */
+static const char *blas_file(void)
+{
+    Dl_info info;
+    union {
+        void (*call)(void);
+        void *object;
+    } symbol = { sgemm_ };
+    return dladdr(symbol.object, &info) && info.dli_fname ? info.dli_fname : "unknown";
+}
+
+/* In the library that sgemm_ comes from and what it needs: a LAPACK may have loaded another BLAS beside it. */
+static Symbol find(const char *name)
+{
+    void *library = dlopen(blas_file(), RTLD_LAZY | RTLD_NOLOAD);
+    Symbol symbol = { dlsym(library ? library : RTLD_DEFAULT, name) };
+    if (library) dlclose(library); /* stays loaded: it was before */
+    return symbol;
+}
 
 static const char *openblas_core(void)
 {
@@ -126,7 +144,7 @@ static bool set_threads(int threads)
                                                 { "armpl_set_num_threads", "armpl_get_num_threads" } };
     bool ok = true;
     for (size_t k = 0; k < sizeof functions / sizeof *functions; k++) {
-        Symbol set = find(functions[k][0]), get = find(functions[k][1]);
+        Symbol set = { dlsym(RTLD_DEFAULT, functions[k][0]) }, get = find(functions[k][1]);
         if (set.object) set.set(threads);
         if (get.object && threads > 1) ok = ok && get.number() > 1;
     }
@@ -199,13 +217,8 @@ static void judge(BlasReport *report, bool threaded)
 BlasReport blas_check(MPI_Comm comm, int threads)
 {
     BlasReport report = { .threads = threads };
-    Dl_info info;
-    union {
-        void (*call)(void);
-        void *object;
-    } symbol = { sgemm_ };
     char resolved[4096], name[NAME];
-    const char *file = dladdr(symbol.object, &info) && info.dli_fname ? info.dli_fname : "unknown";
+    const char *file = blas_file();
     if (realpath(file, resolved)) file = resolved;
     name_library(file, name);
     size_t length = strlen(file); /* its end tells more than its beginning */

@@ -4,6 +4,7 @@ python3 link_arguments.py VALUE [openmpi|intelmpi]      one argument a line; an 
 
 VALUE is
   mkl                                Intel's MKL in $MKLROOT: an oneAPI installation or what the wheel `mkl` unpacks
+  /opt/intel/oneapi/mkl/latest       the same by its folder, which need not be named again when Meson configures anew
   mkl-dynamic-lp64-seq               a name that pkg-config knows; for one of MKL's its ScaLAPACK and BLACS are added
   -L/opt/lib -lscalapack -Wl,...     arguments as for the compiler, in one string; $NAME is expanded
   -L/opt/lib,-lscalapack             the same between commas, and ['-L/opt/lib', '-lscalapack'], Meson's own list
@@ -70,13 +71,12 @@ def mkl(folder, names):
     return [*kept, "-lpthread", "-lm", "-ldl"]
 
 
-def mkl_root(mpi):
-    root = os.environ.get("MKLROOT") or "/opt/intel/oneapi/mkl/latest"
+def mkl_root(root, mpi):
     folders = [os.path.join(root, *parts) for parts in (("lib",), ("lib", "intel64"), ())]
     for folder in folders:
         if library(folder, "mkl_core"):
             return mkl(folder, [name.format(mpi=mpi) for name in MKL])
-    raise Fault(f"no MKL in {root}: set MKLROOT to the folder whose lib/ holds libmkl_core.so")
+    raise Fault(f"no MKL in {root}: name the folder whose lib/ holds libmkl_core.so, in MKLROOT or instead of mkl")
 
 
 def by_pkg_config(name, mpi):
@@ -126,7 +126,9 @@ def with_rpath(arguments):
 def resolve(value, mpi="openmpi"):
     words = split(value)
     if words == ["mkl"]:
-        arguments = mkl_root(mpi)
+        arguments = mkl_root(os.environ.get("MKLROOT") or "/opt/intel/oneapi/mkl/latest", mpi)
+    elif len(words) == 1 and os.path.isdir(words[0]):
+        arguments = mkl_root(os.path.abspath(words[0]), mpi)
     elif len(words) == 1 and not words[0].startswith(("-", "/")):
         arguments = by_pkg_config(words[0], mpi)
     else:

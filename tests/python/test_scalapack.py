@@ -60,6 +60,7 @@ def test_mkl_of_a_wheel_and_of_an_installation(mkl_folder):
     assert found == ["-Wl,--push-state,--no-as-needed", f"-L{lib}", "-l:libmkl_scalapack_lp64.so.2", "-l:libmkl_blacs_openmpi_lp64.so.2",
                      "-l:libmkl_intel_lp64.so.3", "-l:libmkl_sequential.so.3", "-l:libmkl_core.so.3", "-Wl,--pop-state", "-lpthread", "-lm",
                      "-ldl", f"-Wl,-rpath,{lib}"]
+    assert arguments(str(mkl_folder)) == found
     assert "-l:libmkl_blacs_intelmpi_lp64.so.2" in resolve("mkl", "intelmpi", MKLROOT=str(mkl_folder)).stdout
     for path in lib.iterdir():
         path.rename(str(path).rpartition(".")[0])
@@ -77,7 +78,7 @@ def test_mkl_by_pkg_config(mkl_folder, tmp_path):
 
 
 @pytest.mark.parametrize("value, said", [
-    ("mkl", "set MKLROOT"), ("no-such-library", "pkg-config does not know no-such-library"), ("mkl-dynamic-ilp64-seq", "lp64"),
+    ("mkl", "in MKLROOT"), ("no-such-library", "pkg-config does not know no-such-library"), ("mkl-dynamic-ilp64-seq", "lp64"),
     ("/nowhere/libscalapack.so", "there is no /nowhere"), ("-L$CATDPO_TEST_UNSET/lib -lx", "no such variable"), ("scalapack blas", "-lscalapack"),
     ("['-lx'", "is no list"),
 ])
