@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a model and preference data to an aligned model and its report, as a chain of jobs: see usage below.
 set -u
+# shellcheck source=jobs/site.sh
 . "${CATDPO_SITE:-$(dirname "${BASH_SOURCE[0]}")/site.sh}" || exit 2
 
 usage() {

@@ -2,6 +2,7 @@
 # From a bare machine to an aligned model and its report: bash jobs/quickstart.sh
 # Each stage is skipped when its output is there and newer than what it is made from; a second run reuses everything.
 set -u
+# shellcheck source=jobs/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 usage() {

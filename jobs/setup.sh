@@ -1,12 +1,10 @@
 # shellcheck shell=bash
-# Set-up that jobs/quickstart.sh and tests/run.sh share; to be sourced by bash, from anywhere. Every step is skipped when its
-# result is there.
+# Set-up that jobs/quickstart.sh and tests/setup.sh share; to be sourced by bash, from anywhere. Every step is skipped when
+# its result is there.
 #
 #   setup_packages     system packages: installed with apt as root, otherwise named in one line
-#   setup_slurm        SLURM, for the tests of jobs/ on a cluster of their own; they are skipped where it is not there
 #   setup_python       .venv with the `analysis` package and what its tests need
 #   setup_build DIR [MESON OPTION...]
-#   setup_fuzzer       clang's fuzzer runtime and symbolizer, for the fuzz targets; false: it is not there
 #   stage TITLE, stage_done, skipped TEXT, fail TEXT
 #
 # CATDPO_MESON_OPTIONS is passed on to meson, as words of a shell: "-Dscalapack=mkl" for a site's own ScaLAPACK, or
@@ -36,8 +34,6 @@ export LC_ALL=C.UTF-8
 
 has() { command -v "$1" >/dev/null 2>&1; }
 has_library() { local name; for name in "$@"; do pkg-config --exists "$name" 2>/dev/null && return 0; done; return 1; }
-# the symbolizer: leaks that are not ours are told by the function's name
-has_fuzzer() { has llvm-symbolizer && echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { return d && n > 9; }' | clang -fsanitize=fuzzer -x c - -o /dev/null 2>/dev/null; }
 names_option() { [[ " ${CATDPO_MESON_OPTIONS:-} " == *[\ \'\"]"-D$1="* ]]; }
 
 # Debian packages of what is missing, judged by what works and not by what is installed, so that modules serve as well.
@@ -93,30 +89,6 @@ Name a ScaLAPACK that pkg-config does not know in CATDPO_MESON_OPTIONS: -Dscalap
     missing=$(missing_packages | tr '\n' ' ')
     [ -z "$missing" ] || fail "still missing after apt-get: $missing"
     stage_done
-}
-
-setup_slurm() {
-    stage "SLURM, for the tests"
-    if (PATH=$PATH:/usr/sbin:/sbin; has slurmctld && has slurmd && has munged); then
-        skipped "slurmctld, slurmd, munged"
-    elif ! has apt-get || [ "$(id -u)" -ne 0 ]; then
-        echo "   not there: the tests on a SLURM cluster are skipped (Debian's packages, as root: slurm-wlm munge)"
-    else
-        echo "   installing: slurm-wlm munge"
-        install slurm-wlm munge || echo "   apt-get could not: the tests on a SLURM cluster are skipped"
-        stage_done
-    fi
-}
-
-# false: it is not there
-setup_fuzzer() {
-    has_fuzzer && return
-    stage "Fuzzer, for the tests"
-    if has apt-get && [ "$(id -u)" -eq 0 ]; then
-        echo "   installing: clang libclang-rt-dev llvm"
-        install clang libclang-rt-dev llvm || true
-    fi
-    has_fuzzer || { echo "   not there: the fuzz targets are left out (Debian's packages, as root: clang libclang-rt-dev llvm)"; false; }
 }
 
 setup_python() {

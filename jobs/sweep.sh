@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Many runs of one config and their comparison: see usage below.
 set -u
+# shellcheck source=jobs/site.sh
 . "${CATDPO_SITE:-$(dirname "${BASH_SOURCE[0]}")/site.sh}" || exit 2
 
 usage() {

@@ -1,5 +1,5 @@
-"""count.py PYTEST_XML... MESON_TESTLOG...: add up the suites; the last line is the total, the exit status 0 only if all is well. Every
-report of pytest must be there, and the first Meson log must hold something; the others may be missing."""
+"""count.py REPORT...: add up the suites; the last line is the total, the exit status 0 only if all is well. Every report, an XML of pytest
+or a log of Meson, must be there and hold something."""
 import json
 import os
 import sys
@@ -10,6 +10,8 @@ PASSED, SKIPPED = ("OK", "EXPECTEDFAIL"), ("SKIP", "IGNORED")
 
 def count_meson(path):
     results = [json.loads(line) for line in open(path)] if os.path.exists(path) else []
+    if not results:
+        return 0, [f"Meson (nothing of {path} ran)"], 0
     bad = [r["name"] for r in results if r["result"] not in PASSED + SKIPPED]
     return sum(r["result"] in PASSED for r in results), bad, sum(r["result"] in SKIPPED for r in results)
 
@@ -24,11 +26,10 @@ def count_pytest(path):
     return len(cases) - len(bad) - skipped, bad, skipped
 
 
-reports = [path for path in sys.argv[1:] if path.endswith(".xml")]
-suites = [count_meson(path) for path in sys.argv[1:] if path not in reports] + [count_pytest(path) for path in reports]
+suites = [count_pytest(path) if path.endswith(".xml") else count_meson(path) for path in sys.argv[1:]]
 passed, failed, skipped = (sum((suite[i] for suite in suites), start) for i, start in enumerate((0, [], 0)))
-if suites[0][0] == 0:
-    failed.append("the Meson suite (nothing of it ran)")
+if passed == 0 and not failed:
+    failed.append("everything (nothing ran)")
 if failed:
     print("failed: " + ", ".join(failed))
 print(f"{passed} passed, {len(failed)} failed" + (f", {skipped} skipped" if skipped else ""))

@@ -263,7 +263,7 @@ static bool refuse_key(const char *key, const char *place, Error *err)
 static bool refuse_group(const config_setting_t *setting, const char *place, Error *err)
 {
     const char *name = config_setting_name(setting);
-    const char *names[MOST_OPTIONS];
+    const char *names[MOST_OPTIONS] = { "" };
     char list[VALUE_SIZE * 2] = "";
     for (int g = 0; g < option_group_count; g++) {
         size_t used = strlen(list);

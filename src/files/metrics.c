@@ -185,11 +185,11 @@ void metrics_append(Metrics *m, const StepMetrics *row)
     EACH_COLUMN(i, c)
     {
         if (!m->buffer[i]) continue;
-        const void *values = (const char *)row + c->offset;
+        const void *field = (const char *)row + c->offset, *values = field;
         bool of_pairs = !is_scalar(c) && c->axis[1] == PAIR;
         size_t size = data_size(c->type), width = (size_t)width_of(m, c);
         char *target = m->buffer[i] + (size_t)m->rows * width * size;
-        if (!is_scalar(c)) memcpy(&values, values, sizeof values);
+        if (!is_scalar(c)) memcpy(&values, field, sizeof values); /* the field is a pointer to them */
         memcpy(target, values, (of_pairs ? (size_t)m->pairs : width) * size);
         if (of_pairs) pad_pairs(m, c, target);
     }

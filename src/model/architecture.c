@@ -60,9 +60,9 @@ const Family *architecture_family(const Architecture *a)
 
 static void field_text(const ArchitectureField *f, const Architecture *a, char *text, size_t size)
 {
-    const char *value = (const char *)a + f->offset;
+    const void *value = (const char *)a + f->offset;
     switch (f->kind) {
-    case FIELD_TEXT: snprintf(text, size, "\"%s\"", value); break;
+    case FIELD_TEXT: snprintf(text, size, "\"%s\"", (const char *)value); break;
     case FIELD_COUNT: snprintf(text, size, "%d", *(const int *)value); break;
     case FIELD_FLAG: snprintf(text, size, "%d", *(const bool *)value); break;
     case FIELD_NUMBER: snprintf(text, size, "%.9g", *(const double *)value); break;

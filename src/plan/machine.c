@@ -58,9 +58,9 @@ static bool measure_mlp(Machine *machine, Activation activation, Error *err)
 {
     enum { FEATURES = 1024, TOKENS = 512 };
     Axis axis = axis_even(FEATURES, 1, 0);
-    float *x = memory_allocate(3LL * FEATURES * TOKENS * (int64_t)sizeof(float), "a measurement", err),
-          *y = x + 2LL * FEATURES * TOKENS;
+    float *x = memory_allocate(3LL * FEATURES * TOKENS * (int64_t)sizeof(float), "a measurement", err);
     if (!x) return false;
+    float *y = x + 2LL * FEATURES * TOKENS;
     machine->mlp_forward = machine->mlp_backward = INFINITY;
     for (int round = 0; round < ROUNDS; round++) {
         fill(x, 2LL * FEATURES * TOKENS);

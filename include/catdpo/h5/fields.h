@@ -35,7 +35,8 @@ int64_t field_count(const Field *field, const int64_t lengths[]);
 double fields_bytes(const Format *format, const int64_t lengths[]);
 
 /* Write all rows of a table into a file that is being laid out; groups are made as needed. Of arrays that grow only the
- * room is made, and `values` may be NULL if there are no others. lengths[format->axes]. Collective over the file's communicator. */
+ * room is made, and `values` may be NULL if there are no others. lengths[format->axes]. Collective over the file's
+ * communicator. */
 bool fields_write(H5File *file, const Format *format, const void *values, const int64_t lengths[], Error *err);
 /* The lengths of all axes as the datasets of the file have them, within their bounds; a length that is not negative
  * when it comes in must be the file's. Axes without an array keep theirs. Collective. */
