@@ -34,18 +34,31 @@ program in `src/plan` says, and it rests on these assumptions. For your own mode
   its ranks, within a node at half the memory bandwidth. The slowest replica counts.
 - **Of sgemm** is the part of the ranks' `sgemm` rate that the step's products and attention come to.
 - The **grid** is the one that `parallel.grid = "auto"` takes, or one that is clearly faster.
-"""
+"""  # noqa: E501
 
 
 def run(model, recompute, ranks=RANKS):
     with tempfile.NamedTemporaryFile("w", suffix=".cfg") as config:
         config.write(f"batch: {{ pairs = {PAIRS}; }};\nengine: {{ recompute = {str(recompute).lower()}; }};\n")
         config.flush()
-        options = {"--model-size": model, "--tokens-per-pair": TOKENS, "--completion-share": COMPLETIONS, "--ranks": ",".join(map(str, ranks)),
-                   "--ranks-per-node": NODE, "--memory-per-rank": MEMORY, "--gflops": GFLOPS, "--memory-bandwidth-gb": BANDWIDTH,
-                   "--bandwidth-gb": NETWORK, "--latency-us": LATENCY}
+        options = {
+            "--model-size": model,
+            "--tokens-per-pair": TOKENS,
+            "--completion-share": COMPLETIONS,
+            "--ranks": ",".join(map(str, ranks)),
+            "--ranks-per-node": NODE,
+            "--memory-per-rank": MEMORY,
+            "--gflops": GFLOPS,
+            "--memory-bandwidth-gb": BANDWIDTH,
+            "--bandwidth-gb": NETWORK,
+            "--latency-us": LATENCY,
+        }
         words = [str(word) for option in options.items() for word in option]
-        return json.loads(subprocess.run([BINARY, "plan", config.name, "--json", *words], check=True, capture_output=True, text=True).stdout)
+        return json.loads(
+            subprocess.run(
+                [BINARY, "plan", config.name, "--json", *words], check=True, capture_output=True, text=True
+            ).stdout
+        )
 
 
 def amount(value):
@@ -62,17 +75,27 @@ def row(size):
     grid = size["grids"][size["recommended"]]
     step = grid["step"]
     shape = f"{grid['replicas']} x {grid['rows']} x {grid['columns']}"
-    return (f"| {ranks} | {size['nodes']} | {shape} | {amount(grid['memory']['total'])} | {step['flops'] / 1e12:.3g} | {amount(step['bytes'])} | "
-            f"{step['seconds']:.3g} | {step['tokens'] / step['seconds']:.4g} | {step['flops'] / step['seconds'] / GFLOPS / 1e9:.0%} |")
+    return (
+        f"| {ranks} | {size['nodes']} | {shape} | {amount(grid['memory']['total'])} | {step['flops'] / 1e12:.3g} | "
+        f"{amount(step['bytes'])} | "
+        f"{step['seconds']:.3g} | {step['tokens'] / step['seconds']:.4g} | "
+        f"{step['flops'] / step['seconds'] / GFLOPS / 1e9:.0%} |"
+    )
 
 
 def table(model, recompute):
     plan = run(model, recompute)
     files = plan["sizes"][0]["files"]
-    lines = [f"## {model}", "", f"{plan['parameters'] / 1e9:.2f} G parameters; a model file has {amount(files['model'])}, a checkpoint "
-             f"{amount(files['checkpoint'])}.", "",
-             "| ranks | nodes | replicas x rows x columns | memory a rank | TFLOP a rank and step | sent a rank and step | s a step | tokens/s | of sgemm |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        f"## {model}",
+        "",
+        f"{plan['parameters'] / 1e9:.2f} G parameters; a model file has {amount(files['model'])}, a checkpoint "
+        f"{amount(files['checkpoint'])}.",
+        "",
+        "| ranks | nodes | replicas x rows x columns | memory a rank | TFLOP a rank and step | sent a rank and step | "
+        "s a step | tokens/s | of sgemm |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     return "\n".join(lines + [row(size) for size in plan["sizes"]]) + "\n"
 
 

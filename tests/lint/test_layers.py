@@ -1,5 +1,5 @@
-"""The layers of the C sources: a folder includes only headers of itself and of the folders above it in meson.build's list,
-no header includes itself over others, and include/catdpo mirrors src."""
+"""The layers of the C sources: a folder includes only headers of itself and of the folders above it in meson.build's
+list, no header includes itself over others, and include/catdpo mirrors src."""
 
 import os
 import re

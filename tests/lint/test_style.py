@@ -1,4 +1,5 @@
-"""The sources are formatted and free of what linters find. Each tool is asked where it is there; tests/setup.sh installs them."""
+"""The sources are formatted and free of what linters find. Each tool is asked where it is there; tests/setup.sh
+installs them."""
 
 import os
 import re
@@ -19,7 +20,9 @@ def sources(*endings):
     found = []
     for folder in FOLDERS:
         for where, folders, names in os.walk(os.path.join(ROOT, folder)):
-            folders[:] = [name for name in folders if not name.startswith((".", "__", "build")) and not name.endswith(".egg-info")]
+            folders[:] = [
+                name for name in folders if not name.startswith((".", "__", "build")) and not name.endswith(".egg-info")
+            ]
             found += [os.path.relpath(os.path.join(where, name), ROOT) for name in names if name.endswith(endings)]
     return sorted(found)
 
@@ -41,7 +44,9 @@ def said_nothing(*command):
 def test_c_is_formatted():
     """clang-format -i changes nothing."""
     program = tool("clang-format")
-    version = int(re.search(r"version (\d+)", subprocess.run([program, "--version"], capture_output=True, text=True).stdout)[1])
+    version = int(
+        re.search(r"version (\d+)", subprocess.run([program, "--version"], capture_output=True, text=True).stdout)[1]
+    )
     if version != CLANG_FORMAT:
         pytest.skip(f"clang-format {version} is here; the sources are formatted by {CLANG_FORMAT}")
     said_nothing(program, "--dry-run", "-Werror", *sources(".c", ".h"))
@@ -49,11 +54,15 @@ def test_c_is_formatted():
 
 def test_c_by_cppcheck():
     """No warning, nothing slow, nothing that another compiler takes otherwise."""
-    said_nothing(tool("cppcheck"), "-q", f"-j{os.cpu_count()}", "--error-exitcode=1", *CPPCHECK, "-Iinclude", "-Isrc", "src")
+    said_nothing(
+        tool("cppcheck"), "-q", f"-j{os.cpu_count()}", "--error-exitcode=1", *CPPCHECK, "-Iinclude", "-Isrc", "src"
+    )
 
 
 def test_shell_by_shellcheck():
-    said_nothing(tool("shellcheck"), "--external-sources", "--source-path=.", "--severity=warning", *sources(".sh", ".sbatch"))
+    said_nothing(
+        tool("shellcheck"), "--external-sources", "--source-path=.", "--severity=warning", *sources(".sh", ".sbatch")
+    )
 
 
 def test_python_by_ruff():
@@ -62,5 +71,9 @@ def test_python_by_ruff():
 
 
 def test_no_file_is_over_600_lines():
-    long = {path: count for path in sources(".c", ".h", ".py") if (count := sum(1 for _ in open(os.path.join(ROOT, path)))) > 600}
+    long = {
+        path: count
+        for path in sources(".c", ".h", ".py")
+        if (count := sum(1 for _ in open(os.path.join(ROOT, path)))) > 600
+    }
     assert not long

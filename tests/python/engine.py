@@ -1,4 +1,5 @@
-"""The program as its users start it: runs under MPI, kept for all tests that ask for the same one, and the files that they read and write.
+"""The program as its users start it: runs under MPI, kept for all tests that ask for the same one, and the files that
+they read and write.
 
     run = engine.train(ranks=2, **{"parallel.grid": [2, 1], "schedule.steps": 5})
     run.status, run.errors, run.metrics()["train/loss"], run.weights()
@@ -25,24 +26,44 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BINARY = os.path.abspath(os.environ.get("CATDPO_BINARY", os.path.join(ROOT, "build", "catdpo")))
 # loaded before a run's own libraries: what it sends is counted; its steps take longer
-COUNTER, PACE = (os.path.join(os.path.dirname(BINARY), "tests", "mpi", f"{name}.so") for name in ("count_messages", "pace"))
+COUNTER, PACE = (
+    os.path.join(os.path.dirname(BINARY), "tests", "mpi", f"{name}.so") for name in ("count_messages", "pace")
+)
 MPIRUN = os.path.join(ROOT, "tests", "mpi", "mpirun.sh")
 REFERENCE = os.path.join(ROOT, "tests", "reference")
 sys.path.insert(0, REFERENCE)
 import catdpo_h5  # noqa: E402  (the file formats, written independently of the program and of analysis/)
 
-needs_binary = pytest.mark.skipif(not os.access(BINARY, os.X_OK), reason=f"{BINARY} is not built: bash tests/run.sh builds it")
+needs_binary = pytest.mark.skipif(
+    not os.access(BINARY, os.X_OK), reason=f"{BINARY} is not built: bash tests/run.sh builds it"
+)
 
 TIMEOUT = 60             # seconds until a run counts as hanging
 CORES_LENT = 6           # ranks that run at the same time, over all runs
 
 PAIRS = os.path.join(REFERENCE, "tiny_pairs.h5")
-MODELS = ["tiny_llama", "tiny_llama_linear", "tiny_llama3_tied", "tiny_qwen2_tied", "tiny_qwen2", "tiny_qwen3", "tiny_mistral",
-          "tiny_gemma3", "tiny_olmo2"]
+MODELS = [
+    "tiny_llama",
+    "tiny_llama_linear",
+    "tiny_llama3_tied",
+    "tiny_qwen2_tied",
+    "tiny_qwen2",
+    "tiny_qwen3",
+    "tiny_mistral",
+    "tiny_gemma3",
+    "tiny_olmo2",
+]
 
 DEFAULTS = {
-    "run.progress": "off", "data.path": PAIRS, "model.path": os.path.join(REFERENCE, "tiny_llama.h5"), "batch.pairs": 6,
-    "parallel.grid": [1, 1], "optimizer.learning_rate": 0.01, "schedule.type": "constant", "schedule.warmup": 0.0, "schedule.steps": 5,
+    "run.progress": "off",
+    "data.path": PAIRS,
+    "model.path": os.path.join(REFERENCE, "tiny_llama.h5"),
+    "batch.pairs": 6,
+    "parallel.grid": [1, 1],
+    "optimizer.learning_rate": 0.01,
+    "schedule.type": "constant",
+    "schedule.warmup": 0.0,
+    "schedule.steps": 5,
 }
 
 
@@ -50,7 +71,8 @@ def fixture(name):
     return os.path.join(REFERENCE, f"{name}.h5")
 
 
-# ---- folders ----------------------------------------------------------------------------------------------------------
+# ---- folders
+# ----------------------------------------------------------------------------------------------------------
 
 _root = None
 _lock = threading.RLock()
@@ -75,7 +97,8 @@ def leftovers(folder):
     return [os.path.join(where, name) for where, _, names in os.walk(folder) for name in names if name.endswith(".tmp")]
 
 
-# ---- configs ----------------------------------------------------------------------------------------------------------
+# ---- configs
+# ----------------------------------------------------------------------------------------------------------
 
 def _value(value):
     if isinstance(value, bool):
@@ -91,7 +114,8 @@ def config_text(settings):
     return "".join(f"{group}: {{\n{''.join(lines)}}};\n" for group, lines in groups.items())
 
 
-# ---- runs -------------------------------------------------------------------------------------------------------------
+# ---- runs
+# -------------------------------------------------------------------------------------------------------------
 
 class Run:
     """What one start of the program left behind."""
@@ -130,7 +154,9 @@ def read(path):
     """{path of dataset: array} of a whole file."""
     found = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None)
+        file.visititems(
+            lambda name, item: found.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None
+        )
     return found
 
 
@@ -141,7 +167,9 @@ def below(datasets, group):
 def attributes(path, group="/"):
     """Attributes of an object, text as str."""
     with h5py.File(path) as file:
-        return {name: value.decode() if isinstance(value, bytes) else value for name, value in file[group].attrs.items()}
+        return {
+            name: value.decode() if isinstance(value, bytes) else value for name, value in file[group].attrs.items()
+        }
 
 
 _gate = threading.Condition()
@@ -167,14 +195,24 @@ _RANK = '"$@"; status=$?; echo $status >"$CATDPO_TEST_STATUS.${OMPI_COMM_WORLD_R
 
 
 def start(arguments, ranks, folder, timeout=TIMEOUT, directory=None, apart=True):
-    """mpirun -n RANKS catdpo ARGUMENTS, until it ends or `timeout` is over. `apart`: every rank ends by itself; otherwise, as Open MPI
-    has it for users, one that fails ends the others, which would hide that they hang. Only then is mpirun's own status that of a rank."""
+    """mpirun -n RANKS catdpo ARGUMENTS, until it ends or `timeout` is over. `apart`: every rank ends by itself;
+    otherwise, as Open MPI has it for users, one that fails ends the others, which would hide that they hang. Only then
+    is mpirun's own status that of a rank."""
     marks = os.path.join(folder, "status")
-    environment = dict(os.environ, CATDPO_TEST_STATUS=marks, OMPI_MCA_orte_abort_on_non_zero_status="0" if apart else "1")
+    environment = dict(
+        os.environ, CATDPO_TEST_STATUS=marks, OMPI_MCA_orte_abort_on_non_zero_status="0" if apart else "1"
+    )
     _enter(ranks)
     try:
-        process = subprocess.Popen(["sh", MPIRUN, str(ranks), "sh", "-c", _RANK, "sh", BINARY, *arguments], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            ["sh", MPIRUN, str(ranks), "sh", "-c", _RANK, "sh", BINARY, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
         hung = False
         try:
             out, err = process.communicate(timeout=timeout)
@@ -198,7 +236,8 @@ def start(arguments, ranks, folder, timeout=TIMEOUT, directory=None, apart=True)
 
 
 def launch(command, ranks=1, options=(), label=None, **settings):
-    """A new run, shared with nobody: the defaults above with `settings` (keys with dots), in a folder of its own unless run.dir is given."""
+    """A new run, shared with nobody: the defaults above with `settings` (keys with dots), in a folder of its own unless
+    run.dir is given."""
     folder = new_folder(label or command)
     settings = {"run.dir": os.path.join(folder, "run"), **DEFAULTS, **settings}
     config = os.path.join(folder, "run.cfg")
@@ -249,7 +288,8 @@ def evaluate(ranks=1, options=(), **settings):
     return succeed(run("eval", ranks, options, **settings))
 
 
-# ---- files to start from -----------------------------------------------------------------------------------------------
+# ---- files to start from
+# -----------------------------------------------------------------------------------------------
 
 def copy(source, change, name="changed.h5"):
     """A copy of a file, changed by change(h5py.File)."""

@@ -19,7 +19,7 @@ import engine
 import h5py
 import numpy as np
 
-TIMES = ("tokens_per_second", "seconds")     # of a line of log.jsonl: the only things that differ between two equal runs
+TIMES = ("tokens_per_second", "seconds")  # of a line of log.jsonl: the only things that differ between two equal runs
 
 
 def write_config(folder, **settings):
@@ -30,17 +30,22 @@ def write_config(folder, **settings):
 
 
 class Started:
-    """mpirun -n RANKS catdpo train on the config in `folder`, running; each step takes `pace` milliseconds at least. When
-    a rank fails, mpirun kills the others after `grace` seconds."""
+    """mpirun -n RANKS catdpo train on the config in `folder`, running; each step takes `pace` milliseconds at least.
+    When a rank fails, mpirun kills the others after `grace` seconds."""
 
     def __init__(self, folder, ranks=1, options=("--resume",), command="train", pace=0, grace=0, **settings):
         self.folder, self.ranks, self.mark = folder, ranks, uuid.uuid4().hex
         self.directory = settings.get("run.dir", os.path.join(folder, "run"))
         config = write_config(folder, **settings)
         self.output = open(os.path.join(folder, f"{self.mark}.log"), "w+")
-        self.process = subprocess.Popen(["sh", engine.MPIRUN, str(ranks), engine.BINARY, command, config, *options], stdin=subprocess.DEVNULL,
-                                        stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True,
-                                        env=self._environment(pace, grace))
+        self.process = subprocess.Popen(
+            ["sh", engine.MPIRUN, str(ranks), engine.BINARY, command, config, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=self._environment(pace, grace),
+        )
 
     def _environment(self, pace, grace):
         found = dict(os.environ, CATDPO_TEST_RUN=self.mark, OMPI_MCA_odls_base_sigkill_timeout=str(grace))
@@ -69,7 +74,9 @@ class Started:
         """(pid, rank or None) of what this start has brought into being."""
         for path in glob.glob("/proc/[0-9]*/environ"):
             try:
-                environment = dict(item.partition("=")[::2] for item in open(path, "rb").read().decode(errors="replace").split("\0"))
+                environment = dict(
+                    item.partition("=")[::2] for item in open(path, "rb").read().decode(errors="replace").split("\0")
+                )
                 program = os.readlink(os.path.join(os.path.dirname(path), "exe"))
             except OSError:
                 continue
@@ -132,7 +139,8 @@ def copy_run(source, label):
     return folder
 
 
-# ---- two runs are the same ---------------------------------------------------------------------------------------------
+# ---- two runs are the same
+# ---------------------------------------------------------------------------------------------
 
 def log_lines(directory):
     lines = [json.loads(line) for line in open(os.path.join(directory, "log.jsonl"))]
@@ -149,8 +157,8 @@ def check_steps(directory, last=None):
 
 
 def check_same(directory, expected, name="checkpoints/final.h5"):
-    """Bit for bit: weights, moments, margins, metrics but for times and the ranks' counts since the last flush, log lines
-    but for times."""
+    """Bit for bit: weights, moments, margins, metrics but for times and the ranks' counts since the last flush, log
+    lines but for times."""
     one, other = (engine.read(os.path.join(where, name)) for where in (expected, directory))
     assert one.keys() == other.keys()
     for key in one:

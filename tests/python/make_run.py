@@ -96,7 +96,8 @@ def write_metrics(path, steps=60, categories=CATEGORIES, seed=0, leave_out=(), c
 
 
 def write_evaluation(path, level, categories=CATEGORIES, seed=1, n=24, with_pairs=True, weights=TRAINED, **about):
-    """An evaluation of the weights of that digest in which category k is violated in about `level` * (k + 2) / (K + 2) of its pairs."""
+    """An evaluation of the weights of that digest in which category k is violated in about `level` * (k + 2) / (K + 2)
+    of its pairs."""
     rng = np.random.default_rng(seed)
     harm = np.array([name != "benign" for name in categories], dtype="u1")
     k = len(categories)

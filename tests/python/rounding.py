@@ -8,9 +8,9 @@ loops with and without AVX-512, five layouts).
 A float's rounding is uniform over one unit in the last place: a standard error of 0.2 EPS of its size on average. A
 token's log-prob in the tiny models of two layers is the end of a chain of 25 of them (norms, products, rotation,
 exponentials, residual sums): sqrt(25) x 0.2 EPS = 1 EPS of its size; measured: 0.9 to 1.2. It is a logit less a
-log-sum-exp of about ln(vocabulary), and its error no smaller than that of these when it is near zero. Tokens are rounded
-apart from each other: the sum over T of them has sqrt(T) times the error of one. Gradients have passed the same chain
-forward and, with two products for each, backward.
+log-sum-exp of about ln(vocabulary), and its error no smaller than that of these when it is near zero. Tokens are
+rounded apart from each other: the sum over T of them has sqrt(T) times the error of one. Gradients have passed the same
+chain forward and, with two products for each, backward.
 """
 
 import numpy as np

@@ -1,5 +1,6 @@
-"""`catdpo check`: says what a file is, passes whole ones of every kind, and names what is wrong with any other, with status 2, without mpirun.
-One flipped bit anywhere in a checkpoint or in metrics.h5 is found, or changes nothing that a reader can see."""
+"""`catdpo check`: says what a file is, passes whole ones of every kind, and names what is wrong with any other, with
+status 2, without mpirun. One flipped bit anywhere in a checkpoint or in metrics.h5 is found, or changes nothing that a
+reader can see."""
 
 import os
 import random
@@ -21,9 +22,19 @@ SETTINGS = {"metrics.flush_steps": 2, "optimizer.learning_rate": 0.001}
 
 def check(*files):
     """The answer without MPI: nothing of a launcher's environment is there."""
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **{k: v for k, v in os.environ.items() if "SAN" in k or k.startswith("LD_")}}
-    return subprocess.run([engine.BINARY, "check", *map(str, files)], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
-                          env=environment)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C.UTF-8",
+        **{k: v for k, v in os.environ.items() if "SAN" in k or k.startswith("LD_")},
+    }
+    return subprocess.run(
+        [engine.BINARY, "check", *map(str, files)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+    )
 
 
 def verdicts(answer):
@@ -44,22 +55,44 @@ def run():
     folder = engine.new_folder("check")
     directory = os.path.join(folder, "run")
     shutil.copytree(done.directory, directory)
-    engine.succeed(engine.launch("eval", 1, **{"run.dir": directory, **SETTINGS, "model.path": os.path.join(directory, "checkpoints/final.h5"),
-                                               "reference.model": engine.fixture("tiny_llama"), "reference.cache": os.path.join(directory, "reference.h5")}))
+    engine.succeed(
+        engine.launch(
+            "eval",
+            1,
+            **{
+                "run.dir": directory,
+                **SETTINGS,
+                "model.path": os.path.join(directory, "checkpoints/final.h5"),
+                "reference.model": engine.fixture("tiny_llama"),
+                "reference.cache": os.path.join(directory, "reference.h5"),
+            },
+        )
+    )
     return directory
 
 
-# ---- whole files ------------------------------------------------------------------------------------------------------
+# ---- whole files
+# ------------------------------------------------------------------------------------------------------
 
 def test_files_of_a_run_are_whole(run):
-    """A run directory stands for its files; each is named and described, and a file that is none of ours does not hide the others."""
+    """A run directory stands for its files; each is named and described, and a file that is none of ours does not hide
+    the others."""
     answer = check(run)
     assert answer.returncode == 0 and answer.stderr == "", answer
     names = [name for name in os.listdir(run) if name.endswith(".h5")] + ["checkpoints/final.h5"]
     assert {"eval.h5", "metrics.h5", "reference.h5"} < set(names)
     assert verdicts(answer) == {os.path.join(run, name): "ok" for name in names}
-    for words in ("catdpo-checkpoint, version 1", "5 of 5", "privacy, fraud, benign", "steps       1 to 5", "grid 1x2x1", "28 pairs", "12 pairs of heldout",
-                  "parameters, 2 layers", "21 tensors, digest"):
+    for words in (
+        "catdpo-checkpoint, version 1",
+        "5 of 5",
+        "privacy, fraud, benign",
+        "steps       1 to 5",
+        "grid 1x2x1",
+        "28 pairs",
+        "12 pairs of heldout",
+        "parameters, 2 layers",
+        "21 tensors, digest",
+    ):
         assert words in answer.stdout, words
     assert "seal" not in answer.stdout
 
@@ -76,10 +109,14 @@ def make_model_and_pairs(cli, tmp_path):
 def test_models_and_pairs_are_whole(cli, tmp_path):
     """What catdpo-analysis imports and prepares, and the fixtures, which are not sealed and said to be so."""
     answer = check(*make_model_and_pairs(cli, tmp_path))
-    assert answer.returncode == 0 and list(verdicts(answer).values()) == ["ok", "ok"] and "seal" not in answer.stdout, answer
+    assert answer.returncode == 0 and list(verdicts(answer).values()) == ["ok", "ok"] and "seal" not in answer.stdout, (
+        answer
+    )
     assert "catdpo-model, version 1" in answer.stdout and "catdpo-pairs, version 1" in answer.stdout
     answer = check(engine.PAIRS, *map(engine.fixture, engine.MODELS))
-    assert answer.returncode == 0 and set(verdicts(answer).values()) == {"ok"} and "seal        none" in answer.stdout, answer
+    assert (
+        answer.returncode == 0 and set(verdicts(answer).values()) == {"ok"} and "seal        none" in answer.stdout
+    ), answer
 
 
 def test_files_of_replicas_are_whole():
@@ -88,10 +125,12 @@ def test_files_of_replicas_are_whole():
     assert check(done.directory).returncode == 0
 
 
-# ---- what is not a file of ours -----------------------------------------------------------------------------------------
+# ---- what is not a file of ours
+# -----------------------------------------------------------------------------------------
 
 def test_foreign_files_are_named_and_the_others_checked(run, tmp_path):
-    """Text, nothing, an HDF5 file of another program, a missing file, an empty folder: one line each, status 2; whole files stay ok."""
+    """Text, nothing, an HDF5 file of another program, a missing file, an empty folder: one line each, status 2; whole
+    files stay ok."""
     (tmp_path / "text.h5").write_text("not HDF5\n")
     (tmp_path / "empty.h5").write_text("")
     (tmp_path / "folder").mkdir()
@@ -103,13 +142,30 @@ def test_foreign_files_are_named_and_the_others_checked(run, tmp_path):
     answer = check(*(tmp_path / name for name in names), os.path.join(run, "metrics.h5"))
     found = {os.path.basename(name): verdict for name, verdict in verdicts(answer).items()}
     assert answer.returncode == 2 and answer.stderr == "", answer
-    for name, words in zip(names, ["not an HDF5 file", "not an HDF5 file", "another program", "format version 99", "No such file", "holds no .h5"]):
+    for name, words in zip(
+        names,
+        [
+            "not an HDF5 file",
+            "not an HDF5 file",
+            "another program",
+            "format version 99",
+            "No such file",
+            "holds no .h5",
+        ],
+    ):
         assert words in found[name], found
     assert found["metrics.h5"] == "ok"
 
 
-@pytest.mark.parametrize("sizes", [{"vocab_size": 1 << 26}, {"num_hidden_layers": 4096, "intermediate_size": 1 << 24},
-                                   {"num_attention_heads": 1 << 30, "num_key_value_heads": 1 << 30, "head_dim": 2}], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"vocab_size": 1 << 26},
+        {"num_hidden_layers": 4096, "intermediate_size": 1 << 24},
+        {"num_attention_heads": 1 << 30, "num_key_value_heads": 1 << 30, "head_dim": 2},
+    ],
+    ids=str,
+)
 def test_a_model_that_claims_more_than_its_file_holds(tmp_path, sizes):
     """Sizes are compared with the file before anything is allocated for them, and their products do not overflow."""
     path = tmp_path / "model.h5"
@@ -119,12 +175,20 @@ def test_a_model_that_claims_more_than_its_file_holds(tmp_path, sizes):
             file["model"].attrs.modify(name, np.int64(value))
     answer = check(path)
     assert answer.returncode == 2 and answer.stderr == "", answer
-    assert any(words in verdicts(answer)[str(path)] for words in ("MB of weights, the file has", "beyond what this program was made for")), answer
+    assert any(
+        words in verdicts(answer)[str(path)]
+        for words in ("MB of weights, the file has", "beyond what this program was made for")
+    ), answer
 
 
 def test_no_file_is_a_mistake():
     answer = check()
-    assert answer.returncode == 2 and answer.stdout == "" and "needs a file" in answer.stderr and answer.stderr.count("\n") == 1
+    assert (
+        answer.returncode == 2
+        and answer.stdout == ""
+        and "needs a file" in answer.stderr
+        and answer.stderr.count("\n") == 1
+    )
 
 
 def test_help_without_mpi():
@@ -132,7 +196,8 @@ def test_help_without_mpi():
     assert answer.returncode == 0 and "usage: catdpo check FILE..." in answer.stdout and "--set" not in answer.stdout
 
 
-# ---- damage -------------------------------------------------------------------------------------------------------------
+# ---- damage
+# -------------------------------------------------------------------------------------------------------------
 
 def assign(path, index, value):
     return lambda file: file[path].__setitem__(index, value)
@@ -143,7 +208,10 @@ def reseal(path, index, value):
     def change(file):
         file[path][index] = value
         values = file[path][()]
-        file[path].attrs["checksum"] = np.uint64(engine.catdpo_h5.checksum(values.astype("u4") if values.itemsize == 1 else values))
+        file[path].attrs["checksum"] = np.uint64(
+            engine.catdpo_h5.checksum(values.astype("u4") if values.itemsize == 1 else values)
+        )
+
     return change
 
 
@@ -220,17 +288,23 @@ def test_a_file_cut_short_is_named(run, tmp_path):
         assert "damaged" in verdict, (path, verdict)
 
 
-# ---- flipped bits -------------------------------------------------------------------------------------------------------
+# ---- flipped bits
+# -------------------------------------------------------------------------------------------------------
 
 def content(path):
-    """All that a reader can see of a file: objects, types, shapes, values, attributes. References as the names of what they lead to."""
+    """All that a reader can see of a file: objects, types, shapes, values, attributes. References as the names of what
+    they lead to."""
     def plain(file, value):
         if isinstance(value, h5py.Reference):
             return file[value].name
         if isinstance(value, np.void):
             return [plain(file, part) for part in value]
         if isinstance(value, np.ndarray):
-            return [plain(file, part) for part in value.flat] if value.dtype.hasobject else (str(value.dtype), value.shape, value.tobytes())
+            return (
+                [plain(file, part) for part in value.flat]
+                if value.dtype.hasobject
+                else (str(value.dtype), value.shape, value.tobytes())
+            )
         return (str(getattr(value, "dtype", type(value))), value.tobytes() if isinstance(value, np.generic) else value)
 
     def attributes(file, item):
@@ -249,7 +323,8 @@ def content(path):
 
 
 def chunks(path):
-    """(begin, end, name) of the bytes of each chunk of a dataset: rows that are not there yet have their room in them."""
+    """(begin, end, name) of the bytes of each chunk of a dataset: rows that are not there yet have their room in
+    them."""
     found = []
     with h5py.File(path, "r") as file:
         def visit(name, item):
@@ -274,7 +349,8 @@ def flip(source, places, folder):
 
 
 def find_flips(source, places):
-    """Checks a copy for each place; returns the places that were not found, after showing that nothing changed at some of them."""
+    """Checks a copy for each place; returns the places that were not found, after showing that nothing changed at some
+    of them."""
     folder = engine.new_folder("flips")
     copies = flip(source, places, folder)
     answer = check(*copies)
@@ -283,7 +359,9 @@ def find_flips(source, places):
     unseen = [place for place, path in zip(places, copies) if found[path] == "ok"]
     whole = content(source) if unseen else None
     for place in unseen[:SEEN_WHOLE]:
-        assert content(os.path.join(folder, f"{place}.h5")) == whole, f"bit {place} of {source} changes the file and is not found"
+        assert content(os.path.join(folder, f"{place}.h5")) == whole, (
+            f"bit {place} of {source} changes the file and is not found"
+        )
     shutil.rmtree(folder)
     return unseen
 
@@ -296,13 +374,17 @@ def test_flips_in_a_checkpoint_are_found(run):
 
 
 def test_a_flipped_checkpoint_is_not_resumed(tmp_path):
-    """What `check` finds, --resume refuses: bits in the front, in attributes, weights, moments, margins and in the seal; nothing is changed."""
+    """What `check` finds, --resume refuses: bits in the front, in attributes, weights, moments, margins and in the
+    seal; nothing is changed."""
     directory = os.path.join(engine.new_folder("resume"), "run")
     settings = {"run.dir": directory, **SETTINGS, "checkpoint.steps": 2}
     engine.succeed(engine.launch("train", 1, **settings))
     source = os.path.join(directory, "checkpoints", "step-00000004.h5")
     with h5py.File(source, "r") as file:
-        tensors = [file[name].id.get_offset() for name in ("model/norm/weight", "optimizer/m/norm/weight", "optimizer/v/norm/weight")]
+        tensors = [
+            file[name].id.get_offset()
+            for name in ("model/norm/weight", "optimizer/m/norm/weight", "optimizer/v/norm/weight")
+        ]
         small = [file[name].id.get_offset() for name in ("margins/margin", "config", "tokenizer/tokenizer.json")]
     size = os.path.getsize(source)
     places = [8 * byte + 3 for byte in (20, 400, *tensors, *small, size - 60, size - 1)]
@@ -310,13 +392,16 @@ def test_a_flipped_checkpoint_is_not_resumed(tmp_path):
         before = engine.read(os.path.join(directory, METRICS))
         run = engine.launch("train", 1, options=[f"--resume={path}"], **settings)
         assert run.statuses == [2] and len(run.errors) == 1 and os.path.basename(path) in run.errors[0], repr(run)
-        assert all(values.tobytes() == before[name].tobytes() for name, values in engine.read(os.path.join(directory, METRICS)).items())
+        assert all(
+            values.tobytes() == before[name].tobytes()
+            for name, values in engine.read(os.path.join(directory, METRICS)).items()
+        )
     engine.succeed(engine.launch("train", 1, options=[f"--resume={source}"], **settings))
 
 
 def test_flips_in_metrics_are_found(run):
-    """200 random bits of metrics.h5: only room for rows that are not there yet may change unseen, and then the rows that are there read
-    the same; 200 more outside of all chunks are found."""
+    """200 random bits of metrics.h5: only room for rows that are not there yet may change unseen, and then the rows
+    that are there read the same; 200 more outside of all chunks are found."""
     source = os.path.join(run, METRICS)
     size, values = os.path.getsize(source), engine.read(source)
     inside = {byte: name for begin, end, name in chunks(source) for byte in range(begin, end)}
@@ -329,7 +414,10 @@ def test_flips_in_metrics_are_found(run):
             assert file[name][()].tobytes() == values[name].tobytes(), f"bit {place} of {source}"
         os.remove(path)
     assert find_flips(source, random.Random(3).sample(outside, FLIPS)) == []
-    print(f"metrics.h5: {len(unseen)} of {FLIPS} flips in room for later rows, which is {len(inside) / size:.0%} of the file with the rows")
+    print(
+        f"metrics.h5: {len(unseen)} of {FLIPS} flips in room for later rows, which is {len(inside) / size:.0%} of the "
+        "file with the rows"
+    )
 
 
 def test_flips_in_other_files_are_found(run, cli, tmp_path):
@@ -347,6 +435,9 @@ def test_settings_are_checked_with_all_their_mistakes(tmp_path):
     answer = check(good, bad, os.path.join(engine.ROOT, "configs/quickstart.cfg"), tmp_path / "none.cfg")
     assert answer.returncode == 2 and answer.stderr == ""
     assert '    run.dir = "runs/a b"\n    margin.eta = 0.5\n  ok\n' in answer.stdout
-    assert "  BAD: line 1: unknown key 'margin.etaa'" in answer.stdout and "\n       line 3: batch.pairs = 0 is outside" in answer.stdout
+    assert (
+        "  BAD: line 1: unknown key 'margin.etaa'" in answer.stdout
+        and "\n       line 3: batch.pairs = 0 is outside" in answer.stdout
+    )
     assert "cannot read the config" in verdicts(answer)[str(tmp_path / "none.cfg")]
     assert list(verdicts(answer).values())[0::2] == ["ok", "ok"]

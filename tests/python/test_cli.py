@@ -124,7 +124,9 @@ def test_commands_of_the_other_program_are_pointed_to(cli):
     assert set(COMMANDS) == set(re.findall(r'"(\w+)"', names))
 
 
-@pytest.mark.parametrize("argv, words", [(["help"], "usual order"), (["help", "report"], "RUN_DIR"), (["-V"], __version__)])
+@pytest.mark.parametrize(
+    "argv, words", [(["help"], "usual order"), (["help", "report"], "RUN_DIR"), (["-V"], __version__)]
+)
 def test_help_and_version_in_their_other_forms(capsys, argv, words):
     from catdpo_analysis.cli import main
 

@@ -108,7 +108,9 @@ def test_seeds_of_the_same_settings_are_summed_up(cli, sweep):
 
 def test_places_are_no_settings_but_all_else_is(cli, tmp_path):
     make(tmp_path / "a", settings="checkpoint: { steps = 5; };\nbatch: { pairs = 8; };\n")
-    make(tmp_path / "b", settings='checkpoint: { steps = 9; };\nbatch: { pairs = 16; };\nreference: { cache = "x"; };\n')
+    make(
+        tmp_path / "b", settings='checkpoint: { steps = 9; };\nbatch: { pairs = 16; };\nreference: { cache = "x"; };\n'
+    )
     data = json.loads(cli("compare", tmp_path / "a", tmp_path / "b", "--json").out)
     assert data["differing"] == ["batch.pairs"]
     assert table_with(cli("compare", tmp_path / "a", tmp_path / "b").out, "objective")[0][-1] == "pairs"
@@ -300,7 +302,10 @@ def test_entries_say_whether_a_run_is_finished(tmp_path):
 
 def test_the_base_model_is_never_a_run_s_result(cli, tmp_path):
     """eval.h5 of the model before training, of another run's weights: neither is compared, both are named."""
-    for name, weights, words in (("base", START, "evaluated before training only"), ("foreign", "1" * 16, "other weights")):
+    for name, weights, words in (
+        ("base", START, "evaluated before training only"),
+        ("foreign", "1" * 16, "other weights"),
+    ):
         run = make(tmp_path / name, level=None)
         write_evaluation(run / "eval.h5", 0.1, weights=weights)
         assert words in cli("compare", run).out

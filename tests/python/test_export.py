@@ -52,7 +52,11 @@ def stored(folder):
         {"model_type": "olmo2"},
         GEMMA | {"sliding_window": 16},
         GEMMA | {"sliding_window": 16, "layer_types": [SEES_ALL, SLIDES], "query_pre_attn_scalar": 24},
-        GEMMA | {"rope_theta": None, "rope_parameters": {SEES_ALL: LINEAR | {"rope_theta": 5e5}, SLIDES: {"rope_theta": 2e4}}},
+        GEMMA
+        | {
+            "rope_theta": None,
+            "rope_parameters": {SEES_ALL: LINEAR | {"rope_theta": 5e5}, SLIDES: {"rope_theta": 2e4}},
+        },
         {"rope_scaling": LLAMA3},
         {"rope_scaling": LINEAR},
     ],

@@ -1,5 +1,5 @@
-"""Gemma 3 from one end to the other: import, preparation with a template that writes BOS, training and evaluation with windows
-shorter than the sequences, export."""
+"""Gemma 3 from one end to the other: import, preparation with a template that writes BOS, training and evaluation with
+windows shorter than the sequences, export."""
 
 import json
 
@@ -24,14 +24,29 @@ def prepared(cli, tmp_path, jsonl):
     tensors = {name: 0.3 * value for name, value in tensors_of(CONFIG | config).items()}
     write_model(tmp_path / "hf", tensors, **config)
     tokenizer = train_bpe()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<|endoftext|>:0 $A:0", special_tokens=[("<|endoftext|>", 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|>:0 $A:0", special_tokens=[("<|endoftext|>", 0)]
+    )
     tokenizer.save(str(tmp_path / "hf/tokenizer.json"))
     names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "chat_template": TEMPLATE}
     (tmp_path / "hf/tokenizer_config.json").write_text(json.dumps(names))
     cli("import", tmp_path / "hf", "--out", tmp_path / "m.h5")
-    rows = [pku(f"how do I bake bread at home {i}", safe=(True, False), harm=("fraud",) if i % 2 else ("violence",)) for i in range(12)]
+    rows = [
+        pku(f"how do I bake bread at home {i}", safe=(True, False), harm=("fraud",) if i % 2 else ("violence",))
+        for i in range(12)
+    ]
     plain = [{"prompt": f"the sky {i}", "chosen": " is blue", "rejected": " is green"} for i in range(4)]
-    cli("prepare", jsonl(*rows), jsonl(*plain, name="plain.jsonl"), "--model", tmp_path / "m.h5", "--out", tmp_path / "p.h5", "--heldout", 0.25)
+    cli(
+        "prepare",
+        jsonl(*rows),
+        jsonl(*plain, name="plain.jsonl"),
+        "--model",
+        tmp_path / "m.h5",
+        "--out",
+        tmp_path / "p.h5",
+        "--heldout",
+        0.25,
+    )
     return tmp_path / "m.h5", tmp_path / "p.h5", tensors
 
 
@@ -47,7 +62,13 @@ def test_every_sequence_begins_with_one_bos(prepared):
 @pytest.mark.parametrize("grid", [[2, 1], [1, 2]], ids=str)
 def test_train_eval_and_export(cli, tmp_path, prepared, grid):
     model, pairs, tensors = prepared
-    settings = {"model.path": str(model), "data.path": str(pairs), "parallel.grid": grid, "batch.pairs": 4, "schedule.steps": 6}
+    settings = {
+        "model.path": str(model),
+        "data.path": str(pairs),
+        "parallel.grid": grid,
+        "batch.pairs": 4,
+        "schedule.steps": 6,
+    }
     run = engine.succeed(engine.launch("train", 2, **settings))
     loss = run.metrics()["train/loss"]
     assert loss[0] == pytest.approx(np.log(2), abs=1e-4) and loss[-1] < loss[0]

@@ -165,7 +165,9 @@ def test_gemma_as_llama_cpp_stores_it(cli, tmp_path, extra, window, letters, sca
     write_gguf(tmp_path / "m.gguf", config, stored, extra=scaling | extra)
     cli("import", tmp_path / "m.gguf", "--out", tmp_path / "m.h5", "--no-tokenizer")
     found = weights(tmp_path / "m.h5")
-    assert same(found, {name: stored[name] - one if name.endswith("norm.weight") else tensors[name] for name in tensors})
+    assert same(
+        found, {name: stored[name] - one if name.endswith("norm.weight") else tensors[name] for name in tensors}
+    )
     with h5io.open_as(str(tmp_path / "m.h5"), "catdpo-model") as file:
         model = file["model"].attrs
         assert (int(model["sliding_window"]), h5io.text(file["model"], "layer_types")) == (window, letters)
@@ -294,7 +296,11 @@ def test_the_tokenizer_from_metadata_encodes_as_the_original(cli, tmp_path, pre,
     for text in [*TEXTS, "<|im_start|>user\nhi<|im_end|>\n"]:
         assert found.encode([text], True)[0] == original.encode(text).ids
         assert found.tokenizer.decode(found.encode([text], True)[0], skip_special_tokens=False) == text
-    assert found.eos == "<|im_end|>" and found.templates == {"default": CHATML} and found.vocab_size == config["vocab_size"]
+    assert (
+        found.eos == "<|im_end|>"
+        and found.templates == {"default": CHATML}
+        and found.vocab_size == config["vocab_size"]
+    )
 
 
 def test_smollm_splits_digits_before_white_space_is_joined(cli, tmp_path):

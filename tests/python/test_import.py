@@ -218,7 +218,10 @@ def test_gemma_has_two_rotations_in_the_old_and_the_new_layout(cli, tmp_path, ch
         ({"attention_bias": True}, "attention_bias"),
         ({"sliding_window": 64}, "sliding_window"),
         ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding"),
-        ({"model_type": "mistral", "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}, "sliding"),
+        (
+            {"model_type": "mistral", "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]},
+            "sliding",
+        ),
         ({"model_type": "mistral", "sliding_window": 0}, "sliding_window"),
         ({"model_type": "qwen2", "layer_types": ["sliding_attention", "full_attention"]}, "sliding"),
         ({"model_type": "qwen3", "layer_types": ["full_attention"]}, "layer_types"),

@@ -1,4 +1,5 @@
-"""Signals, time limits, hanging ranks, numbers that are not finite, two copies of one run: each ends as documented and loses nothing."""
+"""Signals, time limits, hanging ranks, numbers that are not finite, two copies of one run: each ends as documented and
+loses nothing."""
 
 import glob
 import os
@@ -18,8 +19,16 @@ pytestmark = engine.needs_binary
 RESUBMIT = 85
 STEPS = 120
 PACE = 5    # milliseconds a step at least: time to disturb a run, on any machine
-RUN = {"objective.type": "catdpo", "margin.eta": 0.5, "optimizer.learning_rate": 0.01, "schedule.steps": STEPS, "schedule.type": "linear",
-       "checkpoint.minutes": 0.0, "metrics.flush_steps": 20, "parallel.grid": [2, 1]}
+RUN = {
+    "objective.type": "catdpo",
+    "margin.eta": 0.5,
+    "optimizer.learning_rate": 0.01,
+    "schedule.steps": STEPS,
+    "schedule.type": "linear",
+    "checkpoint.minutes": 0.0,
+    "metrics.flush_steps": 20,
+    "parallel.grid": [2, 1],
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +36,15 @@ def whole():
     return engine.train(2, **RUN)
 
 
-# ---- signals -----------------------------------------------------------------------------------------------------------
+# ---- signals
+# -----------------------------------------------------------------------------------------------------------
 
 DELIVERY = {
-    "TERM-to-rank-1": (signal.SIGTERM, [1]), "USR1-to-rank-0": (signal.SIGUSR1, [0]), "USR2-to-all": (signal.SIGUSR2, None),
-    "INT-to-rank-1": (signal.SIGINT, [1]), "USR1-to-mpirun": (signal.SIGUSR1, "mpirun"),
+    "TERM-to-rank-1": (signal.SIGTERM, [1]),
+    "USR1-to-rank-0": (signal.SIGUSR1, [0]),
+    "USR2-to-all": (signal.SIGUSR2, None),
+    "INT-to-rank-1": (signal.SIGINT, [1]),
+    "USR1-to-mpirun": (signal.SIGUSR1, "mpirun"),
 }
 
 
@@ -48,7 +61,11 @@ def test_signal(how, whole):
             run.signal(number, ranks)
         assert run.end() == RESUBMIT, run.text()
         said = run.text()
-    assert said.count("catdpo: ") == 1 and f"stopped by {signal.Signals(number).name} after step" in said and "--resume" in said
+    assert (
+        said.count("catdpo: ") == 1
+        and f"stopped by {signal.Signals(number).name} after step" in said
+        and "--resume" in said
+    )
     directory = os.path.join(folder, "run")
     assert not engine.leftovers(directory) and not glob.glob(os.path.join(directory, "writer-*"))
     done = interrupt.check_steps(directory)
@@ -121,7 +138,13 @@ def test_evaluation_stopped():
     """eval has nothing to save: status 85, no file, no message but one."""
     pairs = engine.copy(engine.PAIRS, repeat_pairs, "pairs.h5")
     folder = engine.new_folder("eval")
-    with interrupt.Started(folder, 2, ("--split", "train"), command="eval", **{**RUN, "data.path": pairs, "batch.pairs": 2, "run.progress": "plain"}) as run:
+    with interrupt.Started(
+        folder,
+        2,
+        ("--split", "train"),
+        command="eval",
+        **{**RUN, "data.path": pairs, "batch.pairs": 2, "run.progress": "plain"},
+    ) as run:
         run.wait_until(lambda: "reference" in run.text())
         run.signal(signal.SIGTERM, [0])
         assert run.end() == RESUBMIT, run.text()
@@ -129,7 +152,8 @@ def test_evaluation_stopped():
     assert not os.path.exists(os.path.join(folder, "run", "eval.h5"))
 
 
-# ---- time --------------------------------------------------------------------------------------------------------------
+# ---- time
+# --------------------------------------------------------------------------------------------------------------
 
 def test_time_limit(whole):
     """The run ends by itself before its limit, as often as it takes, and is then the uninterrupted one."""
@@ -170,7 +194,8 @@ def test_checkpoint_on_demand():
     assert len(os.listdir(os.path.join(directory, "checkpoints"))) == 2
 
 
-# ---- one writer --------------------------------------------------------------------------------------------------------
+# ---- one writer
+# --------------------------------------------------------------------------------------------------------
 
 def owner(directory):
     folder, = glob.glob(os.path.join(directory, "writer-*"))
@@ -269,17 +294,29 @@ def test_restart_of_the_same_job_takes_over(monkeypatch):
     interrupt.check_steps(os.path.join(folder, "run"))
 
 
-# ---- hanging, numbers --------------------------------------------------------------------------------------------------
+# ---- hanging, numbers
+# --------------------------------------------------------------------------------------------------
 
 def test_hanging_rank_is_named():
     """Rank, host, phase, step and seconds, once; then every rank is gone."""
     folder = engine.new_folder("watchdog")
-    with interrupt.Started(folder, 3, **{**RUN, "parallel.grid": [1, 3], "run.watchdog": 3.0, "schedule.steps": 100000}) as run:
+    with interrupt.Started(
+        folder, 3, **{**RUN, "parallel.grid": [1, 3], "run.watchdog": 3.0, "schedule.steps": 100000}
+    ) as run:
         run.wait_for_step(5)
         run.signal(signal.SIGSTOP, [1])
         assert run.end(40) == 1
         said = run.text()
-        assert len(re.findall(r"catdpo: rank 1 on \S+ does not run \(stopped or lost\): for \d+ s nothing has moved since phase \w+ of step \d+", said)) == 1
+        assert (
+            len(
+                re.findall(
+                    r"catdpo: rank 1 on \S+ does not run \(stopped or lost\): for \d+ s nothing has moved since phase "
+                    r"\w+ of step \d+",
+                    said,
+                )
+            )
+            == 1
+        )
         assert said.count("catdpo: ") == 1
     interrupt.check_steps(os.path.join(folder, "run"))
 
@@ -287,7 +324,9 @@ def test_hanging_rank_is_named():
 def test_rank_killed():
     """mpirun ends the others; the files are whole and the next start goes on."""
     folder = engine.new_folder("killed")
-    with interrupt.Started(folder, 3, **{**RUN, "parallel.grid": [1, 3], "checkpoint.steps": 5, "schedule.steps": 100000}) as run:
+    with interrupt.Started(
+        folder, 3, **{**RUN, "parallel.grid": [1, 3], "checkpoint.steps": 5, "schedule.steps": 100000}
+    ) as run:
         run.wait_for_step(12)
         run.signal(signal.SIGKILL, [2])
         assert run.end(30) != 0
@@ -323,16 +362,27 @@ def test_not_finite_stops():
 
 def nan_settings(folder, **more):
     """14 steps an epoch of two pairs each, in order: the poisoned pair is in the second step of each."""
-    return {**RUN, "reference.cache": poisoned(folder), "schedule.steps": 20, "batch.pairs": 2, "batch.sampling": "sequential", **more}
+    return {
+        **RUN,
+        "reference.cache": poisoned(folder),
+        "schedule.steps": 20,
+        "batch.pairs": 2,
+        "batch.sampling": "sequential",
+        **more,
+    }
 
 
 SKIPPED = [2, 16]
 
 
 def test_not_finite_skips():
-    """The step changes nothing: weights, moments and margins are those of the steps around it; metrics and checkpoint count it."""
+    """The step changes nothing: weights, moments and margins are those of the steps around it; metrics and checkpoint
+    count it."""
     folder = engine.new_folder("nan-skip")
-    settings = nan_settings(folder, **{"optimizer.nonfinite": "skip", "optimizer.max_skipped": 100, "checkpoint.steps": 1, "checkpoint.keep": 99})
+    settings = nan_settings(
+        folder,
+        **{"optimizer.nonfinite": "skip", "optimizer.max_skipped": 100, "checkpoint.steps": 1, "checkpoint.keep": 99},
+    )
     said = interrupt.finish(folder, 2, **settings)
     directory = os.path.join(folder, "run")
     skipped = engine.read(os.path.join(directory, "metrics.h5"))["train/skipped"]
@@ -348,14 +398,17 @@ def test_not_finite_skips():
 def test_too_many_skipped():
     """The bound holds, also over a resume."""
     folder = engine.new_folder("nan-bound")
-    settings = nan_settings(folder, **{"optimizer.nonfinite": "skip", "optimizer.max_skipped": 1, "checkpoint.steps": 1})
+    settings = nan_settings(
+        folder, **{"optimizer.nonfinite": "skip", "optimizer.max_skipped": 1, "checkpoint.steps": 1}
+    )
     said = interrupt.finish(folder, 2, status=1, **settings)
     assert said.count("is skipped") == 1 and "leaves out up to 1 such" in said
     said = interrupt.finish(folder, 2, status=1, **settings)
     assert "after step 15 of 20" in said and said.count("is skipped") == 0
 
 
-# ---- folders -----------------------------------------------------------------------------------------------------------
+# ---- folders
+# -----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("place", ["/proc/nowhere/run", "/dev/null/run"])
 def test_unwritable_folder(place):

@@ -11,7 +11,13 @@ JOB = os.path.join(engine.ROOT, "jobs", "job.sh")
 
 def source(script, **variables):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    environment = {**clean, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-3]", "CATDPO_LAUNCHER": "mpirun", **variables}
+    environment = {
+        **clean,
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "n[1-3]",
+        "CATDPO_LAUNCHER": "mpirun",
+        **variables,
+    }
     return subprocess.run(["bash", "-uc", f". {JOB}; {script}"], env=environment, capture_output=True, text=True)
 
 

@@ -1,7 +1,8 @@
 """Killed at any instant, a run goes on from its last checkpoint as if nothing had happened.
 
-CATDPO_KILLS sets the number of kills (10): SIGKILL to one rank, to all ranks or to mpirun, at random instants of start-up, steps, writes of
-metrics and writes of checkpoints. After each the files left behind are opened, then the run goes on. CATDPO_KILLS_SEED chooses other instants.
+CATDPO_KILLS sets the number of kills (10): SIGKILL to one rank, to all ranks or to mpirun, at random instants of
+start-up, steps, writes of metrics and writes of checkpoints. After each the files left behind are opened, then the run
+goes on. CATDPO_KILLS_SEED chooses other instants.
 """
 
 import collections
@@ -14,15 +15,22 @@ import time
 import engine
 import h5py
 import interrupt
-import pytest
 
 pytestmark = engine.needs_binary
 
 KILLS = int(os.environ.get("CATDPO_KILLS", "10"))
 SEED = int(os.environ.get("CATDPO_KILLS_SEED", "1"))
 STEPS = 40 + 20 * KILLS
-RUN = {"objective.type": "catdpo", "margin.eta": 0.5, "optimizer.learning_rate": 0.01, "schedule.steps": STEPS, "schedule.type": "cosine",
-       "batch.sampling": "balanced", "parallel.grid": [2, 1], "checkpoint.minutes": 0.0}
+RUN = {
+    "objective.type": "catdpo",
+    "margin.eta": 0.5,
+    "optimizer.learning_rate": 0.01,
+    "schedule.steps": STEPS,
+    "schedule.type": "cosine",
+    "batch.sampling": "balanced",
+    "parallel.grid": [2, 1],
+    "checkpoint.minutes": 0.0,
+}
 BUSY = {"checkpoint.steps": 2, "checkpoint.keep": 2, "metrics.flush_steps": 1}   # most of the time goes into writing
 RANKS = 2
 
@@ -86,5 +94,8 @@ def test_killed_at_any_instant(capsys):
     assert not engine.leftovers(directory) and not glob.glob(os.path.join(directory, "writer-*"))
     assert inside, "no kill came while a file was being written"
     with capsys.disabled():
-        print(f"\n{kills} kills ({', '.join(f'{n} {what}' for what, n in sorted(count.items()))}; unfinished files left: "
-              f"{', '.join(f'{n} of {what}' for what, n in sorted(inside.items()))}): equal to the uninterrupted run of {STEPS} steps, bit for bit")
+        print(
+            f"\n{kills} kills ({', '.join(f'{n} {what}' for what, n in sorted(count.items()))}; unfinished files left: "
+            f"{', '.join(f'{n} of {what}' for what, n in sorted(inside.items()))}): equal to the uninterrupted run of "
+            f"{STEPS} steps, bit for bit"
+        )

@@ -1,5 +1,6 @@
-"""Promise: a malformed safetensors, GGUF, JSONL, tokenizer or template file ends in one message of one line that names file and tensor or line,
-with status 2, within seconds, without a traceback and without an output, not even half of one. Made by hand, and by seeded mutation."""
+"""Promise: a malformed safetensors, GGUF, JSONL, tokenizer or template file ends in one message of one line that names
+file and tensor or line, with status 2, within seconds, without a traceback and without an output, not even half of one.
+Made by hand, and by seeded mutation."""
 
 import gzip
 import json
@@ -18,8 +19,21 @@ from catdpo_analysis.prepare import chat
 from catdpo_analysis.cli import main
 
 SECONDS = 10
-SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4}
-SMALL_GGUF = GGUF | {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+SMALL = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 4,
+}
+SMALL_GGUF = GGUF | {
+    "num_hidden_layers": 1,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 CHAT = [{"role": "user", "content": "hello"}]
 ROWS = [
     pku("a"),
@@ -104,7 +118,9 @@ def test_safetensors(refuse, tmp_path, data):
     assert "model.safetensors" in refuse("import", tmp_path / "hf")
 
 
-@pytest.mark.parametrize("bad, words", [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (None, "is stored as I32")])
+@pytest.mark.parametrize(
+    "bad, words", [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (None, "is stored as I32")]
+)
 def test_values_of_a_tensor(refuse, tmp_path, bad, words):
     """Named by tensor, and by place."""
     tensors = tensors_of(CONFIG | SMALL)
@@ -141,7 +157,15 @@ def test_an_index_names_files_beside_it(refuse, tmp_path, name):
         {"rope_scaling": [1]},
         {"rope_scaling": {"rope_type": ["llama3"]}},
         {"rope_scaling": {"rope_type": "linear", "factor": float("nan")}},
-        {"rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": "x"}},
+        {
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 2,
+                "low_freq_factor": 1,
+                "high_freq_factor": 4,
+                "original_max_position_embeddings": "x",
+            }
+        },
         {"quantization_config": [1]},
         {"model_type": "mistral", "sliding_window": "wide"},
         {"rms_norm_eps": True},
@@ -329,13 +353,28 @@ def test_tokenizer(refuse, jsonl, tmp_path, data):
 
 @pytest.mark.parametrize(
     "config",
-    [b"", b"{", b"\xff", b"[" * 100000, {"chat_template": 5}, {"chat_template": {"a": 1}}, {"chat_template": [{"name": "default", "template": 7}]}]
-    + [{"chat_template": "{{"}, {"chat_template": "\ud800"}, {"chat_template": CHATML + "{% endif %}"}, {"chat_template": "{{ " + "(" * 10000}],
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[" * 100000,
+        {"chat_template": 5},
+        {"chat_template": {"a": 1}},
+        {"chat_template": [{"name": "default", "template": 7}]},
+    ]
+    + [
+        {"chat_template": "{{"},
+        {"chat_template": "\ud800"},
+        {"chat_template": CHATML + "{% endif %}"},
+        {"chat_template": "{{ " + "(" * 10000},
+    ],
     ids=str,
 )
 def test_tokenizer_config(refuse, jsonl, tmp_path, config):
     write_tokenizer(tmp_path / "tok")
-    (tmp_path / "tok/tokenizer_config.json").write_bytes(config if isinstance(config, bytes) else json.dumps(config).encode())
+    (tmp_path / "tok/tokenizer_config.json").write_bytes(
+        config if isinstance(config, bytes) else json.dumps(config).encode()
+    )
     error = refuse("prepare", jsonl(ROWS[3]), "--tokenizer", tmp_path / "tok", "--heldout", "0")
     assert str(tmp_path / "tok") in error
 
@@ -369,17 +408,51 @@ def test_tokenizer_config(refuse, jsonl, tmp_path, config):
     ids=range(19),
 )
 def test_template(refuse, jsonl, monkeypatch, tmp_path, tokenizer_dir, template, words):
-    """What raises, never ends, takes all memory or reaches for Python itself is refused, with the line of the conversation."""
+    """What raises, never ends, takes all memory or reaches for Python itself is refused, with the line of the
+    conversation."""
     monkeypatch.setattr(chat, "SECONDS", 1)
     (tmp_path / "t.jinja").write_text(template)
-    error = refuse("prepare", jsonl(ROWS[0], ROWS[3]), "--tokenizer", tokenizer_dir, "--chat-template", tmp_path / "t.jinja", "--heldout", "0")
+    error = refuse(
+        "prepare",
+        jsonl(ROWS[0], ROWS[3]),
+        "--tokenizer",
+        tokenizer_dir,
+        "--chat-template",
+        tmp_path / "t.jinja",
+        "--heldout",
+        "0",
+    )
     assert words in error and ("pairs.jsonl:" in error or "t.jinja" in error)
 
 
 # --- seeded mutation --------------------------------------------------------------------------------
 
-HOSTILE = [None, True, 0, -1, 1 << 31, 1 << 63, 10**30, 1.5, float("nan"), float("inf"), "", "x", "\ud800", "\0", "a" * 5000, [], [1], {}, {"a": 1},
-           {"content": 5}, "../x", "F32", "llama", "{{"]
+HOSTILE = [
+    None,
+    True,
+    0,
+    -1,
+    1 << 31,
+    1 << 63,
+    10**30,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "\ud800",
+    "\0",
+    "a" * 5000,
+    [],
+    [1],
+    {},
+    {"a": 1},
+    {"content": 5},
+    "../x",
+    "F32",
+    "llama",
+    "{{",
+]
 PIECES = [b"null", b"[]", b"{}", b"-1", b"1e999", b"NaN", b"\0", b"\xff", b"9" * 30, b"\\ud800", b"{{", b"%}", b"[[[["]
 
 
@@ -479,7 +552,15 @@ def command_for(valid, name):
     if name.startswith(("hf/", "model.gguf")):
         return ["import", valid / name.split("/")[0]]
     rows = valid / (name if name.startswith("pairs") else "pairs.jsonl")
-    return ["prepare", rows, "--tokenizer", valid / "tok", "--heldout", "0", *(["--chat-template", valid / name] if name == "t.jinja" else [])]
+    return [
+        "prepare",
+        rows,
+        "--tokenizer",
+        valid / "tok",
+        "--heldout",
+        "0",
+        *(["--chat-template", valid / name] if name == "t.jinja" else []),
+    ]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -493,7 +574,7 @@ def test_mutations(capsys, tmp_path, valid, name):
     seen = {0: 0, 2: 0}
     try:
         assert main(argv) == 0
-        for i in range(count):
+        for _ in range(count):
             bad = mutate(chance, good)
             path.write_bytes(bad)
             out.unlink(missing_ok=True)
@@ -505,7 +586,9 @@ def test_mutations(capsys, tmp_path, valid, name):
             assert status in (0, 2), error
             seen[status] += 1
             if status == 2:
-                assert error.startswith("catdpo-analysis: error: ") and error.count("\n") == 1 and len(error) < 1300, error
+                assert error.startswith("catdpo-analysis: error: ") and error.count("\n") == 1 and len(error) < 1300, (
+                    error
+                )
                 assert os.listdir(tmp_path) == ["bad"], error
     finally:
         path.write_bytes(good)

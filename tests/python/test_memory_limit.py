@@ -1,4 +1,5 @@
-"""Memory that a job may use: the least of the node's, of control groups and of SLURM's variables, for train and plan alike."""
+"""Memory that a job may use: the least of the node's, of control groups and of SLURM's variables, for train and plan
+alike."""
 
 import json
 import os
@@ -18,8 +19,8 @@ def planned(path, ranks=2):
 
 
 def test_memory_that_slurm_gave(monkeypatch):
-    """SLURM_MEM_PER_NODE below what the run needs is refused before it begins, on all ranks, in one line that says whose limit it is; plan
-    says the same; a limit that is given in the config counts instead."""
+    """SLURM_MEM_PER_NODE below what the run needs is refused before it begins, on all ranks, in one line that says
+    whose limit it is; plan says the same; a limit that is given in the config counts instead."""
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
     run = engine.launch("train", 2, **SETTINGS, **{"parallel.replicas": 2})
     assert run.statuses == [2, 2] and len(run.errors) == 1, repr(run)

@@ -1,5 +1,5 @@
-"""Every objective that the program lists: the same run on any layout, resumed to the last bit, evaluated and checked. A new one joins by
-itself."""
+"""Every objective that the program lists: the same run on any layout, resumed to the last bit, evaluated and checked. A
+new one joins by itself."""
 
 import os
 import re
@@ -12,9 +12,14 @@ import pytest
 
 pytestmark = engine.needs_binary
 
-LAYOUTS = {"1x1": (1, {"parallel.grid": [1, 1]}), "2x1": (2, {"parallel.grid": [2, 1]}), "1x2": (2, {"parallel.grid": [1, 2]}),
-           "2x2": (4, {"parallel.grid": [2, 2]}), "2-replicas": (2, {"parallel.grid": [1, 1], "parallel.replicas": 2}),
-           "accumulated": (1, {"parallel.grid": [1, 1], "batch.accumulation": 3})}
+LAYOUTS = {
+    "1x1": (1, {"parallel.grid": [1, 1]}),
+    "2x1": (2, {"parallel.grid": [2, 1]}),
+    "1x2": (2, {"parallel.grid": [1, 2]}),
+    "2x2": (4, {"parallel.grid": [2, 2]}),
+    "2-replicas": (2, {"parallel.grid": [1, 1], "parallel.replicas": 2}),
+    "accumulated": (1, {"parallel.grid": [1, 1], "batch.accumulation": 3}),
+}
 RUN = {"optimizer.learning_rate": 0.01, "schedule.steps": 5, "checkpoint.steps": 2, "checkpoint.keep": 9}
 MARGINS = {"margin.eta": 0.5, "margin.averaging": 0.2}
 NEEDS = {"safedpo": {"margin.initial": 2.0}}                # what an objective cannot do without
@@ -25,8 +30,13 @@ def listed():
     """(name, does it read objective.margins) of every objective, as the program says."""
     if not os.access(engine.BINARY, os.X_OK):
         return []
-    rows = subprocess.run([engine.BINARY, "--help-config=markdown"], check=True, capture_output=True, text=True).stdout.splitlines()
-    row = {key: next(line for line in rows if line.startswith(f"| `{key}`")).split(" | ") for key in ("objective.type", "objective.margins")}
+    rows = subprocess.run(
+        [engine.BINARY, "--help-config=markdown"], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    row = {
+        key: next(line for line in rows if line.startswith(f"| `{key}`")).split(" | ")
+        for key in ("objective.type", "objective.margins")
+    }
     readers = row["objective.margins"][3].split(":")[0].split(", ")
     return [(name, name in readers) for name in re.findall(r'"(\w[\w-]*)"', row["objective.type"][2])]
 
@@ -70,7 +80,8 @@ def started(request):
 @pytest.mark.parametrize("name, layout", [(name, layout) for name in RUNS for layout in LAYOUTS if layout != "1x1" and
                                           (name in dict(listed()) or layout in ("2x2", "2-replicas"))])
 def test_same_run_on_every_layout(name, layout):
-    """Losses within 1e-4 over 5 steps that change them; the pairs of each step, counts, violations and margins exactly equal."""
+    """Losses within 1e-4 over 5 steps that change them; the pairs of each step, counts, violations and margins exactly
+    equal."""
     one, other = get(name, "1x1").metrics(), get(name, layout).metrics()
     np.testing.assert_allclose(other["train/loss"], one["train/loss"], rtol=1e-4, atol=1e-6)
     assert np.ptp(one["train/loss"]) > 1e-3 * np.abs(one["train/loss"]).max()
@@ -78,7 +89,9 @@ def test_same_run_on_every_layout(name, layout):
     for column in COUNTED:
         np.testing.assert_array_equal(other[f"train/category/{column}"], one[f"train/category/{column}"], column)
     for column in ("rewards/margins", "rewards/chosen", "logps/rejected", "grad_norm"):
-        np.testing.assert_allclose(other[f"train/{column}"], one[f"train/{column}"], rtol=2e-3, atol=2e-4, err_msg=column)
+        np.testing.assert_allclose(
+            other[f"train/{column}"], one[f"train/{column}"], rtol=2e-3, atol=2e-4, err_msg=column
+        )
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -109,15 +122,21 @@ def test_nothing_is_computed_for_a_reference_that_is_not_there(objective):
     run = get(objective, "2x1")
     assert not os.path.exists(run.path("reference.h5"))
     assert engine.attributes(run.path("checkpoints/final.h5"))["reference_digest"] == "none"
-    refused = engine.launch("train", 1, **{"objective.type": objective, "reference.model": engine.DEFAULTS["model.path"]})
+    refused = engine.launch(
+        "train", 1, **{"objective.type": objective, "reference.model": engine.DEFAULTS["model.path"]}
+    )
     assert refused.statuses == [2] and "reference.model" in refused.errors[0], repr(refused)
 
 
 def test_weights_of_zero_margins_are_dpo():
-    """margin.form = "weight" with margins that stay at 0 is dpo, and cdpo and robust without label smoothing are: to the last bit."""
+    """margin.form = "weight" with margins that stay at 0 is dpo, and cdpo and robust without label smoothing are: to
+    the last bit."""
     dpo = engine.train(2, **{**RUN, "objective.type": "dpo", "parallel.grid": [2, 1]})
-    for settings in ({"objective.type": "catdpo", "margin.form": "weight", "margin.eta": 0.0},
-                     {"objective.type": "cdpo", "objective.label_smoothing": 0.0}, {"objective.type": "robust", "objective.label_smoothing": 0.0}):
+    for settings in (
+        {"objective.type": "catdpo", "margin.form": "weight", "margin.eta": 0.0},
+        {"objective.type": "cdpo", "objective.label_smoothing": 0.0},
+        {"objective.type": "robust", "objective.label_smoothing": 0.0},
+    ):
         other = engine.train(2, **{**RUN, **settings, "parallel.grid": [2, 1]})
         assert other.metrics()["train/loss"].tobytes() == dpo.metrics()["train/loss"].tobytes(), settings
         for group in ("model", "optimizer/m", "optimizer/v"):
@@ -125,12 +144,19 @@ def test_weights_of_zero_margins_are_dpo():
                 assert other.weights(group)[path].tobytes() == values.tobytes(), (settings, path)
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"objective.type": "ipo", "objective.label_smoothing": 0.2}, ("ipo", "objective.label_smoothing", "cdpo", "robust")),
-    ({"objective.type": "dpo", "objective.margins": True}, ("dpo", "objective.margins", "catdpo", "ipo")),
-    ({"objective.type": "ipo", "margin.initial": 1.0}, ("margin.initial", "ipo", "objective.margins")),
-    ({"objective.type": "ipo", "margin.form": "weight"}, ("margin.form", "ipo", "objective.margins"))],
-    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (
+            {"objective.type": "ipo", "objective.label_smoothing": 0.2},
+            ("ipo", "objective.label_smoothing", "cdpo", "robust"),
+        ),
+        ({"objective.type": "dpo", "objective.margins": True}, ("dpo", "objective.margins", "catdpo", "ipo")),
+        ({"objective.type": "ipo", "margin.initial": 1.0}, ("margin.initial", "ipo", "objective.margins")),
+        ({"objective.type": "ipo", "margin.form": "weight"}, ("margin.form", "ipo", "objective.margins")),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
 def test_settings_that_would_be_ignored(settings, words):
     """A setting that the chosen objective does not read is refused, with the ones that do."""
     run = engine.launch("train", 1, **settings)

@@ -1,4 +1,5 @@
-"""Names of files as people write them: ~ and variables in configs, pipes, places that cannot be written to, files that two tasks share."""
+"""Names of files as people write them: ~ and variables in configs, pipes, places that cannot be written to, files that
+two tasks share."""
 
 import concurrent.futures
 import os
@@ -16,8 +17,14 @@ SHORT = {"schedule.steps": 2}
 
 def call(*arguments, stdin=None, **environment):
     """catdpo by itself, without mpirun."""
-    return subprocess.run([engine.BINARY, *map(str, arguments)], capture_output=True, text=True, input=stdin, timeout=60,
-                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment})
+    return subprocess.run(
+        [engine.BINARY, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        timeout=60,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
+    )
 
 
 def config(folder, **settings):
@@ -27,22 +34,28 @@ def config(folder, **settings):
     return path
 
 
-# ---- ~ and $NAME ------------------------------------------------------------------------------------------------------
+# ---- ~ and $NAME
+# ------------------------------------------------------------------------------------------------------
 
 def test_home_and_variables_in_a_config(monkeypatch, tmp_path):
-    """~, $NAME and ${NAME} in the config's paths, in --set and in --out= are what a shell makes of them; what the run keeps is the result, so
-    that it is found again where the variable means something else. Nothing is written under the literal names."""
+    """~, $NAME and ${NAME} in the config's paths, in --set and in --out= are what a shell makes of them; what the run
+    keeps is the result, so that it is found again where the variable means something else. Nothing is written under the
+    literal names."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CATDPO_TEST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("CATDPO_TEST_ODD", str(tmp_path / "a$b"))
     for name in ("home", "runs", "a$b", "work"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    engine.succeed(engine.launch("train", 2, **SHORT, **{"run.dir": "$CATDPO_TEST_RUNS/first", "parallel.grid": [2, 1]}))
+    engine.succeed(
+        engine.launch("train", 2, **SHORT, **{"run.dir": "$CATDPO_TEST_RUNS/first", "parallel.grid": [2, 1]})
+    )
     assert (tmp_path / "runs/first/checkpoints/final.h5").is_file()
     done = engine.launch("train", 1, ("--set", "run.dir=~/second"), **SHORT)
     assert done.status == 0 and (tmp_path / "home/second/config.cfg").is_file(), repr(done)
-    done = engine.launch("eval", 1, ("--model=${CATDPO_TEST_RUNS}/first/checkpoints/final.h5", "--out=~/eval.h5"), **SHORT)
+    done = engine.launch(
+        "eval", 1, ("--model=${CATDPO_TEST_RUNS}/first/checkpoints/final.h5", "--out=~/eval.h5"), **SHORT
+    )
     assert done.status == 0 and (tmp_path / "home/eval.h5").is_file(), repr(done)
     # a $ that is in the name itself comes back as such
     odd = engine.launch("train", 1, **SHORT, **{"run.dir": "${CATDPO_TEST_ODD}/$$c"})
@@ -88,7 +101,8 @@ def test_included_config(monkeypatch, tmp_path):
     assert run.status == 0 and len(run.metrics()["train/step"]) == 1, repr(run)
 
 
-# ---- pipes ------------------------------------------------------------------------------------------------------------
+# ---- pipes
+# ------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
 def test_config_from_a_pipe(name, tmp_path):
@@ -112,15 +126,20 @@ def test_hdf5_from_a_pipe_is_refused(key, tmp_path):
     assert done.stderr.splitlines()[-1].count("a pipe") == 1
 
 
-# ---- outputs ----------------------------------------------------------------------------------------------------------
+# ---- outputs
+# ----------------------------------------------------------------------------------------------------------
 
 def test_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
-    """An evaluation's results and a cache: a missing folder, a pipe, a device and a folder's name are refused before anything is computed,
-    and stay what they are."""
+    """An evaluation's results and a cache: a missing folder, a pipe, a device and a folder's name are refused before
+    anything is computed, and stay what they are."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for out, said in ((tmp_path / "nowhere/x.h5", "make its folder first"), (tmp_path / "pipe", "a pipe"), ("/dev/null", "a device"),
-                      (tmp_path / "folder", "is a folder")):
+    for out, said in (
+        (tmp_path / "nowhere/x.h5", "make its folder first"),
+        (tmp_path / "pipe", "a pipe"),
+        ("/dev/null", "a device"),
+        (tmp_path / "folder", "is a folder"),
+    ):
         done = call("eval", config(engine.new_folder("eval")), "--out", out)
         assert done.returncode == 2 and said in done.stderr.splitlines()[-1], done.stderr
         assert "reference " not in done.stderr      # not even begun
@@ -130,14 +149,17 @@ def test_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
 
 
 def test_two_tasks_that_write_the_same_files(tmp_path):
-    """Tasks of a sweep share a reference cache and, by mistake, an output: all end well, each file is whole and that of one of them, and
-    nobody's unfinished file is touched."""
+    """Tasks of a sweep share a reference cache and, by mistake, an output: all end well, each file is whole and that of
+    one of them, and nobody's unfinished file is touched."""
     cache, out, other = tmp_path / "reference.h5", tmp_path / "eval.h5", tmp_path / "reference.h5.0badcafe.tmp"
     other.write_text("another task is still writing this")
     # the same reference, two splits: each task adds its own group
     tasks = [("--split", "train"), ("--split", "heldout")] * 2
     with concurrent.futures.ThreadPoolExecutor(len(tasks)) as pool:
-        runs = [pool.submit(engine.launch, "eval", 1, (*split, "--out", str(out)), **{"reference.cache": str(cache)}) for split in tasks]
+        runs = [
+            pool.submit(engine.launch, "eval", 1, (*split, "--out", str(out)), **{"reference.cache": str(cache)})
+            for split in tasks
+        ]
     for run in runs:
         engine.succeed(run.result())
     assert other.read_text() == "another task is still writing this"
@@ -147,12 +169,14 @@ def test_two_tasks_that_write_the_same_files(tmp_path):
         assert set(file) & {"train", "heldout"}
 
 
-# ---- locks ------------------------------------------------------------------------------------------------------------
+# ---- locks
+# ------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.skipif("CATDPO_PRELOAD" in os.environ, reason="sanitizers want to be loaded first")
 @pytest.mark.parametrize("errno", [37, 38, 95])
 def test_file_system_without_locks(errno, monkeypatch):
-    """Where flock and fcntl fail (no locks, not there, not supported) train, resume, eval and check work as elsewhere."""
+    """Where flock and fcntl fail (no locks, not there, not supported) train, resume, eval and check work as
+    elsewhere."""
     assert os.path.exists(NO_LOCKS)
     settings = {**SHORT, "parallel.grid": [2, 1], "checkpoint.steps": 1}
     usual = engine.train(2, **settings)
@@ -160,7 +184,9 @@ def test_file_system_without_locks(errno, monkeypatch):
     monkeypatch.setenv("CATDPO_TEST_ERRNO", str(errno))
     run = engine.succeed(engine.launch("train", 2, **settings))
     assert run.metrics()["train/loss"].tobytes() == usual.metrics()["train/loss"].tobytes()
-    again = engine.launch("train", 2, (f"--resume={run.path('checkpoints/step-00000001.h5')}",), **settings, **{"run.dir": run.directory})
+    again = engine.launch(
+        "train", 2, (f"--resume={run.path('checkpoints/step-00000001.h5')}",), **settings, **{"run.dir": run.directory}
+    )
     assert engine.succeed(again).metrics()["train/loss"].tobytes() == usual.metrics()["train/loss"].tobytes()
     engine.succeed(engine.launch("eval", 2, **settings, **{"run.dir": run.directory}))
     assert call("check", run.path("metrics.h5"), run.path("eval.h5"), LD_PRELOAD=NO_LOCKS).returncode == 0

@@ -1,7 +1,7 @@
 """catdpo plan: what it says before a run holds for the run.
 
-Memory is compared with the peak that the system reports for each rank, bytes with those counted at MPI's profiling layer
-(tests/mpi/count_messages.c, loaded before the program's own libraries).
+Memory is compared with the peak that the system reports for each rank, bytes with those counted at MPI's profiling
+layer (tests/mpi/count_messages.c, loaded before the program's own libraries).
 
     CATDPO_TEST_MODEL=model.h5 CATDPO_TEST_PAIRS=pairs.h5   also for this model and these data (minutes)
     CATDPO_TEST_TIME=1                                      and time: nothing else may run on the machine
@@ -39,8 +39,13 @@ def write_config(folder, settings):
 def call(*options, environment=(), **settings):
     """catdpo plan as a user calls it: one process, no mpirun."""
     config = write_config(engine.new_folder("plan"), settings)
-    return subprocess.run([engine.BINARY, "plan", config, *map(str, options)], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **dict(environment)})
+    return subprocess.run(
+        [engine.BINARY, "plan", config, *map(str, options)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **dict(environment)},
+    )
 
 
 def plan(*options, **settings):
@@ -64,10 +69,18 @@ class Measured:
         folder = engine.new_folder("measured")
         config = write_config(folder, {**settings, **parallel(grid)})
         environment = {**os.environ, "CATDPO_COUNT": os.path.join(folder, "count"), "CATDPO_PRELOAD": engine.COUNTER}
-        done = subprocess.run(["sh", engine.MPIRUN, str(ranks), sys.executable, MEASURE, folder, engine.BINARY, "train", config],
-                              capture_output=True, text=True, timeout=1800, env=environment)
+        done = subprocess.run(
+            ["sh", engine.MPIRUN, str(ranks), sys.executable, MEASURE, folder, engine.BINARY, "train", config],
+            capture_output=True,
+            text=True,
+            timeout=1800,
+            env=environment,
+        )
         assert done.returncode == 0, done.stderr
-        self.memory = max(int(open(os.path.join(folder, name)).read()) for name in os.listdir(folder) if name.endswith(".kb")) * 1024
+        self.memory = (
+            max(int(open(os.path.join(folder, name)).read()) for name in os.listdir(folder) if name.endswith(".kb"))
+            * 1024
+        )
         self.bytes = sum(float(open(os.path.join(folder, f"count.{rank}")).read().split()[0]) for rank in range(ranks))
         with h5py.File(os.path.join(folder, "run", "metrics.h5")) as file:
             self.seconds = file["timing/step_seconds"][()]
@@ -78,12 +91,16 @@ def grid_of(planned, wanted):
 
 
 def compare(ranks, grid, steps=(2, 6), **settings):
-    """(what, planned, measured) of memory and bytes. Bytes: of the steps that a longer run has more than a shorter one."""
+    """(what, planned, measured) of memory and bytes. Bytes: of the steps that a longer run has more than a shorter
+    one."""
     few, many = (Measured(ranks, grid, **{**settings, "schedule.steps": count}) for count in steps)
     planned = [grid_of(plan("--ranks", ranks, **{**settings, "schedule.steps": count}), grid) for count in steps]
     sent = [entry["step"]["bytes"] * ranks * count for entry, count in zip(planned, steps)]
-    print(f"{ranks} ranks, {grid}: memory {planned[1]['memory']['total'] / 1e6:.1f} MB planned, {many.memory / 1e6:.1f} measured; "
-          f"sent {(sent[1] - sent[0]) / 1e6:.3f} MB planned, {(many.bytes - few.bytes) / 1e6:.3f} counted")
+    print(
+        f"{ranks} ranks, {grid}: memory {planned[1]['memory']['total'] / 1e6:.1f} MB planned, {many.memory / 1e6:.1f} "
+        "measured; "
+        f"sent {(sent[1] - sent[0]) / 1e6:.3f} MB planned, {(many.bytes - few.bytes) / 1e6:.3f} counted"
+    )
     return (planned[1]["memory"]["total"], many.memory), (sent[1] - sent[0], many.bytes - few.bytes)
 
 
@@ -92,11 +109,21 @@ def check_comparison(memory, sent):
     assert sent[0] == pytest.approx(sent[1], rel=0.1), f"sent: {sent[0]:.0f} planned, {sent[1]:.0f} counted"
 
 
-LAYOUTS = [(1, (1, 1, 1)), (2, (2, 1, 1)), (2, (1, 2, 1)), (2, (1, 1, 2)), (4, (4, 1, 1)), (4, (2, 2, 1)), (4, (2, 1, 2)), (4, (1, 2, 2)),
-           (4, (1, 1, 4))]
+LAYOUTS = [
+    (1, (1, 1, 1)),
+    (2, (2, 1, 1)),
+    (2, (1, 2, 1)),
+    (2, (1, 1, 2)),
+    (4, (4, 1, 1)),
+    (4, (2, 2, 1)),
+    (4, (2, 1, 2)),
+    (4, (1, 2, 2)),
+    (4, (1, 1, 4)),
+]
 
 
-# ---- what the run does -----------------------------------------------------------------------------------------------------
+# ---- what the run does
+# -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.skipif(SANITIZED, reason="a sanitized program has memory of its own")
 @pytest.mark.parametrize("ranks, grid", LAYOUTS)
@@ -108,12 +135,20 @@ def test_tiny_memory_and_bytes(ranks, grid):
 @pytest.mark.skipif(SANITIZED, reason="a sanitized program has memory of its own")
 def test_tiny_bytes_with_passes_and_recomputation():
     """The same when a step runs in several passes, logits in several chunks and layers twice."""
-    settings = {"batch.max_tokens": 60, "engine.logits_mb": 0.01, "engine.recompute": True, "model.path": engine.fixture("tiny_qwen3")}
+    settings = {
+        "batch.max_tokens": 60,
+        "engine.logits_mb": 0.01,
+        "engine.recompute": True,
+        "model.path": engine.fixture("tiny_qwen3"),
+    }
     check_comparison(*compare(2, (1, 2, 1), **settings))
 
 
 @pytest.mark.skipif(SANITIZED, reason="a sanitized program has memory of its own")
-@pytest.mark.parametrize("model, grid, recompute", [("tiny_gemma3", (1, 2, 1), True), ("tiny_olmo2", (1, 2, 1), False), ("tiny_gemma3", (1, 1, 2), False)])
+@pytest.mark.parametrize(
+    "model, grid, recompute",
+    [("tiny_gemma3", (1, 2, 1), True), ("tiny_olmo2", (1, 2, 1), False), ("tiny_gemma3", (1, 1, 2), False)],
+)
 def test_tiny_bytes_of_families_with_other_layers(model, grid, recompute):
     """The same where a layer has other norms: more sums over process rows, and more that is run twice."""
     check_comparison(*compare(2, grid, **{"model.path": engine.fixture(model), "engine.recompute": recompute}))
@@ -123,17 +158,26 @@ def test_tiny_bytes_of_families_with_other_layers(model, grid, recompute):
 def test_sizes_of_models_that_are_not_there(size, parameters):
     """The shapes that --model-size knows have as many parameters as the published models."""
     made_up = {"model.path": None, "data.path": None, "schedule.steps": 1}
-    assert plan("--ranks", 1, "--model-size", size, "--gflops", 50, "--tokens-per-pair", 100, **made_up)["parameters"] == parameters
+    assert (
+        plan("--ranks", 1, "--model-size", size, "--gflops", 50, "--tokens-per-pair", 100, **made_up)["parameters"]
+        == parameters
+    )
 
 
-@pytest.mark.skipif(not (MODEL and PAIRS) or SANITIZED, reason="no model and data named in CATDPO_TEST_MODEL and CATDPO_TEST_PAIRS")
-@pytest.mark.parametrize("ranks, grid", [(1, (1, 1, 1)), (2, (2, 1, 1)), (2, (1, 2, 1)), (2, (1, 1, 2)), (4, (1, 2, 2))])
+@pytest.mark.skipif(
+    not (MODEL and PAIRS) or SANITIZED, reason="no model and data named in CATDPO_TEST_MODEL and CATDPO_TEST_PAIRS"
+)
+@pytest.mark.parametrize(
+    "ranks, grid", [(1, (1, 1, 1)), (2, (2, 1, 1)), (2, (1, 2, 1)), (2, (1, 1, 2)), (4, (1, 2, 2))]
+)
 def test_named_model_memory_and_bytes(ranks, grid):
     """The same for a model and data of real size."""
     check_comparison(*compare(ranks, grid, steps=(1, 2), **NAMED))
 
 
-@pytest.mark.skipif("CATDPO_TEST_TIME" not in os.environ or not (MODEL and PAIRS), reason="time is only asked for with CATDPO_TEST_TIME")
+@pytest.mark.skipif(
+    "CATDPO_TEST_TIME" not in os.environ or not (MODEL and PAIRS), reason="time is only asked for with CATDPO_TEST_TIME"
+)
 @pytest.mark.parametrize("ranks, grid", [(1, (1, 1, 1)), (2, (2, 1, 1)), (2, (1, 2, 1)), (2, (1, 1, 2))])
 def test_time_of_a_step(ranks, grid):
     """The expected time of a step is within 25 % of the measured one."""
@@ -144,17 +188,22 @@ def test_time_of_a_step(ranks, grid):
     assert planned["seconds"] == pytest.approx(measured, rel=0.25)
 
 
-# ---- which grids ---------------------------------------------------------------------------------------------------------
+# ---- which grids
+# ---------------------------------------------------------------------------------------------------------
 
 def start(ranks, grid, **settings):
-    return engine.launch("train", ranks, **{"schedule.steps": 1, "checkpoint.final": False, **parallel(grid), **settings})
+    return engine.launch(
+        "train", ranks, **{"schedule.steps": 1, "checkpoint.final": False, **parallel(grid), **settings}
+    )
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6])
 def test_valid_grids_run_and_refused_ones_are_refused(ranks):
     """train runs every grid that plan calls valid and refuses every other one, for the reason that plan gives."""
     grids = plan("--ranks", ranks)["sizes"][0]["grids"]
-    expected = {(d, r, ranks // d // r) for d in range(1, ranks + 1) for r in range(1, ranks + 1) if ranks % (d * r) == 0}
+    expected = {
+        (d, r, ranks // d // r) for d in range(1, ranks + 1) for r in range(1, ranks + 1) if ranks % (d * r) == 0
+    }
     assert {shape(grid) for grid in grids} == expected
     runs = [engine.submit(start, ranks, shape(grid)) for grid in grids]
     for grid, run in zip(grids, runs):
@@ -165,7 +214,8 @@ def test_valid_grids_run_and_refused_ones_are_refused(ranks):
 
 
 def test_memory_refuses_the_same_grids():
-    """With memory for some grids and not for others (parallel.memory_gb), plan and train agree which; "auto" takes one that fits."""
+    """With memory for some grids and not for others (parallel.memory_gb), plan and train agree which; "auto" takes one
+    that fits."""
     free = plan("--ranks", 2)["sizes"][0]["grids"]
     needs = sorted(grid["need"] for grid in free)
     limit = {"parallel.memory_gb": (needs[0] + needs[1]) / 2e9}
@@ -182,7 +232,9 @@ def test_recommended_grid_is_that_of_auto():
     """Where no grid is clearly faster than the one that parallel.grid = "auto" takes, it is the recommended one."""
     size = plan("--ranks", 2, "--latency-us", 0)["sizes"][0]
     best = size["grids"][size["recommended"]]
-    line = next(line for line in engine.train(2, **{**FREE, "schedule.steps": 1}).err.splitlines() if line.startswith("grid "))
+    line = next(
+        line for line in engine.train(2, **{**FREE, "schedule.steps": 1}).err.splitlines() if line.startswith("grid ")
+    )
     if "auto" in size["why"].split(":")[0]:
         assert f"{best['replicas']} replica" in line and f"of {best['rows']} x {best['columns']}" in line
 
@@ -194,27 +246,40 @@ def test_no_grid_fits():
     assert not any(grid["valid"] for grid in size["grids"])
 
 
-# ---- what is printed -----------------------------------------------------------------------------------------------------
+# ---- what is printed
+# -----------------------------------------------------------------------------------------------------
 
 def test_runs_without_mpi():
     """MPI is never initialised: a library that would notice MPI_Finalize notices nothing."""
     mark = os.path.join(engine.new_folder("count"), "count")
-    done = call("--ranks", 2, environment={"LD_PRELOAD": engine.COUNTER, "CATDPO_COUNT": mark}) if not SANITIZED else call("--ranks", 2)
+    done = (
+        call("--ranks", 2, environment={"LD_PRELOAD": engine.COUNTER, "CATDPO_COUNT": mark})
+        if not SANITIZED
+        else call("--ranks", 2)
+    )
     assert done.returncode == 0 and not os.path.exists(f"{mark}.0")
 
 
 def test_command_submits_the_recommended_grid():
-    """The sbatch line has nodes, ranks a node, wall time, the config, the settings of this call and the grid, quoted for a shell."""
-    done = call("--nodes", 2, "--ranks-per-node", 2, "--memory-per-rank", 1, "--hours", 1.5, "--set", "run.dir=runs/a b")
+    """The sbatch line has nodes, ranks a node, wall time, the config, the settings of this call and the grid, quoted
+    for a shell."""
+    done = call(
+        "--nodes", 2, "--ranks-per-node", 2, "--memory-per-rank", 1, "--hours", 1.5, "--set", "run.dir=runs/a b"
+    )
     line = next(line for line in done.stdout.splitlines() if line.startswith("submit"))
     words = shlex.split(line)[1:]
-    assert words[:4] == ["sbatch", "--nodes=2", "--ntasks-per-node=2", "--time=1:30:00"] and words[4] == "jobs/train.sbatch"
+    assert (
+        words[:4] == ["sbatch", "--nodes=2", "--ntasks-per-node=2", "--time=1:30:00"]
+        and words[4] == "jobs/train.sbatch"
+    )
     assert words[5].endswith("run.cfg") and words[6:8] == ["--set", "run.dir=runs/a b"]
     sets = dict(word.split("=", 1) for word in words[6:] if "=" in word)
     rows, columns = json.loads(sets["parallel.grid"])
     assert rows * columns * int(sets["parallel.replicas"]) == 4 and sets["parallel.memory_gb"] == "1"
     assert "of 5 steps in the first job" in done.stdout
-    assert done.stdout.startswith("take ") and done.stdout.index("submit ") < done.stdout.index("model ")  # the answer first
+    assert done.stdout.startswith("take ") and done.stdout.index("submit ") < done.stdout.index(
+        "model "
+    )  # the answer first
     threaded = call("--nodes", 2, "--ranks-per-node", 2, "--set", "parallel.threads=4").stdout
     assert "sbatch --nodes=2 --ntasks-per-node=2 --cpus-per-task=4 jobs/train.sbatch" in threaded
 
@@ -246,11 +311,14 @@ def test_file_sizes():
     run = engine.train(1)
     weights = sum(values.nbytes for values in run.weights().values())
     assert files["model"] == weights and files["checkpoint"] == 3 * weights
-    assert files["reference"] == sum(values.nbytes for name, values in run.read("reference.h5").items() if "chosen" in name or "rejected" in name)
+    assert files["reference"] == sum(
+        values.nbytes for name, values in run.read("reference.h5").items() if "chosen" in name or "rejected" in name
+    )
 
 
 def test_operations_are_those_of_the_run():
-    """Products of a step: exactly the operations that the run counted; those of attention, which it does not count, come on top."""
+    """Products of a step: exactly the operations that the run counted; those of attention, which it does not count,
+    come on top."""
     with h5py.File(engine.train(1).path("metrics.h5")) as file:
         counted = np.mean(file["timing/step_flops"][()])
     step = plan("--ranks", 1)["sizes"][0]["grids"][0]["step"]
@@ -260,10 +328,25 @@ def test_operations_are_those_of_the_run():
 def test_models_and_data_that_are_not_there():
     """A model by its size and made-up pairs: parameters of Llama 3's shapes, several numbers of ranks in one table."""
     for size, parameters in (("1b", 1.2359e9), ("8b", 8.030e9), ("70b", 70.55e9)):
-        planned = plan("--ranks", "256,512", "--model-size", size, "--tokens-per-pair", 1000, "--memory-per-rank", 8, "--gflops", 50,
-                       "--memory-bandwidth-gb", 5, **{"model.path": None, "data.path": None, "batch.pairs": 512})
+        planned = plan(
+            "--ranks",
+            "256,512",
+            "--model-size",
+            size,
+            "--tokens-per-pair",
+            1000,
+            "--memory-per-rank",
+            8,
+            "--gflops",
+            50,
+            "--memory-bandwidth-gb",
+            5,
+            **{"model.path": None, "data.path": None, "batch.pairs": 512},
+        )
         assert planned["parameters"] == pytest.approx(parameters, rel=1e-3) and len(planned["sizes"]) == 2
-        assert not any("command" in grid for size in planned["sizes"] for grid in size["grids"])  # nothing to submit yet
+        assert not any(
+            "command" in grid for size in planned["sizes"] for grid in size["grids"]
+        )  # nothing to submit yet
         assert planned["sizes"][0]["grids"][0]["step" if planned["sizes"][0]["grids"][0]["valid"] else "reason"]
 
 
@@ -284,7 +367,9 @@ def test_the_documented_table_is_that_of_the_program(model, ranks, monkeypatch):
         grid = grid_of({"sizes": [size]}, tuple(map(int, cells[3].split(" x "))))
         assert grid["valid"] and cells[4].endswith("GB") and cells[6].endswith("GB")
         found = grid["memory"]["total"] / 1e9, grid["step"]["flops"] / 1e12, grid["step"]["bytes"] / 1e9
-        assert found == pytest.approx([float(cell.split()[0]) for cell in cells[4:7]], rel=0.02)  # the steps that are looked at are not the same ones
+        assert found == pytest.approx(
+            [float(cell.split()[0]) for cell in cells[4:7]], rel=0.02
+        )  # the steps that are looked at are not the same ones
 
 
 GIVEN = ("--gflops", 50, "--memory-bandwidth-gb", 10)    # nothing is measured, which takes a second
@@ -292,7 +377,8 @@ SLOW_NETWORK = (*GIVEN, "--latency-us", 1e5, "--bandwidth-gb", 0.01)   # everyth
 
 
 def test_fewer_nodes_are_compared():
-    """What it costs, and fewer nodes that are faster or cheaper with the options that ask for them; node-hours are nodes times the hours of a run."""
+    """What it costs, and fewer nodes that are faster or cheaper with the options that ask for them; node-hours are
+    nodes times the hours of a run."""
     options = ("--nodes", 4, "--ranks-per-node", 2, *SLOW_NETWORK)
     asked, planned = call(*options).stdout, plan(*options)
     size, fewer = planned["sizes"][0], planned["alternatives"]
@@ -301,12 +387,17 @@ def test_fewer_nodes_are_compared():
         best = other["grids"][other["recommended"]]
         assert other["run_seconds"] == best["run_seconds"]
         assert other["node_hours"] == pytest.approx(other["nodes"] * best["run_seconds"] / 3600)
-    rate = [o["grids"][o["recommended"]]["step"]["tokens"] / o["grids"][o["recommended"]]["step"]["seconds"] / o["ranks"] for o in (size, fewer[-1])]
+    rate = [
+        o["grids"][o["recommended"]]["step"]["tokens"] / o["grids"][o["recommended"]]["step"]["seconds"] / o["ranks"]
+        for o in (size, fewer[-1])
+    ]
     assert size["efficiency"] == pytest.approx(rate[0] / rate[1]) and fewer[-1]["efficiency"] == 1
     best = min(fewer, key=lambda other: other["run_seconds"])
     assert best["run_seconds"] < size["run_seconds"]
     line = next(line for line in asked.splitlines() if line.startswith("faster "))
-    assert line.endswith(f"--ranks {best['ranks']} --ranks-per-node {best['ranks_per_node']}") and "times as fast" in line
+    assert (
+        line.endswith(f"--ranks {best['ranks']} --ranks-per-node {best['ranks_per_node']}") and "times as fast" in line
+    )
     alone = call("--ranks", 1, *SLOW_NETWORK).stdout
     assert "faster " not in alone and "cheaper " not in alone and "node-hours" in alone
 
@@ -332,9 +423,18 @@ def test_refusals_are_folded():
     text, grids = call("--ranks", ranks, *GIVEN).stdout, plan("--ranks", ranks, *GIVEN)["sizes"][0]["grids"]
     refused = [grid for grid in grids if not grid["valid"]]
     lines = [line for line in text.splitlines() if line.startswith("refused ")]
-    assert len(refused) > 5 and len(lines) == 1 and f"{len(refused)} grids, such as" in lines[0] and "more rows than" in lines[0]
+    assert (
+        len(refused) > 5
+        and len(lines) == 1
+        and f"{len(refused)} grids, such as" in lines[0]
+        and "more rows than" in lines[0]
+    )
     need = sorted(grid["need"] for grid in grids if grid["valid"])
-    tight = [line for line in call("--ranks", ranks, "--memory-per-rank", need[2] / 1e9, *GIVEN).stdout.splitlines() if line.startswith("refused ")]
+    tight = [
+        line
+        for line in call("--ranks", ranks, "--memory-per-rank", need[2] / 1e9, *GIVEN).stdout.splitlines()
+        if line.startswith("refused ")
+    ]
     assert len(tight) == 2 and any("at the least" in line and "a rank, of" in line for line in tight)
 
 

@@ -43,7 +43,7 @@ def test_no_category_is_missing_from_either_part_and_shares_are_near(seed):
     held = split_prompts(pairs, 0.2, seed)
     train, heldout = parts_of(pairs, held)
     assert not {pair.key for pair in train} & {pair.key for pair in heldout}
-    for name, keys in prompts.items():
+    for keys in prompts.values():
         share = len(keys & held) / len(keys)
         assert 0 < share < 1 and abs(share - 0.2) <= max(0.25, 1.5 / len(keys))
 

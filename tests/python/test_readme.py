@@ -16,7 +16,9 @@ def test_settings_are_generated():
     readme = (ROOT / "README.md").read_text()
     section = readme.split("catdpo --help-config=markdown -->\n")[1].split("<!-- end of settings -->")[0]
     said = subprocess.run([BINARY, "--help-config=markdown"], check=True, capture_output=True, text=True).stdout
-    assert section.strip() == said.strip(), "put the output of catdpo --help-config=markdown between the README's markers"
+    assert section.strip() == said.strip(), (
+        "put the output of catdpo --help-config=markdown between the README's markers"
+    )
 
 
 def test_source_map_is_true():

@@ -1,5 +1,5 @@
-"""A user's mistake, a damaged file or a broken number: one line that says what and where, the documented status on every rank, no hang,
-nothing half-written. Each on two ranks, unless it is about their number.
+"""A user's mistake, a damaged file or a broken number: one line that says what and where, the documented status on
+every rank, no hang, nothing half-written. Each on two ranks, unless it is about their number.
 """
 
 import os
@@ -16,7 +16,17 @@ MODEL, PAIRS = engine.DEFAULTS["model.path"], engine.PAIRS
 Q = "layers/1/self_attn/q_proj/weight"
 RUN_AWAY = "training that runs away"
 SETTINGS = {"parallel.replicas": 2, "schedule.steps": 2}
-UNSEEMLY = ("internal error", "MPI_ABORT", "Signal:", "Segmentation", "HDF5-DIAG", "Traceback", "Assertion", "Sanitizer", "runtime error:")
+UNSEEMLY = (
+    "internal error",
+    "MPI_ABORT",
+    "Signal:",
+    "Segmentation",
+    "HDF5-DIAG",
+    "Traceback",
+    "Assertion",
+    "Sanitizer",
+    "runtime error:",
+)
 
 
 class Case:
@@ -29,7 +39,8 @@ class Case:
         self.settings = settings
 
 
-# ---- files that are not what they should be ------------------------------------------------------------------------------
+# ---- files that are not what they should be
+# ------------------------------------------------------------------------------
 
 def plain_file(text="this is not HDF5\n" * 100):
     path = os.path.join(engine.new_folder("file"), "plain.h5")
@@ -89,9 +100,21 @@ def without_pairs(split):
         group = file[split]
         engine.catdpo_h5.set_attributes(group, pairs=0)
         for side in ("chosen", "rejected"):
-            for name, values in (("tokens", np.zeros(0, "i4")), ("offsets", np.zeros(1, "i8")), ("prompt_length", np.zeros(0, "i4"))):
+            for name, values in (
+                ("tokens", np.zeros(0, "i4")),
+                ("offsets", np.zeros(1, "i8")),
+                ("prompt_length", np.zeros(0, "i4")),
+            ):
                 replace(group, f"{side}/{name}", values)
-        for name in ("category_mask", "chosen_safe", "rejected_safe", "chosen_better", "source_file", "source_row", "swapped"):
+        for name in (
+            "category_mask",
+            "chosen_safe",
+            "rejected_safe",
+            "chosen_better",
+            "source_file",
+            "source_row",
+            "swapped",
+        ):
             replace(group, name, group[name][:0])
     return pairs(change)
 
@@ -114,7 +137,8 @@ def enlarge(group):
         group[path][...] = group[path][()] * size
 
 
-# ---- the cases ---------------------------------------------------------------------------------------------------------
+# ---- the cases
+# ---------------------------------------------------------------------------------------------------------
 
 CONFIG = {
     "unknown key": lambda: Case(USAGE, "margin.initail", "margin.initial", options=("--set", "margin.initail=1")),
@@ -123,22 +147,29 @@ CONFIG = {
     "ill-typed key by --set": lambda: Case(USAGE, "margin.soft", options=("--set", "margin.soft=7")),
     "value out of bounds": lambda: Case(USAGE, "margin.target", "1.5", **{"margin.target": 1.5}),
     "unknown choice": lambda: Case(USAGE, "objective.type", "dpoo", "safedpo", **{"objective.type": "dpoo"}),
-    "keys that contradict each other": lambda: Case(USAGE, "margin.initial", "dpo", **{"objective.type": "dpo", "margin.initial": 2.0}),
+    "keys that contradict each other": lambda: Case(
+        USAGE, "margin.initial", "dpo", **{"objective.type": "dpo", "margin.initial": 2.0}
+    ),
     "broken syntax": lambda: Case(USAGE, "run.cfg:2", config="run: { seed = 1; };\nbatch: { pairs = ; };\n"),
     "config missing": lambda: Case(USAGE, "nowhere.cfg", missing="nowhere.cfg"),
     "required key missing": lambda: Case(USAGE, "model.path", **{"model.path": None}),
     "unknown option": lambda: Case(USAGE, "--ovrwrite", "--overwrite", options=("--ovrwrite",)),
     "unknown command": lambda: Case(USAGE, "tran", "train", command="tran"),
-    "wrong number of ranks": lambda: Case(USAGE, "3 x 1", "2 were started", **{"parallel.grid": [3, 1], "parallel.replicas": 1}),
-    "replicas that do not divide the ranks": lambda: Case(USAGE, "parallel.replicas", "3", "2 ranks",
-                                                          **{"parallel.replicas": 3, "parallel.grid": "auto"}),
+    "wrong number of ranks": lambda: Case(
+        USAGE, "3 x 1", "2 were started", **{"parallel.grid": [3, 1], "parallel.replicas": 1}
+    ),
+    "replicas that do not divide the ranks": lambda: Case(
+        USAGE, "parallel.replicas", "3", "2 ranks", **{"parallel.replicas": 3, "parallel.grid": "auto"}
+    ),
 }
 FILES = {
     "model missing": lambda: Case(USAGE, "nowhere.h5", "No such file", **{"model.path": "nowhere.h5"}),
     "pairs missing": lambda: Case(USAGE, "nowhere.h5", "No such file", **{"data.path": "nowhere.h5"}),
     "folder as model": lambda: Case(USAGE, "not a regular file", **{"model.path": engine.REFERENCE}),
     "model truncated": lambda: Case(USAGE, "short.h5", "truncated", **{"model.path": truncated(MODEL, 0.6)}),
-    "model without its last bytes": lambda: Case(USAGE, "short.h5", "truncated", **{"model.path": truncated(MODEL, 0.999)}),
+    "model without its last bytes": lambda: Case(
+        USAGE, "short.h5", "truncated", **{"model.path": truncated(MODEL, 0.999)}
+    ),
     "pairs truncated": lambda: Case(USAGE, "short.h5", "truncated", **{"data.path": truncated(PAIRS, 0.5)}),
     "text as model": lambda: Case(USAGE, "plain.h5", "not an HDF5 file", **{"model.path": plain_file()}),
     "text as pairs": lambda: Case(USAGE, "plain.h5", "not an HDF5 file", **{"data.path": plain_file()}),
@@ -148,49 +179,107 @@ FILES = {
     "foreign HDF5 as pairs": lambda: Case(USAGE, "foreign.h5", "catdpo-pairs", **{"data.path": foreign()}),
     "pairs as model": lambda: Case(USAGE, "tiny_pairs.h5", "catdpo-pairs", "catdpo-model", **{"model.path": PAIRS}),
     "metrics as pairs": lambda: Case(USAGE, "metrics.h5", "catdpo-metrics", "catdpo-pairs", **{"data.path": metrics()}),
-    "metrics as reference cache": lambda: Case(USAGE, "metrics.h5", "catdpo-reference", **{"reference.cache": metrics()}),
-    "model of a newer format": lambda: Case(USAGE, "model.h5", "version 99", **{"model.path": engine.copy(
-        MODEL, lambda file: engine.catdpo_h5.set_attributes(file, format_version=99), "model.h5")}),
-    "unsupported architecture": lambda: Case(USAGE, "model.h5", "gemma", **model(lambda m: engine.set_text(m, "architecture", "gemma"))),
-    "offsets beyond the tokens": lambda: Case(USAGE, "pairs.h5", "chosen/offsets", **pairs(set_at("train/chosen/offsets", 3, 10**6))),
-    "token beyond the vocabulary": lambda: Case(USAGE, "rejected/tokens", "97", **pairs(set_at("train/rejected/tokens", 5, 97))),
+    "metrics as reference cache": lambda: Case(
+        USAGE, "metrics.h5", "catdpo-reference", **{"reference.cache": metrics()}
+    ),
+    "model of a newer format": lambda: Case(
+        USAGE,
+        "model.h5",
+        "version 99",
+        **{
+            "model.path": engine.copy(
+                MODEL, lambda file: engine.catdpo_h5.set_attributes(file, format_version=99), "model.h5"
+            )
+        },
+    ),
+    "unsupported architecture": lambda: Case(
+        USAGE, "model.h5", "gemma", **model(lambda m: engine.set_text(m, "architecture", "gemma"))
+    ),
+    "offsets beyond the tokens": lambda: Case(
+        USAGE, "pairs.h5", "chosen/offsets", **pairs(set_at("train/chosen/offsets", 3, 10**6))
+    ),
+    "token beyond the vocabulary": lambda: Case(
+        USAGE, "rejected/tokens", "97", **pairs(set_at("train/rejected/tokens", 5, 97))
+    ),
     "pair without a category": lambda: Case(USAGE, "pair 4", "category", **pairs(set_at("train/category_mask", 4, 0))),
     "tensor missing": lambda: Case(USAGE, "model.h5", "q_proj", **model(lambda m: m.__delitem__(Q))),
-    "tensor of another shape": lambda: Case(USAGE, "model.h5", "q_proj", **model(lambda m: replace(m, Q, np.zeros((48, 13), "f4")))),
-    "tensor of another type": lambda: Case(USAGE, "model.h5", "q_proj", **model(lambda m: replace(m, Q, np.zeros((48, 12), "f8")))),
+    "tensor of another shape": lambda: Case(
+        USAGE, "model.h5", "q_proj", **model(lambda m: replace(m, Q, np.zeros((48, 13), "f4")))
+    ),
+    "tensor of another type": lambda: Case(
+        USAGE, "model.h5", "q_proj", **model(lambda m: replace(m, Q, np.zeros((48, 12), "f8")))
+    ),
 }
 FIT = {
-    "another tokenizer": lambda: Case(USAGE, "tokenizer", "tiny_pairs.h5", "model.h5", **model(lambda m: engine.set_text(m, "tokenizer_digest", "0123"))),
-    "more tokens than the vocabulary": lambda: Case(USAGE, "98 tokens", "vocabulary of 97", **pairs(
-        lambda file: engine.catdpo_h5.set_attributes(file, vocab_size=98))),
+    "another tokenizer": lambda: Case(
+        USAGE,
+        "tokenizer",
+        "tiny_pairs.h5",
+        "model.h5",
+        **model(lambda m: engine.set_text(m, "tokenizer_digest", "0123")),
+    ),
+    "more tokens than the vocabulary": lambda: Case(
+        USAGE,
+        "98 tokens",
+        "vocabulary of 97",
+        **pairs(lambda file: engine.catdpo_h5.set_attributes(file, vocab_size=98)),
+    ),
     "no training pairs": lambda: Case(USAGE, "training pairs", "pairs.h5", **without_pairs("train")),
-    "margins without a pair under them": lambda: Case(USAGE, "no pair under a margin", "catdpo", "--assume-unsafe-rejected", "dpo",
-                                                      **pairs(nothing_unsafe)),
-    "a fixed margin without a pair under it": lambda: Case(USAGE, "no pair under a margin", "safedpo", **pairs(nothing_unsafe),
-                                                           **{"objective.type": "safedpo", "margin.initial": 5.0}),
+    "margins without a pair under them": lambda: Case(
+        USAGE, "no pair under a margin", "catdpo", "--assume-unsafe-rejected", "dpo", **pairs(nothing_unsafe)
+    ),
+    "a fixed margin without a pair under it": lambda: Case(
+        USAGE,
+        "no pair under a margin",
+        "safedpo",
+        **pairs(nothing_unsafe),
+        **{"objective.type": "safedpo", "margin.initial": 5.0},
+    ),
     "no held-out pairs": lambda: Case(USAGE, "/heldout", "pairs.h5", command="eval", **without_pairs("heldout")),
     "no such split": lambda: Case(USAGE, "validation", command="eval", **{"data.heldout": "validation"}),
-    "checkpoint of another shape to evaluate": lambda: Case(USAGE, "architecture", "same shape", command="eval",
-                                                            options=("--model", engine.fixture("tiny_qwen3"))),
+    "checkpoint of another shape to evaluate": lambda: Case(
+        USAGE, "architecture", "same shape", command="eval", options=("--model", engine.fixture("tiny_qwen3"))
+    ),
 }
 NUMBERS = {
     "NaN in the weights": lambda: Case(USAGE, "model.h5", "q_proj", "NaN", **model(set_at(Q, (3, 5), np.nan), True)),
-    "infinity in the weights": lambda: Case(USAGE, "model.h5", "q_proj", "infinite", **model(set_at(Q, (3, 5), -np.inf), True)),
-    "NaN in the weights to evaluate": lambda: Case(USAGE, "model.h5", "q_proj", "NaN", command="eval", **model(set_at(Q, (3, 5), np.nan), True)),
+    "infinity in the weights": lambda: Case(
+        USAGE, "model.h5", "q_proj", "infinite", **model(set_at(Q, (3, 5), -np.inf), True)
+    ),
+    "NaN in the weights to evaluate": lambda: Case(
+        USAGE, "model.h5", "q_proj", "NaN", command="eval", **model(set_at(Q, (3, 5), np.nan), True)
+    ),
     "one bit of a weight": lambda: Case(USAGE, "model.h5", "q_proj", "checksum", **model(flip_a_bit)),
-    "another digest": lambda: Case(USAGE, "model.h5", "digest", **model(lambda m: engine.set_text(m, "weights_digest", "0" * 16))),
+    "another digest": lambda: Case(
+        USAGE, "model.h5", "digest", **model(lambda m: engine.set_text(m, "weights_digest", "0" * 16))
+    ),
     "weights beyond float32": lambda: Case(FAULT, "not a finite number", **model(enlarge, True)),
-    RUN_AWAY: lambda: Case(FAULT, "step 2", "optimizer.learning_rate", **{"optimizer.learning_rate": 1e30, "schedule.steps": 4}),
+    RUN_AWAY: lambda: Case(
+        FAULT, "step 2", "optimizer.learning_rate", **{"optimizer.learning_rate": 1e30, "schedule.steps": 4}
+    ),
 }
 OUTPUT = {
-    "run directory below a file": lambda: Case(USAGE, "run.dir", "Not a directory", **{"run.dir": plain_file() + "/run"}),
-    "cache below a file": lambda: Case(USAGE, "plain.h5/reference.h5", **{"reference.cache": plain_file() + "/reference.h5"}),
-    "results below a file": lambda: Case(FAULT, "plain.h5/eval.h5", command="eval", options=("--out", plain_file() + "/eval.h5")),
-    "results in a folder that is not there": lambda: Case(FAULT, "nowhere/eval.h5", command="eval",
-                                                          options=("--out", engine.new_folder() + "/nowhere/eval.h5")),
-    "results in the place of a folder": lambda: Case(FAULT, "cannot rename", command="eval", options=("--out", folder_called("eval.h5"))),
-    "checkpoint in the place of a folder": lambda: Case(FAULT, "cannot rename", "final.h5", **{
-        "run.dir": os.path.dirname(os.path.dirname(folder_called("checkpoints/final.h5")))}),
+    "run directory below a file": lambda: Case(
+        USAGE, "run.dir", "Not a directory", **{"run.dir": plain_file() + "/run"}
+    ),
+    "cache below a file": lambda: Case(
+        USAGE, "plain.h5/reference.h5", **{"reference.cache": plain_file() + "/reference.h5"}
+    ),
+    "results below a file": lambda: Case(
+        FAULT, "plain.h5/eval.h5", command="eval", options=("--out", plain_file() + "/eval.h5")
+    ),
+    "results in a folder that is not there": lambda: Case(
+        FAULT, "nowhere/eval.h5", command="eval", options=("--out", engine.new_folder() + "/nowhere/eval.h5")
+    ),
+    "results in the place of a folder": lambda: Case(
+        FAULT, "cannot rename", command="eval", options=("--out", folder_called("eval.h5"))
+    ),
+    "checkpoint in the place of a folder": lambda: Case(
+        FAULT,
+        "cannot rename",
+        "final.h5",
+        **{"run.dir": os.path.dirname(os.path.dirname(folder_called("checkpoints/final.h5")))},
+    ),
 }
 CASES = {**CONFIG, **FILES, **FIT, **NUMBERS, **OUTPUT}
 
@@ -201,7 +290,9 @@ def refuse(case, apart=True):
     config = os.path.join(folder, case.missing or "run.cfg")
     if not case.missing:
         with open(config, "w") as file:
-            file.write(case.config or engine.config_text({key: value for key, value in settings.items() if value is not None}))
+            file.write(
+                case.config or engine.config_text({key: value for key, value in settings.items() if value is not None})
+            )
     return case, engine.start([case.command, config, *case.options], case.ranks, folder, directory=settings["run.dir"],
                               apart=apart)
 
@@ -209,18 +300,24 @@ def refuse(case, apart=True):
 @pytest.fixture(scope="module")
 def refused(request):
     """Futures of the cases that the tests of this session ask for."""
-    asked = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")} | {RUN_AWAY}
+    asked = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")} | {
+        RUN_AWAY
+    }
     return {name: engine.submit(refuse, make()) for name, make in CASES.items() if name in asked}
 
 
 def files(directory):
-    return sorted(os.path.relpath(os.path.join(where, name), directory) for where, _, names in os.walk(directory) for name in names)
+    return sorted(
+        os.path.relpath(os.path.join(where, name), directory)
+        for where, _, names in os.walk(directory)
+        for name in names
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_refused_in_one_line(refused, name):
-    """Config, files, what does not fit together, numbers and output: one line on stderr that starts with "catdpo:" and names the culprit,
-    the documented status on every rank, no hang, no backtrace, nothing half-written."""
+    """Config, files, what does not fit together, numbers and output: one line on stderr that starts with "catdpo:" and
+    names the culprit, the documented status on every rank, no hang, no backtrace, nothing half-written."""
     case, run = refused[name].result()
     assert not run.hung, repr(run)
     assert run.statuses == [case.status] * case.ranks, repr(run)
@@ -242,22 +339,27 @@ def test_refused_in_one_line(refused, name):
 
 @pytest.mark.parametrize("name", ["wrong number of ranks", RUN_AWAY])
 def test_mpirun_passes_the_status_on(name):
-    """The status that mpirun, and so a job script, sees is the documented one, and there is still only one line of ours."""
+    """The status that mpirun, and so a job script, sees is the documented one, and there is still only one line of
+    ours."""
     case, run = refuse(CASES[name](), apart=False)
     assert run.status == case.status and len(run.errors) == 1 and not run.hung, repr(run)
 
 
 def test_steps_before_a_run_away_are_kept(refused):
-    """Training that ends in NaN leaves its steps in metrics.h5, the failing one with its pairs too, as its message promises, and no checkpoint."""
+    """Training that ends in NaN leaves its steps in metrics.h5, the failing one with its pairs too, as its message
+    promises, and no checkpoint."""
     _, run = refused[RUN_AWAY].result()
     metrics = run.metrics()
     assert metrics["train/step"].tolist() == [1, 2]
-    assert np.isfinite(metrics["train/loss"][0]) and not np.isfinite(metrics["train/loss"][1] + metrics["train/grad_norm"][1])
+    assert np.isfinite(metrics["train/loss"][0]) and not np.isfinite(
+        metrics["train/loss"][1] + metrics["train/grad_norm"][1]
+    )
     assert (metrics["train/pairs"][1] >= 0).all()
 
 
 def test_run_directory_holds_one_run():
-    """A second run in the same directory is refused, before it computes anything, and leaves the first one as it was; --overwrite replaces it."""
+    """A second run in the same directory is refused, before it computes anything, and leaves the first one as it was;
+    --overwrite replaces it."""
     settings = {**SETTINGS, "run.dir": os.path.join(engine.new_folder("held"), "run")}
     first = engine.succeed(engine.launch("train", 2, **settings))
     before = {name: open(first.path(name), "rb").read() for name in files(first.directory)}

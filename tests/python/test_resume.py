@@ -1,7 +1,6 @@
 """A run goes on from a checkpoint as if nothing had happened, on any layout, and only with what it was begun with."""
 
 import os
-import shutil
 import subprocess
 
 import engine
@@ -14,17 +13,36 @@ from catdpo_analysis.files.run_data import read_metrics
 pytestmark = engine.needs_binary
 
 STEPS = 9
-RUN = {"objective.type": "catdpo", "margin.eta": 0.5, "margin.interval": 2, "optimizer.learning_rate": 0.02, "optimizer.weight_decay": 0.1, "batch.sampling": "balanced",
-       "schedule.type": "cosine", "schedule.warmup": 0.2, "schedule.steps": STEPS, "checkpoint.steps": 3, "checkpoint.keep": 9, "metrics.flush_steps": 4}
-LAYOUTS = {"1x1": (1, {"parallel.grid": [1, 1]}), "2x1": (2, {"parallel.grid": [2, 1]}), "1x2": (2, {"parallel.grid": [1, 2]}),
-           "2x2": (4, {"parallel.grid": [2, 2]}), "3x1": (3, {"parallel.grid": [3, 1]}),
-           "2-replicas": (2, {"parallel.grid": [1, 1], "parallel.replicas": 2}),
-           "2-replicas-whole-moments": (2, {"parallel.grid": [1, 1], "parallel.replicas": 2, "optimizer.shard": False}),
-           "2x1-accumulated": (2, {"parallel.grid": [2, 1], "batch.accumulation": 2})}
+RUN = {
+    "objective.type": "catdpo",
+    "margin.eta": 0.5,
+    "margin.interval": 2,
+    "optimizer.learning_rate": 0.02,
+    "optimizer.weight_decay": 0.1,
+    "batch.sampling": "balanced",
+    "schedule.type": "cosine",
+    "schedule.warmup": 0.2,
+    "schedule.steps": STEPS,
+    "checkpoint.steps": 3,
+    "checkpoint.keep": 9,
+    "metrics.flush_steps": 4,
+}
+LAYOUTS = {
+    "1x1": (1, {"parallel.grid": [1, 1]}),
+    "2x1": (2, {"parallel.grid": [2, 1]}),
+    "1x2": (2, {"parallel.grid": [1, 2]}),
+    "2x2": (4, {"parallel.grid": [2, 2]}),
+    "3x1": (3, {"parallel.grid": [3, 1]}),
+    "2-replicas": (2, {"parallel.grid": [1, 1], "parallel.replicas": 2}),
+    "2-replicas-whole-moments": (2, {"parallel.grid": [1, 1], "parallel.replicas": 2, "optimizer.shard": False}),
+    "2x1-accumulated": (2, {"parallel.grid": [2, 1], "batch.accumulation": 2}),
+}
 MODEL = {"model.path": engine.fixture("tiny_llama_linear")}   # three key/value heads: three rows are possible
 SAME = ["1x1", "2x1", "1x2", "2-replicas", "2-replicas-whole-moments"]
-MOVES = [("2x1", other) for other in ("1x1", "1x2", "2x2", "3x1", "2-replicas")] + \
-        [(other, "2x1") for other in ("1x1", "1x2", "2x2", "3x1", "2-replicas", "2-replicas-whole-moments", "2x1-accumulated")]
+MOVES = [("2x1", other) for other in ("1x1", "1x2", "2x2", "3x1", "2-replicas")] + [
+    (other, "2x1")
+    for other in ("1x1", "1x2", "2x2", "3x1", "2-replicas", "2-replicas-whole-moments", "2x1-accumulated")
+]
 TOLERANCE = dict(rtol=2e-3, atol=5e-5)
 
 
@@ -53,7 +71,8 @@ def rewind(layout, step, to=None, options=(), **more):
 @pytest.mark.parametrize("step", [3, 6])
 @pytest.mark.parametrize("layout", SAME)
 def test_same_layout_bit_for_bit(layout, step):
-    """Weights, moments, margins, metrics and log lines equal the uninterrupted run's; what is done again is set aside, not found twice."""
+    """Weights, moments, margins, metrics and log lines equal the uninterrupted run's; what is done again is set aside,
+    not found twice."""
     directory, said = rewind(layout, step)
     assert f"after step {step} of {STEPS}" in said
     interrupt.check_same(directory, whole(layout).directory)
@@ -68,14 +87,23 @@ def test_same_layout_bit_for_bit(layout, step):
 def test_other_layout(before, after):
     """The same pairs, counts and margins to the last bit, weights and moments within rounding."""
     directory, _ = rewind(before, 3, after)
-    expected, found = (engine.read(os.path.join(where, "checkpoints/final.h5")) for where in (whole(before).directory, directory))
+    expected, found = (
+        engine.read(os.path.join(where, "checkpoints/final.h5")) for where in (whole(before).directory, directory)
+    )
     for name, values in expected.items():
         if name.startswith(("model/", "optimizer/")):
             np.testing.assert_allclose(found[name], values, **TOLERANCE, err_msg=name)
         elif name.startswith("margins/"):
             np.testing.assert_array_equal(found[name], values, name)
     expected, found = (engine.read(os.path.join(where, "metrics.h5")) for where in (whole(before).directory, directory))
-    for name in ("train/pairs", "train/category/n", "train/category/violations", "train/category/margin", "train/step", "train/num_tokens"):
+    for name in (
+        "train/pairs",
+        "train/category/n",
+        "train/category/violations",
+        "train/category/margin",
+        "train/step",
+        "train/num_tokens",
+    ):
         np.testing.assert_array_equal(found[name], expected[name], name)
     np.testing.assert_allclose(found["train/loss"], expected["train/loss"], rtol=1e-4)
 
@@ -83,11 +111,16 @@ def test_other_layout(before, after):
 def test_other_layout_says_how_near():
     """The tolerance of the tests above is what the program promises."""
     said = rewind("2x1", 3, "1x2")[1]
-    assert "weights and moments an epoch later within 2e-3 relative and 5e-5 absolute" in said and TOLERANCE == dict(rtol=2e-3, atol=5e-5)
+    assert "weights and moments an epoch later within 2e-3 relative and 5e-5 absolute" in said and TOLERANCE == dict(
+        rtol=2e-3, atol=5e-5
+    )
     assert "another layout" not in rewind("2x1", 3)[1]
 
 
-@pytest.mark.skipif(" io: romio321" not in subprocess.run(["ompi_info"], capture_output=True, text=True).stdout, reason="Open MPI without romio321")
+@pytest.mark.skipif(
+    " io: romio321" not in subprocess.run(["ompi_info"], capture_output=True, text=True).stdout,
+    reason="Open MPI without romio321",
+)
 def test_component_for_files():
     """parallel.io changes who writes, not what; an unknown one is refused."""
     folder = engine.new_folder("romio")
@@ -96,7 +129,9 @@ def test_component_for_files():
     point = os.path.join(folder, "run", "checkpoints/step-00000006.h5")
     interrupt.finish(folder, 2, (f"--resume={point}",), **{**settings("2x1"), "parallel.io": "romio321"})
     interrupt.check_same(os.path.join(folder, "run"), whole("2x1").directory)
-    said = interrupt.finish(engine.new_folder("unknown-io"), 2, status=1, **{**settings("2x1"), "parallel.io": "nonsense"})
+    said = interrupt.finish(
+        engine.new_folder("unknown-io"), 2, status=1, **{**settings("2x1"), "parallel.io": "nonsense"}
+    )
     assert said.count("catdpo: ") == 1 and "parallel.io" in said
 
 
@@ -115,13 +150,24 @@ def reseal(path, index, value):
     return change
 
 
-@pytest.mark.parametrize("damage", [
-    put("margins/margin", 0, -0.5), put("margins/pending", 0, 10**6), put("margins/violations", 1, 10**9), say("margins", "unit", 0.25),
-    say("margins", "last_update", np.int64(8)), say("optimizer", "updates", np.int64(7)), say("sampler", "step", np.int64(5)),
-    reseal("optimizer/v/norm/weight", 3, -1.0), reseal("model/norm/weight", 3, 2.0)],
-    ids=["margin", "pending", "violations", "unit", "last_update", "updates", "sampler", "moment", "weights"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        put("margins/margin", 0, -0.5),
+        put("margins/pending", 0, 10**6),
+        put("margins/violations", 1, 10**9),
+        say("margins", "unit", 0.25),
+        say("margins", "last_update", np.int64(8)),
+        say("optimizer", "updates", np.int64(7)),
+        say("sampler", "step", np.int64(5)),
+        reseal("optimizer/v/norm/weight", 3, -1.0),
+        reseal("model/norm/weight", 3, 2.0),
+    ],
+    ids=["margin", "pending", "violations", "unit", "last_update", "updates", "sampler", "moment", "weights"],
+)
 def test_what_check_refuses_is_not_gone_on_from(damage):
-    """One set of checkpoints is good, to `catdpo check` and to --resume (tests/mpi/test_checkpoint.c tries all values of all fields)."""
+    """One set of checkpoints is good, to `catdpo check` and to --resume (tests/mpi/test_checkpoint.c tries all values
+    of all fields)."""
     path = engine.copy(whole("1x1").path("checkpoints/step-00000006.h5"), damage, "step-00000006.h5")
     answer = subprocess.run([engine.BINARY, "check", path], capture_output=True, text=True)
     assert answer.returncode == 2 and "BAD" in answer.stdout, answer
@@ -139,7 +185,12 @@ def to_version_1(path):
             del file[name]
         for name, values in (("n", counts["n"]), ("violations", np.round(counts["violations"] / unit))):
             values = values.astype("<i8")[:, None, :]
-            file.create_dataset(f"train/partial/{name}", data=values, maxshape=(None, None, values.shape[2]), chunks=(16, *values.shape[1:]))
+            file.create_dataset(
+                f"train/partial/{name}",
+                data=values,
+                maxshape=(None, None, values.shape[2]),
+                chunks=(16, *values.shape[1:]),
+            )
             file[f"train/partial/{name}"].attrs["checksum"] = np.uint64(engine.catdpo_h5.checksum(values))
         file["train/partial/violations"].attrs["unit"] = unit
         file.attrs.modify("format_version", np.int64(1))
@@ -153,7 +204,9 @@ def test_metrics_of_an_earlier_version():
     assert read_metrics(path).steps == STEPS
     answer = subprocess.run([engine.BINARY, "check", path], capture_output=True, text=True)
     assert answer.returncode == 0 and "version 1" in answer.stdout and answer.stdout.endswith("ok\n"), answer
-    interrupt.finish(folder, 1, (f"--resume={os.path.join(folder, 'run', 'checkpoints/step-00000006.h5')}",), **settings("1x1"))
+    interrupt.finish(
+        folder, 1, (f"--resume={os.path.join(folder, 'run', 'checkpoints/step-00000006.h5')}",), **settings("1x1")
+    )
     found, expected = engine.read(path), whole("1x1").metrics()
     assert engine.attributes(path)["format_version"] == 2 and found.keys() == expected.keys()
     for name in expected:
@@ -184,7 +237,10 @@ def test_into_another_folder():
     point = whole("2x1").path("checkpoints/step-00000006.h5")
     interrupt.finish(folder, 2, (f"--resume={point}",), **settings("2x1"))
     interrupt.check_steps(os.path.join(folder, "run"), STEPS)
-    one, other = (engine.read(os.path.join(where, "checkpoints/final.h5")) for where in (whole("2x1").directory, os.path.join(folder, "run")))
+    one, other = (
+        engine.read(os.path.join(where, "checkpoints/final.h5"))
+        for where in (whole("2x1").directory, os.path.join(folder, "run"))
+    )
     for name in one:
         if name != "config":
             np.testing.assert_array_equal(other[name], one[name], name)
@@ -294,14 +350,18 @@ def test_half_trained_weights_never_become_the_reference(how):
     folder = interrupt.copy_run(whole("2x1").directory, "reference")
     os.remove(os.path.join(folder, "run", "reference.h5"))
     point = os.path.join(folder, "run", "checkpoints/step-00000006.h5")
-    said = interrupt.finish(folder, 2, ("--resume", "--allow=model,data,objective"), status=2, **{**settings("2x1"), how: point})
+    said = interrupt.finish(
+        folder, 2, ("--resume", "--allow=model,data,objective"), status=2, **{**settings("2x1"), how: point}
+    )
     assert "another frozen reference" in said
     assert not os.path.exists(os.path.join(folder, "run", "reference.h5"))
 
 
 def test_unknown_difference():
     folder = interrupt.copy_run(whole("2x1").directory, "unknown")
-    assert 'none of data, tokenizer' in interrupt.finish(folder, 2, ("--resume", "--allow=everything"), status=2, **settings("2x1"))
+    assert "none of data, tokenizer" in interrupt.finish(
+        folder, 2, ("--resume", "--allow=everything"), status=2, **settings("2x1")
+    )
 
 
 def test_overwrite_removes_the_checkpoints_of_the_run_it_replaces():
@@ -316,13 +376,21 @@ def test_overwrite_removes_the_checkpoints_of_the_run_it_replaces():
 def test_only_the_last_ones_are_kept():
     folder = engine.new_folder("keep")
     interrupt.finish(folder, 2, **{**settings("2x1"), "checkpoint.steps": 1, "checkpoint.keep": 3})
-    assert sorted(os.listdir(os.path.join(folder, "run", "checkpoints"))) == ["final.h5"] + [f"step-{n:08d}.h5" for n in (6, 7, 8)]
+    assert sorted(os.listdir(os.path.join(folder, "run", "checkpoints"))) == ["final.h5"] + [
+        f"step-{n:08d}.h5" for n in (6, 7, 8)
+    ]
 
 
 def test_best_by_the_worst_held_out_category():
     """best.h5 is the checkpoint whose worst held-out category violates least, and stays so over a resume."""
     folder = engine.new_folder("best")
-    more = {**settings("2x1"), "checkpoint.steps": 1, "checkpoint.keep": 20, "checkpoint.best": True, "optimizer.learning_rate": 0.05}
+    more = {
+        **settings("2x1"),
+        "checkpoint.steps": 1,
+        "checkpoint.keep": 20,
+        "checkpoint.best": True,
+        "optimizer.learning_rate": 0.05,
+    }
     interrupt.finish(folder, 2, **more)
     checkpoints = os.path.join(folder, "run", "checkpoints")
 
@@ -337,8 +405,14 @@ def test_best_by_the_worst_held_out_category():
     assert len(rates) == STEPS and len(set(rates.values())) > 1, "nothing to choose from"
     assert step("best.h5") == min(rates, key=lambda n: (rates[n], n)) and worst("best.h5") == min(rates.values())
     # the rate is what eval finds
-    check = engine.evaluate(2, ("--model", os.path.join(checkpoints, "best.h5")), **{key: value for key, value in more.items() if key != "checkpoint.best"})
-    assert engine.attributes(check.path("eval.h5"), "eval/summary")["violation_rate_worst"] == pytest.approx(worst("best.h5"), abs=1e-12)
+    check = engine.evaluate(
+        2,
+        ("--model", os.path.join(checkpoints, "best.h5")),
+        **{key: value for key, value in more.items() if key != "checkpoint.best"},
+    )
+    assert engine.attributes(check.path("eval.h5"), "eval/summary")["violation_rate_worst"] == pytest.approx(
+        worst("best.h5"), abs=1e-12
+    )
     point = os.path.join(checkpoints, f"step-{STEPS - 1:08d}.h5")
     before = step("best.h5")
     interrupt.finish(folder, 2, (f"--resume={point}",), **more)

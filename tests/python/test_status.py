@@ -16,7 +16,13 @@ from catdpo_analysis.watch.live_run import FAILED, FINISHED, SILENT, STOPPED, Li
 
 pytestmark = engine.needs_binary
 
-RUN = {**interrupt.engine.DEFAULTS, "objective.type": "catdpo", "schedule.steps": 100000, "checkpoint.minutes": 0.0, "parallel.grid": [2, 1]}
+RUN = {
+    **interrupt.engine.DEFAULTS,
+    "objective.type": "catdpo",
+    "schedule.steps": 100000,
+    "checkpoint.minutes": 0.0,
+    "parallel.grid": [2, 1],
+}
 del RUN["run.progress"]
 
 
@@ -37,8 +43,8 @@ def printed(*argv):
 
 
 def test_a_run_that_diverges_is_told_of_while_it_goes():
-    """Numbers that stay finite but say that the weights are ruined: one warning, also in log.jsonl, and from there in watch, report and compare;
-    a good run has none."""
+    """Numbers that stay finite but say that the weights are ruined: one warning, also in log.jsonl, and from there in
+    watch, report and compare; a good run has none."""
     run = engine.train(1, **{"optimizer.learning_rate": 1e6, "schedule.steps": 30})
     assert run.err.count("warning: ") == 1 and "optimizer.learning_rate" in run.err, run.err
     last = json.loads(open(run.path("log.jsonl")).readlines()[-1])
@@ -72,7 +78,8 @@ def test_settings_as_json():
 
 @pytest.mark.parametrize("how", ["USR1", "stop", "limit"])
 def test_stopped(how):
-    """85 for a signal and the time limit, 86 for the file "stop", which is gone then; a checkpoint of the last step is there."""
+    """85 for a signal and the time limit, 86 for the file "stop", which is gone then; a checkpoint of the last step is
+    there."""
     folder = engine.new_folder(how)
     settings = {**RUN, **({"run.time_limit": "0:00:03"} if how == "limit" else {})}
     with interrupt.Started(folder, 2, **settings) as run:
@@ -101,7 +108,9 @@ def test_a_stop_that_was_there_before_is_removed_and_said_unless_the_job_was_wai
     assert "stop was there before this start: removed" in interrupt.finish(folder, 2, **settings)
     open(os.path.join(directory, "stop"), "w").close()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    interrupt.finish(folder, 2, status=86, **{**settings, "schedule.steps": 9}, options=("--resume", "--allow=schedule"))
+    interrupt.finish(
+        folder, 2, status=86, **{**settings, "schedule.steps": 9}, options=("--resume", "--allow=schedule")
+    )
     assert status_of(directory)["step"] == 4
 
 
@@ -115,8 +124,8 @@ def test_it_is_said_at_the_start_how_to_stop():
 
 
 def test_control_c_at_mpirun():
-    """Open MPI's mpirun lets its ranks be for odls_base_sigkill_timeout seconds, sends TERM, and kills them after as many seconds more; its own
-    status is 1. The run itself stops in order where there is time for it."""
+    """Open MPI's mpirun lets its ranks be for odls_base_sigkill_timeout seconds, sends TERM, and kills them after as
+    many seconds more; its own status is 1. The run itself stops in order where there is time for it."""
     folder = engine.new_folder("control-c")
     with interrupt.Started(folder, 2, grace=2, pace=5, **RUN) as run:
         run.wait_for_step(3)
@@ -127,7 +136,8 @@ def test_control_c_at_mpirun():
 
 
 def test_failed_by_its_numbers():
-    """The reason of stderr is in the file; watch and compare show it, and nothing says that the run goes on by itself."""
+    """The reason of stderr is in the file; watch and compare show it, and nothing says that the run goes on by
+    itself."""
     run = engine.run("train", 2, **{**RUN, "optimizer.learning_rate": 1e30, "schedule.steps": 4})
     said = status_of(run.directory)
     assert run.errors == [f"catdpo: {said['reason']}"] and "optimizer.learning_rate" in said["reason"]
@@ -147,7 +157,9 @@ def test_failed_before_its_first_step():
     said = status_of(run.directory)
     assert said["exit_status"] == 2 and "nowhere.h5" in said["reason"] and "step" not in said
     assert look(run.directory).state == FAILED
-    assert f"not compared: {run.directory}: failed before its first step: {said['reason']}" in printed("compare", run.directory)
+    assert f"not compared: {run.directory}: failed before its first step: {said['reason']}" in printed(
+        "compare", run.directory
+    )
     assert said["reason"] in printed("report", run.directory)
 
 
@@ -218,7 +230,9 @@ def test_full_disk(tmp_path):
                         file.write(bytes(4096))
             assert run.end() == 1, run.text()
         said = status_of(inside / "run")
-        assert said["status"] == "failed" and "log.jsonl" in said["reason"] and "no space left" in said["reason"].lower()
+        assert (
+            said["status"] == "failed" and "log.jsonl" in said["reason"] and "no space left" in said["reason"].lower()
+        )
     finally:
         subprocess.run(["umount", "--lazy", inside])
 

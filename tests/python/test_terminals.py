@@ -21,7 +21,9 @@ def environment(**variables):
 def on_terminal(command, **variables):
     """Exit status and what stood on the terminal, as bytes."""
     master, slave = pty.openpty()
-    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment(OPENBLAS_NUM_THREADS="1", **variables))
+    process = subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env=environment(OPENBLAS_NUM_THREADS="1", **variables)
+    )
     os.close(slave)
     said = b""
     while True:
@@ -58,7 +60,9 @@ def test_report_on_any_terminal(run_folder, locale):
 @pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C"},
                                        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}], ids=str)
 def test_report_into_a_pipe_of_any_encoding(run_folder, variables):
-    done = subprocess.run([*ANALYSIS, "report", str(run_folder), "--no-html"], capture_output=True, env=environment(**variables))
+    done = subprocess.run(
+        [*ANALYSIS, "report", str(run_folder), "--no-html"], capture_output=True, env=environment(**variables)
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr
     # errors with a name in them, too
     done = subprocess.run([*ANALYSIS, "report", "/nirgends/Läufe"], capture_output=True, env=environment(**variables))
@@ -66,26 +70,44 @@ def test_report_into_a_pipe_of_any_encoding(run_folder, variables):
 
 
 def test_file_name_that_is_no_text(tmp_path):
-    done = subprocess.run([*ANALYSIS, "report", os.fsencode(tmp_path) + b"/L\xe4ufe"], capture_output=True, env=environment(LC_ALL="C.UTF-8"))
+    done = subprocess.run(
+        [*ANALYSIS, "report", os.fsencode(tmp_path) + b"/L\xe4ufe"],
+        capture_output=True,
+        env=environment(LC_ALL="C.UTF-8"),
+    )
     assert done.returncode == 2 and done.stderr.count(b"\n") == 1, done.stderr
 
 
 @engine.needs_binary
 @pytest.mark.parametrize("locale", LOCALES, ids=str)
 def test_trainer_on_any_terminal(locale, tmp_path):
-    """The table of eval is in line by columns, whatever the names; progress and check are ASCII where the locale is not UTF-8."""
+    """The table of eval is in line by columns, whatever the names; progress and check are ASCII where the locale is not
+    UTF-8."""
     def rename(file):
         del file["categories/name"], file["categories/harm"]
         engine.catdpo_h5.write_categories(file["categories"], ["Ärzte", "漢字", "benign"], [1, 1, 0])
     pairs = engine.copy(engine.PAIRS, rename, "Paare-ä.h5")
     config = tmp_path / "run.cfg"
-    config.write_text(engine.config_text({**engine.DEFAULTS, "run.progress": "auto", "run.dir": str(tmp_path / "Lauf-ä"), "data.path": pairs,
-                                          "schedule.steps": 2}))
+    config.write_text(
+        engine.config_text(
+            {
+                **engine.DEFAULTS,
+                "run.progress": "auto",
+                "run.dir": str(tmp_path / "Lauf-ä"),
+                "data.path": pairs,
+                "schedule.steps": 2,
+            }
+        )
+    )
     for command in ("train", "eval"):
         status, said = on_terminal([engine.BINARY, command, str(config)], **locale)
         assert status == 0 and b"train 2/2" in said or command == "eval", said
         assert said.isascii() == (locale != {"LC_ALL": "C.UTF-8"})
-    rows = [line for line in said.decode().splitlines() if line.startswith(("Ärzte ", "漢字 ", "?rzte ", "???? ", "benign "))]
+    rows = [
+        line
+        for line in said.decode().splitlines()
+        if line.startswith(("Ärzte ", "漢字 ", "?rzte ", "???? ", "benign "))
+    ]
     assert len(rows) == 3
     ends = {len(row) + row.count("漢") + row.count("字") for row in rows}
     assert len(ends) == 1, rows

@@ -13,14 +13,31 @@ from engine import catdpo_h5
 
 pytestmark = engine.needs_binary
 
-LAYOUTS = {"1x1": (1, {}), "2x1": (2, {"parallel.grid": [2, 1]}), "1x3": (3, {"parallel.grid": [1, 3]}), "2-replicas": (2, {"parallel.replicas": 2}),
-           "2x2": (4, {"parallel.grid": [2, 2]}), "2-replicas-of-3x1": (6, {"parallel.grid": [3, 1], "parallel.replicas": 2}),
-           "2-replicas-of-1x2-sharded": (4, {"parallel.grid": [1, 2], "parallel.replicas": 2, "optimizer.shard": True})}
-TRAINED = {"objective.type": "catdpo", "margin.eta": 0.5, "optimizer.learning_rate": 0.02, "optimizer.weight_decay": 0.1}
+LAYOUTS = {
+    "1x1": (1, {}),
+    "2x1": (2, {"parallel.grid": [2, 1]}),
+    "1x3": (3, {"parallel.grid": [1, 3]}),
+    "2-replicas": (2, {"parallel.replicas": 2}),
+    "2x2": (4, {"parallel.grid": [2, 2]}),
+    "2-replicas-of-3x1": (6, {"parallel.grid": [3, 1], "parallel.replicas": 2}),
+    "2-replicas-of-1x2-sharded": (4, {"parallel.grid": [1, 2], "parallel.replicas": 2, "optimizer.shard": True}),
+}
+TRAINED = {
+    "objective.type": "catdpo",
+    "margin.eta": 0.5,
+    "optimizer.learning_rate": 0.02,
+    "optimizer.weight_decay": 0.1,
+}
 RESTING = {"optimizer.learning_rate": 0.0, "schedule.steps": 1, "optimizer.weight_decay": 0.1}
 # what a cut can get wrong: tied and untied, biases, q/k norms, sizes that divide nothing
-RESTING_RUNS = [("tiny_llama", "2x1"), ("tiny_llama3_tied", "1x3"), ("tiny_qwen2_tied", "2x2"), ("tiny_qwen2", "2-replicas-of-3x1"),
-                ("tiny_qwen3", "2-replicas-of-1x2-sharded"), ("tiny_llama_linear", "2-replicas")]
+RESTING_RUNS = [
+    ("tiny_llama", "2x1"),
+    ("tiny_llama3_tied", "1x3"),
+    ("tiny_qwen2_tied", "2x2"),
+    ("tiny_qwen2", "2-replicas-of-3x1"),
+    ("tiny_qwen3", "2-replicas-of-1x2-sharded"),
+    ("tiny_llama_linear", "2-replicas"),
+]
 
 
 def specification(layout, settings):
@@ -61,7 +78,8 @@ def check_sums(path, group):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_checksums_and_digest_hold(layout):
-    """Every tensor of model and optimiser has the checksum of its numbers, and the model their digest, whichever ranks wrote them."""
+    """Every tensor of model and optimiser has the checksum of its numbers, and the model their digest, whichever ranks
+    wrote them."""
     path = final(trained(layout))
     for group in ("optimizer/m", "optimizer/v"):
         assert check_sums(path, group)
@@ -81,16 +99,21 @@ def test_same_checkpoint_from_every_layout(layout):
     for group in ("/", "margins", "sampler", "optimizer"):
         first, second = (engine.attributes(final(run), group) for run in (trained(), trained(layout)))
         differ = ("created", "layout")
-        assert {k: v for k, v in first.items() if k not in differ} == {k: v for k, v in second.items() if k not in differ}, group
+        assert {k: v for k, v in first.items() if k not in differ} == {
+            k: v for k, v in second.items() if k not in differ
+        }, group
 
 
 def test_model_group_is_that_of_the_input():
-    """/model and /tokenizer have the names, shapes and attributes of the file that training started from, so that export works on it."""
+    """/model and /tokenizer have the names, shapes and attributes of the file that training started from, so that
+    export works on it."""
     start, end = engine.DEFAULTS["model.path"], final(trained("2x2"))
     one, other = engine.read(start), engine.read(end)
     for group in ("model", "tokenizer"):
         before, after = engine.below(one, group), engine.below(other, group)
-        assert {name: (item.shape, item.dtype) for name, item in before.items()} == {name: (item.shape, item.dtype) for name, item in after.items()}
+        assert {name: (item.shape, item.dtype) for name, item in before.items()} == {
+            name: (item.shape, item.dtype) for name, item in after.items()
+        }
     assert all(one[name].tobytes() == other[name].tobytes() for name in one if name.startswith("tokenizer/"))
     before, after = engine.attributes(start, "model"), engine.attributes(end, "model")
     assert before.pop("weights_digest") != after.pop("weights_digest")
@@ -100,14 +123,17 @@ def test_model_group_is_that_of_the_input():
 
 
 def test_checkpoint_holds_the_state_of_the_run():
-    """Margins, rates and counts as the metrics have them, the sampler's seed and position, the tokens seen, and the config as text."""
+    """Margins, rates and counts as the metrics have them, the sampler's seed and position, the tokens seen, and the
+    config as text."""
     run = trained()
     state, metrics = run.checkpoint(), run.metrics()
     np.testing.assert_array_equal(state["margins/violation_rate"], metrics["train/category/violation_rate"][-1])
     np.testing.assert_array_equal(state["margins/n"], metrics["train/category/n"].sum(axis=0))
     np.testing.assert_array_equal(state["margins/violations"] * 0.5, metrics["train/category/violations"].sum(axis=0))
     moved = np.where(metrics["train/category/n"][-1] > 0, 0.5 * (metrics["train/category/violation_rate"][-1] - 0.2), 0)
-    np.testing.assert_allclose(state["margins/margin"], np.clip(metrics["train/category/margin"][-1] + moved, 0, 10), rtol=1e-12)
+    np.testing.assert_allclose(
+        state["margins/margin"], np.clip(metrics["train/category/margin"][-1] + moved, 0, 10), rtol=1e-12
+    )
     root, sampler = engine.attributes(final(run)), engine.attributes(final(run), "sampler")
     assert root["num_tokens"] == metrics["train/num_tokens"][-1] and root["total_steps"] == 5
     assert sampler == {"step": 5, "seed": 42, "kind": "uniform"}
@@ -117,8 +143,8 @@ def test_checkpoint_holds_the_state_of_the_run():
 
 @pytest.mark.parametrize("model, layout", RESTING_RUNS)
 def test_weights_at_rest_come_back_exactly(model, layout):
-    """With learning rate 0 the final checkpoint has the input's weights to the last bit, for every kind of model and cut: what is read and
-    written is what is there."""
+    """With learning rate 0 the final checkpoint has the input's weights to the last bit, for every kind of model and
+    cut: what is read and written is what is there."""
     ranks, settings = specification(layout, resting(model))
     run = engine.train(ranks, **settings)
     before = engine.below(engine.read(engine.fixture(model)), "model")
@@ -134,25 +160,46 @@ def test_weights_at_rest_come_back_exactly(model, layout):
 def test_checkpoint_is_a_model():
     """A checkpoint, also one that other ranks wrote, is where eval and a further training start from."""
     path = final(trained("2x2"))
-    run = engine.train(3, **{"model.path": path, "schedule.steps": 1, "parallel.grid": [1, 3], "optimizer.learning_rate": 0.0})
+    run = engine.train(
+        3, **{"model.path": path, "schedule.steps": 1, "parallel.grid": [1, 3], "optimizer.learning_rate": 0.0}
+    )
     before, after = trained("2x2").weights(), run.weights()
     assert all(values.tobytes() == after[name].tobytes() for name, values in before.items())
     pairs = engine.evaluate(2, ("--split", "train"), **{"model.path": path, "parallel.grid": [2, 1]}).read("eval.h5")
     row = run.metrics()["train/pairs"][0]
     logps, tokens = pairs["eval/pairs/logps_chosen"][row], engine.pairs_of(engine.PAIRS)["chosen_tokens"][row]
-    rounding.assert_near(run.metrics()["train/logps/chosen"][0], logps.mean(), rounding.mean(rounding.log_probs(logps, tokens)), "logps/chosen")
+    rounding.assert_near(
+        run.metrics()["train/logps/chosen"][0],
+        logps.mean(),
+        rounding.mean(rounding.log_probs(logps, tokens)),
+        "logps/chosen",
+    )
 
 
 def test_steps_that_were_done_are_what_is_there():
-    """A run directory has config.cfg, config.json, status.json, metrics.h5, log.jsonl, reference.h5 and checkpoints/final.h5, and nothing unfinished."""
+    """A run directory has config.cfg, config.json, status.json, metrics.h5, log.jsonl, reference.h5 and
+    checkpoints/final.h5, and nothing unfinished."""
     run = trained("2x1")
-    found = sorted(os.path.relpath(os.path.join(where, name), run.directory) for where, _, names in os.walk(run.directory) for name in names)
-    assert found == ["checkpoints/final.h5", "config.cfg", "config.json", "log.jsonl", "metrics.h5", "reference.h5", "status.json"]
+    found = sorted(
+        os.path.relpath(os.path.join(where, name), run.directory)
+        for where, _, names in os.walk(run.directory)
+        for name in names
+    )
+    assert found == [
+        "checkpoints/final.h5",
+        "config.cfg",
+        "config.json",
+        "log.jsonl",
+        "metrics.h5",
+        "reference.h5",
+        "status.json",
+    ]
     without = engine.train(1, **{"schedule.steps": 1, "checkpoint.final": False})
     assert not os.path.exists(final(without))
 
 
-# ---- what is written beside it -------------------------------------------------------------------------------------------
+# ---- what is written beside it
+# -------------------------------------------------------------------------------------------
 
 def test_step_log_is_one_object_a_line():
     """log.jsonl: one JSON object a step with the numbers of metrics.h5, categories by name."""
@@ -187,14 +234,24 @@ def test_metrics_explain_themselves():
                 assert item.shape == file["train/pairs"].shape and item.dims[1].label == "pair", name
         part = file["train/partial"]
         assert part["n"].dims[0].label == "rank" and part["violations"].attrs["unit"] == 0.5
-        assert part["n"].dims[1][0] == file["categories/name"] and part["n"].attrs["units"] and part["n"].attrs["description"]
+        assert (
+            part["n"].dims[1][0] == file["categories/name"]
+            and part["n"].attrs["units"]
+            and part["n"].attrs["description"]
+        )
         assert (part.attrs["first_step"], part.attrs["last_step"]) == (1, 5)
-        assert np.all(np.diff(file["timing/wall_time"][()]) > 0) and abs(file["timing/wall_time"][-1] - time.time()) < 86400
+        assert (
+            np.all(np.diff(file["timing/wall_time"][()]) > 0)
+            and abs(file["timing/wall_time"][-1] - time.time()) < 86400
+        )
         assert np.all(file["timing/seconds"][()] >= 0) and np.all(file["timing/step_seconds"][()] > 0)
         assert file["timing/seconds"].shape[1] == len(file["timing/phase"])
     said = engine.attributes(run.path("metrics.h5"))
     assert said["grid"] == "1x2x2" and said["data_digest"] == engine.attributes(engine.PAIRS)["data_digest"]
-    assert all(said[name] for name in ("run", "version", "mpi", "blas", "hdf5", "hosts", "started", "weights_digest", "tokenizer_digest"))
+    assert all(
+        said[name]
+        for name in ("run", "version", "mpi", "blas", "hdf5", "hosts", "started", "weights_digest", "tokenizer_digest")
+    )
 
 
 def test_more_steps_than_one_flush():
@@ -207,8 +264,17 @@ def test_more_steps_than_one_flush():
 
 def test_learning_rate_follows_the_schedule():
     """Warm-up from 0, then linear decay to the floor, as in transformers; epochs count when no steps are given."""
-    run = engine.train(1, **{"schedule.steps": None, "schedule.epochs": 2.0, "schedule.type": "linear", "schedule.warmup": 0.4,
-                             "schedule.floor": 0.1, "optimizer.learning_rate": 0.02})
+    run = engine.train(
+        1,
+        **{
+            "schedule.steps": None,
+            "schedule.epochs": 2.0,
+            "schedule.type": "linear",
+            "schedule.warmup": 0.4,
+            "schedule.floor": 0.1,
+            "optimizer.learning_rate": 0.02,
+        },
+    )
     steps = np.arange(10)
     factor = np.where(steps < 4, steps / 4, 1 - 0.9 * (steps - 4) / 6)
     np.testing.assert_allclose(run.metrics()["train/learning_rate"], 0.02 * factor, rtol=1e-12)

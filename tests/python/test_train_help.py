@@ -1,4 +1,5 @@
-"""What the program says about itself needs no MPI: it is answered where mpirun is not allowed, on stdout, with status 0."""
+"""What the program says about itself needs no MPI: it is answered where mpirun is not allowed, on stdout, with status
+0."""
 
 import os
 import re
@@ -11,8 +12,18 @@ pytestmark = engine.needs_binary
 
 
 def ask(*arguments):
-    return subprocess.run([engine.BINARY, *arguments], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
-                          env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **{k: v for k, v in os.environ.items() if "SAN" in k or k.startswith("LD_")}})
+    return subprocess.run(
+        [engine.BINARY, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        stdin=subprocess.DEVNULL,
+        env={
+            "PATH": os.environ["PATH"],
+            "LC_ALL": "C.UTF-8",
+            **{k: v for k, v in os.environ.items() if "SAN" in k or k.startswith("LD_")},
+        },
+    )
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -39,7 +50,8 @@ def test_version():
 
 
 def test_default_config_is_a_config():
-    """--help-config=cfg prints a config with every default, which train reads: all that is missing is what has no default."""
+    """--help-config=cfg prints a config with every default, which train reads: all that is missing is what has no
+    default."""
     answer = ask("--help-config=cfg")
     assert answer.returncode == 0, answer
     folder = engine.new_folder("defaults")
@@ -58,8 +70,17 @@ def test_mistake_without_mpi():
 
 @pytest.mark.parametrize("rank, words", [(0, "2 processes were started"), (1, "")])
 def test_launcher_of_another_mpi(rank, words):
-    """Ranks that a launcher starts which their MPI does not understand are not silently a run each: one says so, all end with 2."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_COMM", "PMIX", "SLURM"))}
-    answer = subprocess.run([engine.BINARY, "train", "run.cfg"], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
-                            env=environment | {"PMI_SIZE": "2", "PMI_RANK": str(rank), "LD_PRELOAD": os.environ.get("CATDPO_PRELOAD", "")})
+    """Ranks that a launcher starts which their MPI does not understand are not silently a run each: one says so, all
+    end with 2."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OMPI_COMM", "PMIX", "SLURM"))
+    }
+    answer = subprocess.run(
+        [engine.BINARY, "train", "run.cfg"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        stdin=subprocess.DEVNULL,
+        env=environment | {"PMI_SIZE": "2", "PMI_RANK": str(rank), "LD_PRELOAD": os.environ.get("CATDPO_PRELOAD", "")},
+    )
     assert answer.returncode == 2 and answer.stderr.count("catdpo: ") == (rank == 0) and words in answer.stderr, answer

@@ -30,7 +30,8 @@ def content(path):
 
 
 def test_matching_cache_is_reused():
-    """A cache for this data, tokenizer and these weights is read and said to be; the run is the same to the last bit and leaves it alone."""
+    """A cache for this data, tokenizer and these weights is read and said to be; the run is the same to the last bit
+    and leaves it alone."""
     run, path = with_cache()
     engine.succeed(run)
     assert f"reference log-probs of train from {path}" in run.err
@@ -56,7 +57,12 @@ def test_cache_is_believed():
     metrics = run.metrics()
     tokens = engine.pairs_of(engine.PAIRS)["chosen_tokens"][metrics["train/pairs"][0]]
     of_pairs = rounding.log_probs(metrics["train/logps/chosen"][0], tokens)
-    rounding.assert_near(metrics["train/rewards/chosen"][0], 0.1 * 5, 0.1 * rounding.mean(rounding.total(of_pairs, of_pairs)), "rewards/chosen")
+    rounding.assert_near(
+        metrics["train/rewards/chosen"][0],
+        0.1 * 5,
+        0.1 * rounding.mean(rounding.total(of_pairs, of_pairs)),
+        "rewards/chosen",
+    )
 
 
 def other_data():
@@ -87,8 +93,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_other_cache_is_refused_by_name(what):
-    """A cache made for other data, weights, tokenizer or settings is refused in one line that names the file, which of them it is and what
-    to do; it stays as it was."""
+    """A cache made for other data, weights, tokenizer or settings is refused in one line that names the file, which of
+    them it is and what to do; it stays as it was."""
     settings, cache = REFUSED[what]()
     run, path = with_cache(2, cache, **{"parallel.replicas": 2, **settings})
     assert run.statuses == [2, 2] and len(run.errors) == 1, repr(run)
@@ -100,14 +106,20 @@ def test_other_cache_is_refused_by_name(what):
 def test_damaged_cache_is_refused():
     """A cache with a changed number is refused by its checksum."""
     run, path = with_cache(cache=engine.copy(first_run().path("reference.h5"), damaged))
-    assert run.statuses == [2] and len(run.errors) == 1 and path in run.errors[0] and "checksum" in run.errors[0], repr(run)
+    assert run.statuses == [2] and len(run.errors) == 1 and path in run.errors[0] and "checksum" in run.errors[0], repr(
+        run
+    )
 
 
 def test_eval_adds_its_group_to_the_cache():
     """eval puts the held-out pairs beside the training pairs in the same file, which train and eval then both reuse."""
     path = os.path.join(engine.new_folder("cache"), "reference.h5")
     shutil.copy(first_run().path("reference.h5"), path)
-    settings = {"reference.cache": path, "model.path": first_run().path("checkpoints/final.h5"), "reference.model": engine.DEFAULTS["model.path"]}
+    settings = {
+        "reference.cache": path,
+        "model.path": first_run().path("checkpoints/final.h5"),
+        "reference.model": engine.DEFAULTS["model.path"],
+    }
     before = engine.read(path)
     first = engine.succeed(engine.launch("eval", **settings))
     after = engine.read(path)
@@ -115,21 +127,30 @@ def test_eval_adds_its_group_to_the_cache():
     assert all(after[name].tobytes() == before[name].tobytes() for name in before)
     second = engine.succeed(engine.launch("eval", **settings))
     assert f"reference log-probs of heldout from {path}" in second.err and "reference log-probs" not in first.err
-    assert first.read("eval.h5")["eval/pairs/ref_logps_chosen"].tobytes() == second.read("eval.h5")["eval/pairs/ref_logps_chosen"].tobytes()
+    assert (
+        first.read("eval.h5")["eval/pairs/ref_logps_chosen"].tobytes()
+        == second.read("eval.h5")["eval/pairs/ref_logps_chosen"].tobytes()
+    )
     trained = engine.succeed(engine.launch("train", **SHORT, **settings))
     assert f"reference log-probs of train from {path}" in trained.err
 
 
 def test_reference_model_of_its_own():
-    """reference.model other than model.path: the cached reference log-probs are that model's own, as eval finds them, and the weights
-    that are trained are those of model.path."""
+    """reference.model other than model.path: the cached reference log-probs are that model's own, as eval finds them,
+    and the weights that are trained are those of model.path."""
     other = engine.other_model()
-    run = engine.train(2, **{**SHORT, "reference.model": other, "optimizer.learning_rate": 0.0, "parallel.grid": [1, 2]})
-    pairs = engine.below(engine.evaluate(options=("--split", "train", "--model", other), **SHORT).read("eval.h5"), "eval/pairs")
+    run = engine.train(
+        2, **{**SHORT, "reference.model": other, "optimizer.learning_rate": 0.0, "parallel.grid": [1, 2]}
+    )
+    pairs = engine.below(
+        engine.evaluate(options=("--split", "train", "--model", other), **SHORT).read("eval.h5"), "eval/pairs"
+    )
     cached = run.read("reference.h5")
     for side in ("chosen", "rejected"):
         tokens = engine.pairs_of(engine.PAIRS)[f"{side}_tokens"]
-        rounding.assert_near(cached[f"train/{side}"], pairs[f"logps_{side}"], rounding.log_probs(pairs[f"logps_{side}"], tokens), side)
+        rounding.assert_near(
+            cached[f"train/{side}"], pairs[f"logps_{side}"], rounding.log_probs(pairs[f"logps_{side}"], tokens), side
+        )
         assert np.abs(pairs[f"logps_{side}"] - pairs[f"ref_logps_{side}"]).min() > 1e-3
     start = engine.below(engine.read(engine.DEFAULTS["model.path"]), "model")
     assert all(values.tobytes() == start[path].tobytes() for path, values in run.weights().items())
@@ -142,18 +163,26 @@ def test_reference_model_of_its_own():
 
 def test_reference_of_another_shape_is_refused():
     """A reference model of another architecture than the policy is refused in one line."""
-    run = engine.launch("train", 2, **{**SHORT, "reference.model": engine.fixture("tiny_llama_linear"), "parallel.replicas": 2})
+    run = engine.launch(
+        "train", 2, **{**SHORT, "reference.model": engine.fixture("tiny_llama_linear"), "parallel.replicas": 2}
+    )
     assert run.statuses == [2, 2] and len(run.errors) == 1 and "architecture" in run.errors[0], repr(run)
     assert not engine.leftovers(run.folder)
 
 
 def test_reference_with_another_rotation_is_refused():
-    """A reference model that differs from the policy only in Llama 3's scaling of the rotary frequencies has the same weights and
-    another result: it is refused, naming what differs, and not run with the policy's."""
-    other = engine.copy(engine.fixture("tiny_llama3_tied"),
-                        lambda file: engine.catdpo_h5.set_attributes(file["model"], rope_low_freq_factor=2.0), "reference.h5")
-    run = engine.launch("train", 2, **{**SHORT, "model.path": engine.fixture("tiny_llama3_tied"), "reference.model": other,
-                                       "parallel.replicas": 2})
+    """A reference model that differs from the policy only in Llama 3's scaling of the rotary frequencies has the same
+    weights and another result: it is refused, naming what differs, and not run with the policy's."""
+    other = engine.copy(
+        engine.fixture("tiny_llama3_tied"),
+        lambda file: engine.catdpo_h5.set_attributes(file["model"], rope_low_freq_factor=2.0),
+        "reference.h5",
+    )
+    run = engine.launch(
+        "train",
+        2,
+        **{**SHORT, "model.path": engine.fixture("tiny_llama3_tied"), "reference.model": other, "parallel.replicas": 2},
+    )
     assert run.statuses == [2, 2] and len(run.errors) == 1, repr(run)
     assert "reference.h5" in run.errors[0] and "rope_low_freq_factor is 2 and 1" in run.errors[0]
     assert not engine.leftovers(run.folder)

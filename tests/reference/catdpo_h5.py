@@ -1,6 +1,7 @@
 """Write catdpo's HDF5 files from the reference scripts: checksums, digests and string attributes of the format.
 
-Independent of the `analysis` package on purpose: a fixture that our own reader and writer agreed on would prove nothing.
+Independent of the `analysis` package on purpose: a fixture that our own reader and writer agreed on would prove
+nothing.
 """
 import json
 
@@ -82,8 +83,8 @@ def tensor_path(name):
 
 
 def write_pairs(group, pairs, categories, with_text=False):
-    """One split. pairs: dicts with prompt, chosen, rejected (token ids), categories (names), chosen_safe, rejected_safe,
-    chosen_better, row; and prompt_text, chosen_text, rejected_text if with_text."""
+    """One split. pairs: dicts with prompt, chosen, rejected (token ids), categories (names), chosen_safe,
+    rejected_safe, chosen_better, row; and prompt_text, chosen_text, rejected_text if with_text."""
     count = len(pairs)
     set_attributes(group, pairs=count)
     for side in ("chosen", "rejected"):
@@ -93,12 +94,21 @@ def write_pairs(group, pairs, categories, with_text=False):
         part["tokens"] = np.array([t for s in sequences for t in s], dtype=np.int32)
         part["offsets"] = offsets
         part["prompt_length"] = np.array([len(p["prompt"]) for p in pairs], dtype=np.int32)
-        for name, meaning in (("tokens", "token ids of all sequences, one after the other"), ("offsets", "first token of each sequence"),
-                              ("prompt_length", "tokens before the completion")):
+        for name, meaning in (
+            ("tokens", "token ids of all sequences, one after the other"),
+            ("offsets", "first token of each sequence"),
+            ("prompt_length", "tokens before the completion"),
+        ):
             set_attributes(part[name], description=meaning)
-    mask = np.array([[name in p["categories"] for name in categories] for p in pairs], dtype=np.uint8).reshape(count, len(categories))
+    mask = np.array([[name in p["categories"] for name in categories] for p in pairs], dtype=np.uint8).reshape(
+        count, len(categories)
+    )
     group["category_mask"] = mask
-    for name, kind, missing in (("chosen_safe", np.uint8, 255), ("rejected_safe", np.uint8, 255), ("chosen_better", np.int8, -1)):
+    for name, kind, missing in (
+        ("chosen_safe", np.uint8, 255),
+        ("rejected_safe", np.uint8, 255),
+        ("chosen_better", np.int8, -1),
+    ):
         group[name] = np.array([missing if p[name] is None else p[name] for p in pairs], dtype=kind)
     group["source_file"] = np.zeros(count, dtype=np.int32)
     group["source_row"] = np.array([p.get("row", i) for i, p in enumerate(pairs)], dtype=np.int64)
@@ -134,7 +144,9 @@ def write_ledger(file, rows, categories):
         table.dims[axis].attach_scale(scale)
 
 
-def pairs_attributes(file, *, data_digest, tokenizer_digest, template_digest, vocab_size, settings, inputs, max_length=0, seed=0):
+def pairs_attributes(
+    file, *, data_digest, tokenizer_digest, template_digest, vocab_size, settings, inputs, max_length=0, seed=0
+):
     root_attributes(file, "catdpo-pairs")
     set_attributes(file, data_digest=data_digest, tokenizer_digest=tokenizer_digest, template_digest=template_digest,
                    vocab_size=vocab_size, max_length=max_length, over_length="drop", transform="safedpo", seed=seed,

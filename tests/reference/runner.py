@@ -37,7 +37,9 @@ def need_program(binary):
 def catdpo(binary, ranks, arguments, wrapper=()):
     """Run catdpo on `ranks` ranks; its output is shown only if it fails, which ends the script."""
     command = ["mpirun", "-n", str(ranks), *wrapper, binary, *arguments]
-    done = subprocess.run(command, env={**os.environ, **MPI_SETTINGS}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, **MPI_SETTINGS}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\nended with status {done.returncode}:\n{done.stdout[-4000:]}")
     return done.stdout
@@ -62,15 +64,30 @@ def batch_pairs(batches):
     """The pairs of batches in TRL's layout (chosen rows, then rejected rows, padded on the right), in order."""
     pairs = []
     for batch in batches:
-        rows = [[t for t, kept in zip(tokens, mask) if kept] for tokens, mask in zip(batch["input_ids"], batch["attention_mask"])]
-        prompts = [sum(mask) - sum(completion) for mask, completion in zip(batch["attention_mask"], batch["completion_mask"])]
+        rows = [
+            [t for t, kept in zip(tokens, mask) if kept]
+            for tokens, mask in zip(batch["input_ids"], batch["attention_mask"])
+        ]
+        prompts = [
+            sum(mask) - sum(completion) for mask, completion in zip(batch["attention_mask"], batch["completion_mask"])
+        ]
         half = len(rows) // 2
         for i in range(half):
             prompt = prompts[i]
             if prompts[half + i] != prompt or rows[i][:prompt] != rows[half + i][:prompt]:
                 sys.exit(f"Pair {i} of a batch has two different prompts: these batches are not TRL's DPO layout.")
-            pairs.append(dict(prompt=rows[i][:prompt], chosen=rows[i][prompt:], rejected=rows[half + i][prompt:], categories=["all"],
-                              chosen_safe=1, rejected_safe=0, chosen_better=None, row=len(pairs)))
+            pairs.append(
+                dict(
+                    prompt=rows[i][:prompt],
+                    chosen=rows[i][prompt:],
+                    rejected=rows[half + i][prompt:],
+                    categories=["all"],
+                    chosen_safe=1,
+                    rejected_safe=0,
+                    chosen_better=None,
+                    row=len(pairs),
+                )
+            )
     return pairs
 
 
@@ -88,8 +105,15 @@ def write_pairs_file(path, model_path, pairs, heldout=(), categories=("all",), h
     if largest >= vocab_size:
         sys.exit(f"Token {largest} does not fit the vocabulary of {model_path} ({vocab_size}): other tokenizer?")
     with h5py.File(path, "w") as file:
-        ch.pairs_attributes(file, data_digest=digest, tokenizer_digest=tokenizer_digest, template_digest=hashlib.sha256(b"").hexdigest(),
-                            vocab_size=vocab_size, settings=dict(made_by=os.path.basename(sys.argv[0])), inputs=[])
+        ch.pairs_attributes(
+            file,
+            data_digest=digest,
+            tokenizer_digest=tokenizer_digest,
+            template_digest=hashlib.sha256(b"").hexdigest(),
+            vocab_size=vocab_size,
+            settings=dict(made_by=os.path.basename(sys.argv[0])),
+            inputs=[],
+        )
         ch.write_categories(ch.create_group(file, "categories"), list(categories), harm)
         ch.write_pairs(ch.create_group(file, "train"), list(pairs), list(categories))
         ch.write_pairs(ch.create_group(file, "heldout"), list(heldout), list(categories))

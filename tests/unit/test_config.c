@@ -12,7 +12,6 @@
 
 #include "catdpo/core/log.h"
 #include "catdpo/config/config.h"
-#include "catdpo/core/nearest.h"
 #include "catdpo/config/options.h"
 
 /* Read by AddressSanitizer's leak checker: libconfig 1.5 loses a string that stands where none may. */
@@ -552,22 +551,6 @@ static void required_keys_are_asked_for_by_name(void **state)
     assert_says(err.message, "model.path is not set; set it in the config or with --set model.path=...");
 }
 
-static void nearest_names(void **state)
-{
-    (void)state;
-    assert_int_equal(edit_distance("eta", "eta"), 0);
-    assert_int_equal(edit_distance("Eta", "eta"), 0);
-    assert_int_equal(edit_distance("eat", "eta"), 1);
-    assert_int_equal(edit_distance("", "eta"), 3);
-    assert_int_equal(edit_distance("kitten", "sitting"), 3);
-    const char *const names[] = { "train", "eval" };
-    assert_int_equal(nearest_name("tarin", names, 2), 0);
-    assert_int_equal(nearest_name("evaluate", names, 2), 1);
-    assert_int_equal(nearest_name("x", names, 0), -1);
-    assert_true(is_likely_meant("tarin", "train"));
-    assert_false(is_likely_meant("xyz", "train"));
-}
-
 static int make_folder(void **state)
 {
     (void)state;
@@ -603,7 +586,6 @@ int main(void)
         cmocka_unit_test(files_that_are_no_config_are_refused),
         cmocka_unit_test(fixed_objectives_agree_with_their_margin),
         cmocka_unit_test(required_keys_are_asked_for_by_name),
-        cmocka_unit_test(nearest_names),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

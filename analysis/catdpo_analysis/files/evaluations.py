@@ -1,5 +1,5 @@
-"""Which of the evaluations in a run directory are of the run's own weights, told by their digests: of those that training
-began with, of its checkpoints, or of neither."""
+"""Which of the evaluations in a run directory are of the run's own weights, told by their digests: of those that
+training began with, of its checkpoints, or of neither."""
 
 import dataclasses
 import glob
@@ -109,8 +109,8 @@ def _first_before(found):
 
 
 def _choose_after(result, found):
-    """The final checkpoint's, else the best or latest that there is; of several of one kind eval-after.h5 or the last by
-    name."""
+    """The final checkpoint's, else the best or latest that there is; of several of one kind eval-after.h5 or the last
+    by name."""
     candidates = [row for row in found if row[0] in AFTER]
     if not candidates:
         return

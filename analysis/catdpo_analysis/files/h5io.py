@@ -40,8 +40,9 @@ def create(path, format_name):
 @contextlib.contextmanager
 def open_as(path, *formats):
     """An existing file of one of `formats`, open for reading; anything else is refused by name, and so is damage
-    found while reading. A file under its final name is complete and is only ever replaced; a lock keeps the trainer from
-    using a replaced metrics.h5 again for as long as it is open here, but many shared file systems know no locks."""
+    found while reading. A file under its final name is complete and is only ever replaced; a lock keeps the trainer
+    from using a replaced metrics.h5 again for as long as it is open here, but many shared file systems know no
+    locks."""
     if os.path.isdir(path):
         final = os.path.join(path, "checkpoints", "final.h5")
         hint = f": name a file in it, such as {final}" if os.path.isfile(final) else ""

@@ -123,7 +123,9 @@ def _header(snapshot, width, glyphs):
     style = STATE_STYLE[snapshot.state].replace("bold ", "")
     lines += [Text(line, style) for line in textwrap.wrap(clean(snapshot.detail, glyphs), width)[:DETAIL_LINES]]
     if snapshot.state in (STOPPED, FAILED) and snapshot.status and snapshot.status.ended:
-        lines += [Text(line, SOFT) for line in textwrap.wrap(clean(f"ended {snapshot.status.place}", glyphs), width)[:2]]
+        lines += [
+            Text(line, SOFT) for line in textwrap.wrap(clean(f"ended {snapshot.status.place}", glyphs), width)[:2]
+        ]
     return lines
 
 

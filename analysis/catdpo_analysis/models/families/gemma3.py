@@ -1,5 +1,5 @@
-"""Gemma 3 (text): four norms a layer with weights 1 + w, GeGLU, most layers with a sliding window and a rotation of their
-own."""
+"""Gemma 3 (text): four norms a layer with weights 1 + w, GeGLU, most layers with a sliding window and a rotation of
+their own."""
 
 from catdpo_analysis.models.families.family import FULL, SLIDING, Family
 from catdpo_analysis.models.hf_config import shown
