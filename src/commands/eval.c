@@ -1,5 +1,6 @@
 /* catdpo eval */
 #include "catdpo/run/evaluate.h"
+#include "catdpo/run/reference.h"
 #include "catdpo/run/run.h"
 
 #include "catdpo/commands/cli.h"
@@ -191,7 +192,9 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
     char reference_digest[WEIGHTS_DIGEST];
     Task task;
     if (!run_begin(run, line->config, line->set_count, line->sets, nothing, world, err) ||
-        !read_task(run, &task, line, err) || !run_open(run, task.split, task.model, false, err))
+        !read_task(run, &task, line, err) ||
+        !error_agree(world, run->rank > 0 || frozen_refuse_foreign(&run->config, err), err) ||
+        !run_open(run, task.split, task.model, false, err))
         return false;
     run_watch(run);
     run->life.interval = 0; /* an evaluation saves nothing before its end */
@@ -203,8 +206,11 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
               margin_create(margins, &run->config.margin, objective, run->pairs.category_count, err);
     if (!error_agree(world, ok, err) || (*run->config.run.dir && !run_make_folder(run, NULL, err)) ||
         !error_agree(world, run->rank > 0 || file_check_target(task.out, err), err) ||
-        !run_reference_digest(run, reference_digest, err) ||
-        !run_reference(run, &run->batcher, task.split, e->reference[PAIR_CHOSEN], e->reference[PAIR_REJECTED], err) ||
+        !frozen_digest(run, FROZEN_REFERENCE, reference_digest, err) ||
+        !frozen_logps(run, FROZEN_REFERENCE, &run->batcher, task.split, e->reference[PAIR_CHOSEN],
+                      e->reference[PAIR_REJECTED], err) ||
+        !frozen_logps(run, FROZEN_MODPO, &run->batcher, task.split, e->second[PAIR_CHOSEN], e->second[PAIR_REJECTED],
+                      err) ||
         !run_load_model(run, task.model, err))
         return false;
     bool same = strcmp(run->model_info.weights_digest, reference_digest) == 0;

@@ -15,8 +15,6 @@
 
 static const double EFFORT = 4e6; /* pairs that are laid out for the numbers of ranks that were asked for */
 static const double BANDWIDTH = 12.5e9, LATENCY = 2e-6, COMPLETION_SHARE = 0.7, INVENTED_PAIRS = 10000;
-/* A forward pass, of a step's forward and backward. */
-static const double FORWARD_SHARE = 1.0 / 3;
 
 /* ---- options ---------------------------------------------------------------------------------------------------- */
 
@@ -165,7 +163,13 @@ static bool count_parameters(Plan *plan, Error *err)
 
 /* ---- what follows from it --------------------------------------------------------------------------------------- */
 
-static bool has_reference(const Plan *plan) { return !objective_of(&plan->config.objective)->no_reference; }
+/* Log-probs of all pairs under the frozen models. */
+static double reference_bytes(const Plan *plan)
+{
+    const Objective *objective = objective_of(&plan->config.objective);
+    int sets = !objective->no_reference + objective->baseline + objective->second_model;
+    return sets * (double)(PAIR_SIDES * sizeof(double)) * (double)plan->pairs.count;
+}
 
 PlanFiles plan_files(const Plan *plan, int ranks)
 {
@@ -175,14 +179,16 @@ PlanFiles plan_files(const Plan *plan, int ranks)
                       (double)plan->config.batch.pairs);
     return (PlanFiles){ .model = weights,
                         .checkpoint = 3 * weights,
-                        .reference = has_reference(plan) ? 16.0 * (double)plan->pairs.count : 0,
+                        .reference = reference_bytes(plan),
                         .metrics = row * (double)plan->steps };
 }
 
 double plan_reference_seconds(const Plan *plan, const StepCost *cost)
 {
-    if (!has_reference(plan)) return 0;
-    return FORWARD_SHARE * (cost->seconds - cost->optimizer) * (double)plan->steps_per_epoch;
+    const Objective *objective = objective_of(&plan->config.objective);
+    double passes = !objective->no_reference + objective->baseline + objective->second_model;
+    double step = (cost->seconds - cost->optimizer) / (1 + (objective->baseline ? PLAN_FORWARD_SHARE : 0));
+    return passes * PLAN_FORWARD_SHARE * step * (double)plan->steps_per_epoch;
 }
 
 double plan_seconds(const Plan *plan, const StepCost *cost)

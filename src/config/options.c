@@ -310,6 +310,14 @@ bool options_agree(const Config *c, const char *keys[2], char *message, size_t s
                  objective_of(&c->objective)->name);
         return false;
     }
+    if (objective_of(&c->objective)->second_model && !*c->objective.modpo_model) {
+        keys[0] = "objective.type", keys[1] = "objective.modpo_model";
+        snprintf(message, size,
+                 "objective.type = \"%s\" needs objective.modpo_model: the model that was trained on the other "
+                 "objective",
+                 objective_of(&c->objective)->name);
+        return false;
+    }
     if (!margin_agree(&c->margin, &c->objective, keys, message, size)) return false;
     if (c->batch.accumulation > c->batch.pairs) {
         keys[0] = "batch.accumulation", keys[1] = "batch.pairs";

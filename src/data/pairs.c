@@ -227,5 +227,6 @@ PairView pairs_view(const Pairs *pairs, int64_t i)
         .tokens = { pairs_completion(pairs, PAIR_CHOSEN, i), pairs_completion(pairs, PAIR_REJECTED, i) },
         .categories = pairs_categories(pairs, i),
         .applies = pairs->margin_applies[i],
+        .safe = { pairs->chosen_safe[i], pairs->rejected_safe[i] },
     };
 }

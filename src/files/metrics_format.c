@@ -90,6 +90,11 @@ static const Field columns[] = {
            SCALAR(FLAG)),
     COLUMN("/train/num_tokens", DATA_INT64, num_tokens, "1", "tokens since the start of training", SCALAR(COUNT)),
     COLUMN("/train/entropy", DATA_FLOAT64, entropy, "nat", "mean entropy of a completion token", SCALAR(ANY)),
+    COLUMN(
+        "/train/kl", DATA_FLOAT64, kl, "nat",
+        "baseline: mean log-ratio to the reference of completions of other prompts, from 0 on; NaN: the objective has "
+        "none",
+        SCALAR(ANY, .since = 2)),
     COLUMN("/train/mean_token_accuracy", DATA_FLOAT64, mean_token_accuracy, "1",
            "share of the chosen completions' tokens that are the most likely one", SCALAR(SHARE)),
     COLUMN("/train/rewards/chosen", DATA_FLOAT64, rewards_chosen, "nat", "beta * (logp - reference), mean",

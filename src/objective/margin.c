@@ -18,12 +18,13 @@ bool margin_agree(const MarginSettings *m, const ObjectiveSettings *objective, c
     bool adaptive = use == MARGINS_ADAPTIVE && m->scope != SCOPE_FIXED;
     const char *remedy =
         row->margins == MARGINS_OPTIONAL ? "objective.margins to true" : "objective.type to \"safedpo\" or \"catdpo\"";
-    if (use == MARGINS_NONE && m->initial != 0) {
+    bool none = use == MARGINS_NONE || use == MARGINS_GROUPS;
+    if (none && m->initial != 0) {
         keys[0] = "margin.initial", keys[1] = "objective.type";
         snprintf(message, size,
                  "margin.initial = %g, but objective.type = \"%s\" has no margins: set margin.initial to 0, or %s",
                  m->initial, row->name, remedy);
-    } else if (use == MARGINS_NONE && m->form != FORM_OFFSET) {
+    } else if (none && m->form != FORM_OFFSET) {
         keys[0] = "margin.form", keys[1] = "objective.type";
         snprintf(message, size,
                  "margin.form = \"weight\", but objective.type = \"%s\" has no margins: leave margin.form at "
@@ -54,7 +55,7 @@ bool margin_create(MarginState *state, const MarginSettings *settings, const Obj
     *state = (MarginState){
         .category_count = category_count,
         .scope = use == MARGINS_ADAPTIVE ? (MarginScope)settings->scope : SCOPE_FIXED,
-        .form = (MarginForm)settings->form,
+        .form = use == MARGINS_GROUPS ? FORM_EXPONENT : (MarginForm)settings->form,
         .aggregation = (MarginAggregation)settings->aggregation,
         .signal = (ViolationSignal)settings->signal,
         .soft = settings->soft,
@@ -68,18 +69,20 @@ bool margin_create(MarginState *state, const MarginSettings *settings, const Obj
         .temperature = settings->temperature,
         .warmup_steps = settings->warmup_steps,
         .interval = settings->interval,
+        .group_step = objective->group_step,
         .normaliser = 1,
         .pooled_rate = settings->initial_rate,
     };
     CHECK(category_count >= 1);
-    state->margin = calloc(k, 2 * sizeof(double) + 4 * sizeof(int64_t));
+    state->margin = calloc(k, 2 * sizeof(double) + 5 * sizeof(int64_t));
     if (!state->margin) return error_fault(err, "no memory left for the margins of %d categories", category_count);
     state->violation_rate = state->margin + k;
     state->n = (int64_t *)(void *)(state->violation_rate + k);
     state->violations = state->n + k;
     state->pending = state->violations + k;
+    state->members = state->pending + 2 * k;
     for (size_t c = 0; c < k; c++) {
-        state->margin[c] = use == MARGINS_NONE ? 0 : settings->initial;
+        state->margin[c] = use == MARGINS_NONE || use == MARGINS_GROUPS ? 0 : settings->initial;
         state->violation_rate[c] = settings->initial_rate;
     }
     return true;
@@ -110,19 +113,85 @@ double margin_offset(const MarginState *state, const uint8_t *category_mask, boo
     return 0;
 }
 
+/* ---- groups ------------------------------------------------------------------------------------------------------ */
+
+void margin_know_members(MarginState *state, const uint8_t *category_mask, int64_t pairs)
+{
+    for (int64_t i = 0; i < pairs; i++)
+        for (int k = 0; k < state->category_count; k++)
+            state->members[k] += category_mask[i * state->category_count + k];
+}
+
+static double group_weight(const MarginState *state, const uint8_t *category_mask)
+{
+    double sum = 0;
+    int count = 0;
+    for (int k = 0; k < state->category_count; k++) {
+        if (!category_mask[k]) continue;
+        sum += exp(state->margin[k] - state->largest);
+        count++;
+    }
+    return count > 0 ? sum / count : 1;
+}
+
+static void begin_groups(MarginState *state)
+{
+    double sum = 0, members = 0;
+    state->largest = 0;
+    for (int k = 0; k < state->category_count; k++) state->largest = fmax(state->largest, state->margin[k]);
+    for (int k = 0; k < state->category_count; k++) {
+        sum += (double)state->members[k] * exp(state->margin[k] - state->largest);
+        members += (double)state->members[k];
+    }
+    state->normaliser = members > 0 ? sum / members : 1;
+}
+
+void margin_count_group(const MarginState *state, const uint8_t *category_mask, double loss, int64_t *groups)
+{
+    const double most = 1 << 20; /* nats: sums of many losses fit an integer */
+    int64_t units = isnan(loss) ? 0 : llrint(fmax(-most, fmin(most, loss)) * (double)SOFT_UNITS);
+    for (int k = 0; k < state->category_count; k++) {
+        if (!category_mask[k]) continue;
+        groups[k]++;
+        groups[state->category_count + k] += units;
+    }
+}
+
+void margin_update_groups(MarginState *state, const int64_t *groups)
+{
+    int count = state->category_count;
+    double smallest = INFINITY;
+    for (int k = 0; k < count; k++) {
+        if (groups[k] > 0)
+            state->margin[k] +=
+                state->group_step * ((double)groups[count + k] / (double)SOFT_UNITS / (double)groups[k]);
+        smallest = fmin(smallest, state->margin[k]);
+    }
+    for (int k = 0; k < count; k++) state->margin[k] -= smallest;
+}
+
+/* ---- entering the loss ------------------------------------------------------------------------------------------- */
+
 PairMargin margin_of(const MarginState *state, const uint8_t *category_mask, bool applies)
 {
-    if (state->form == FORM_WEIGHT)
+    if (state->form != FORM_OFFSET)
         return (PairMargin){ 0, margin_raw_weight(state, category_mask, applies) / state->normaliser };
     return (PairMargin){ margin_offset(state, category_mask, applies), 1 };
 }
 
 double margin_raw_weight(const MarginState *state, const uint8_t *category_mask, bool applies)
 {
+    if (state->form == FORM_EXPONENT) return group_weight(state, category_mask);
     return state->form == FORM_WEIGHT ? 1 + margin_offset(state, category_mask, applies) : 1;
 }
 
-void margin_begin_step(MarginState *state, double sum, int64_t pairs) { state->normaliser = sum / (double)pairs; }
+void margin_begin_step(MarginState *state, double sum, int64_t pairs)
+{
+    if (state->form == FORM_EXPONENT)
+        begin_groups(state);
+    else
+        state->normaliser = sum / (double)pairs;
+}
 
 double violation_signal(const MarginState *state, const PairView *pair, const PairTerms *terms)
 {

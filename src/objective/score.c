@@ -15,11 +15,13 @@ PairScore score_pair(const ObjectiveSettings *settings, const MarginState *margi
 {
     PairMargin margin = margin_of(margins, pair->categories, pair->applies);
     PairTerms terms = objective_of(settings)->pair(settings, margin.offset, pair);
+    double unweighted = terms.loss;
     terms.loss *= margin.weight;
     for (int side = 0; side < PAIR_SIDES; side++) terms.coefficient[side] *= margin.weight;
     add_sft(&terms, settings->sft_weight, pair);
     return (PairScore){
         .loss = terms.loss,
+        .unweighted = unweighted,
         .coefficient = { terms.coefficient[PAIR_CHOSEN], terms.coefficient[PAIR_REJECTED] },
         .reward = { terms.reward[PAIR_CHOSEN], terms.reward[PAIR_REJECTED] },
         .reward_margin = settings->beta * terms.h,

@@ -7,7 +7,8 @@
 
 static const Objective *const table[] = {
     &objective_catdpo, &objective_safedpo, &objective_dpo,   &objective_ipo,  &objective_hinge,
-    &objective_cdpo,   &objective_robust,  &objective_simpo, &objective_orpo,
+    &objective_cdpo,   &objective_robust,  &objective_simpo, &objective_orpo, &objective_kto,
+    &objective_bfpo,   &objective_modpo,   &objective_grdpo,
 };
 enum { OBJECTIVES = sizeof table / sizeof *table };
 
@@ -18,8 +19,8 @@ static const OptionChoices types = { .row = objective_choice };
 static const Option options[] = {
     { "objective.type", OPTION_CHOICE, AT(type), "\"catdpo\"", NULL, &types, "" },
     { "objective.beta", OPTION_FLOAT_OR_AUTO, AT(beta), "\"auto\"", "(0, inf)", NULL,
-      "Strength of the pull towards the reference, per nat; auto: what is usual for the objective, 0.1 for most and "
-      "2.0 for simpo." },
+      "Strength of the pull towards the reference, per nat; auto: what is usual for the objective, 0.1 for most, "
+      "2.0 for simpo, 0.01 for bfpo." },
     { "objective.margins", OPTION_BOOL, AT(margins), "false", NULL, NULL,
       "the loss carries the margins of the group margin, as it always does with catdpo and safedpo." },
     { "objective.sft_weight", OPTION_FLOAT, AT(sft_weight), "0.0", "[0, inf)", NULL,
@@ -30,6 +31,22 @@ static const Option options[] = {
       "divide each side's log-ratio by its tokens, as TRL does; false: sums, as in the paper's formula." },
     { "objective.simpo_gamma", OPTION_FLOAT, AT(simpo_gamma), "0.5", "[0, inf)", NULL,
       "target margin of the reward, in units of beta times nats a token." },
+    { "objective.desirable_weight", OPTION_FLOAT, AT(desirable_weight), "1.0", "[0, inf)", NULL,
+      "weight of the chosen responses' losses." },
+    { "objective.undesirable_weight", OPTION_FLOAT, AT(undesirable_weight), "1.0", "[0, inf)", NULL,
+      "weight of the rejected responses' losses." },
+    { "objective.bfpo_alpha", OPTION_FLOAT, AT(bfpo_alpha), "0.5", "[0, inf)", NULL,
+      "what is taken off every target." },
+    { "objective.bfpo_ratio", OPTION_FLOAT, AT(bfpo_ratio), "3.0", "(1, inf)", NULL,
+      "how much more the chosen response's safety counts for the target than the rejected one's." },
+    { "objective.modpo_model", OPTION_TEXT, AT(modpo_model), "\"\"", NULL, NULL,
+      "model (model.h5 or a checkpoint) that was trained on the other objective. Required by modpo." },
+    { "objective.modpo_weight", OPTION_FLOAT, AT(modpo_weight), "0.5", "(0, 1]", NULL,
+      "weight of the pairs' own objective; the other one has the rest." },
+    { "objective.modpo_beta", OPTION_FLOAT, AT(modpo_beta), "0.1", "(0, inf)", NULL,
+      "beta that objective.modpo_model was trained with." },
+    { "objective.group_step", OPTION_FLOAT, AT(group_step), "0.01", "[0, inf)", NULL,
+      "what a category's mean loss in a step adds to the logarithm of its weight, times this." },
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 
@@ -59,7 +76,7 @@ bool objective_reads(int index, const char *key)
 {
     static const char *const all[] = { "objective.type", "objective.beta", "objective.sft_weight", NULL };
     const Objective *row = table[index];
-    if (strcmp(key, "objective.margins") == 0) return row->margins != MARGINS_NONE;
+    if (strcmp(key, "objective.margins") == 0) return row->margins != MARGINS_NONE && row->margins != MARGINS_GROUPS;
     for (int i = 0; all[i]; i++)
         if (strcmp(key, all[i]) == 0) return true;
     for (int i = 0; row->settings && row->settings[i]; i++)

@@ -15,6 +15,7 @@ bool evaluation_create(Evaluation *e, const Pairs *pairs, Error *err)
         for (int side = 0; side < PAIR_SIDES; side++) {
             e->logps[side] = arena_take(&arena, count, sizeof(double));
             e->reference[side] = arena_take(&arena, count, sizeof(double));
+            e->second[side] = arena_take(&arena, count, sizeof(double));
         }
         e->violation = arena_take(&arena, count, sizeof(double));
         e->index = arena_take(&arena, count, sizeof(int64_t));
@@ -63,6 +64,7 @@ void evaluation_measure(Evaluation *e, const Pairs *pairs, const ObjectiveSettin
         for (int side = 0; side < PAIR_SIDES; side++) {
             view.logp[side] = e->logps[side][i];
             view.reference[side] = e->reference[side][i];
+            view.second[side] = e->second[side][i];
         }
         PairScore score = score_pair(settings, margins, &view);
         add(e, pairs, i, &score, (double)score.violation * margin_unit(margins));

@@ -1,9 +1,9 @@
 #include "catdpo/run/run.h"
 
+#include "catdpo/data/mismatch.h"
 #include "catdpo/parallel/gemm.h"
 #include "catdpo/files/foreign.h"
 #include "catdpo/files/pairs_file.h"
-#include "catdpo/files/reference_file.h"
 #include "catdpo/rundir/status.h"
 #include "catdpo/core/file.h"
 #include "catdpo/core/stop.h"
@@ -16,11 +16,6 @@
 #include <sys/stat.h>
 
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
-
-static const char *reference_model(const Config *config)
-{
-    return *config->reference.model ? config->reference.model : config->model.path;
-}
 
 static bool check_fit(const Run *run, const char *model_path, Error *err)
 {
@@ -61,11 +56,11 @@ static void print_header(Run *run, const char *model_path)
     if (*run->blas.warning) log_warn(&run->log, "%s", run->blas.warning);
 }
 
-/* The held-out pairs go through the same model. */
-static bool widen_limits(const Run *run, TransformerLimits *limits, Error *err)
+/* Other pairs go through the same model. */
+static bool widen_limits(const Run *run, const Pairs *pairs, TransformerLimits *limits, Error *err)
 {
     TransformerLimits other;
-    if (!layout_limits(&run->config, &run->model_info.architecture, &run->heldout, &run->layout, true, &other, err))
+    if (!layout_limits(&run->config, &run->model_info.architecture, pairs, &run->layout, true, &other, err))
         return false;
     limits->max_width = other.max_width > limits->max_width ? other.max_width : limits->max_width;
     limits->max_chunk = other.max_chunk > limits->max_chunk ? other.max_chunk : limits->max_chunk;
@@ -104,8 +99,7 @@ bool run_open(Run *run, const char *group, const char *model_path, bool backward
     const Config *config = &run->config;
     MPI_Comm world = run->world;
     bool ours = run->rank > 0 || (foreign_refuse(model_path, FOREIGN_MODEL, err) &&
-                                  foreign_refuse(config->data.path, FOREIGN_PAIRS, err) &&
-                                  foreign_refuse(reference_model(config), FOREIGN_MODEL, err));
+                                  foreign_refuse(config->data.path, FOREIGN_PAIRS, err));
     if (!error_agree(world, ours, err)) return false;
     run->blas = blas_check(world, (int)config->parallel.threads);
     gemm_set_block((int)config->parallel.block);
@@ -113,7 +107,7 @@ bool run_open(Run *run, const char *group, const char *model_path, bool backward
     H5File file;
     if (!model_file_open(&file, model_path, &run->model_info, world, err)) return false;
     h5_close(&file);
-    bool best = backward && config->checkpoint.best;
+    bool best = backward && config->checkpoint.best, baseline = backward && objective_of(&config->objective)->baseline;
     if (!pairs_load(&run->pairs, config->data.path, group, world, err) ||
         (best && !pairs_load(&run->heldout, config->data.path, config->data.heldout, world, err)) ||
         (backward && !load_templates(run, err)))
@@ -124,18 +118,21 @@ bool run_open(Run *run, const char *group, const char *model_path, bool backward
             "%s has no pairs in /%s to choose the best checkpoint by: prepare it with a larger --heldout, or set "
             "checkpoint.best = false",
             config->data.path, config->data.heldout);
+    if (baseline && !pairs_mismatch(&run->pairs, &run->mismatched, world, err)) return false;
     TransformerLimits limits;
     bool ok = check_fit(run, model_path, err) &&
               layout_choose(&run->layout, config, &run->model_info.architecture, &run->pairs, backward, world, err) &&
               layout_limits(config, &run->model_info.architecture, &run->pairs, &run->layout, backward, &limits, err) &&
-              (!best || widen_limits(run, &limits, err));
+              (!best || widen_limits(run, &run->heldout, &limits, err)) &&
+              (!baseline || widen_limits(run, &run->mismatched, &limits, err));
     const Layout *l = &run->layout;
     if (!error_agree(world, ok, err) || !grid_create(&run->grid, world, l->replicas, l->rows, l->columns, err))
         return false;
     run->grid_made = true;
     BatchLimits batch = layout_batch_limits(config, &run->model_info.architecture, l->rows, l->columns);
     ok = pair_batcher_create(&run->batcher, &run->pairs, &run->grid, &batch, err) &&
-         (!best || pair_batcher_create(&run->heldout_batcher, &run->heldout, &run->grid, &batch, err));
+         (!best || pair_batcher_create(&run->heldout_batcher, &run->heldout, &run->grid, &batch, err)) &&
+         (!baseline || pair_batcher_create(&run->mismatched_batcher, &run->mismatched, &run->grid, &batch, err));
     if (!error_agree(world, ok, err) ||
         !transformer_create(&run->model, &run->model_info.architecture, &run->grid, &limits, run->timer, err))
         return false;
@@ -174,9 +171,11 @@ void run_close(Run *run)
     if (run->model.grid) transformer_free(&run->model);
     pair_batcher_free(&run->batcher);
     pair_batcher_free(&run->heldout_batcher);
+    pair_batcher_free(&run->mismatched_batcher);
     if (run->grid_made) grid_free(&run->grid);
     pairs_free(&run->pairs);
     pairs_free(&run->heldout);
+    pairs_free(&run->mismatched);
     blobs_free(&run->templates);
     timer_free(run->timer);
     log_close(&run->log);
@@ -272,85 +271,6 @@ bool run_logps(Run *run, PairBatcher *batcher, const char *title, double *chosen
     free(group);
     *done = at;
     return ok && gather_logps(run, chosen, from, at, err) && gather_logps(run, rejected, from, at, err);
-}
-
-bool run_reference_digest(const Run *run, char digest[WEIGHTS_DIGEST], Error *err)
-{
-    H5File file;
-    ModelInfo info;
-    snprintf(digest, WEIGHTS_DIGEST, "none");
-    if (objective_of(&run->config.objective)->no_reference) return true;
-    if (!model_file_open(&file, reference_model(&run->config), &info, run->world, err)) return false;
-    h5_close(&file);
-    snprintf(digest, WEIGHTS_DIGEST, "%s", info.weights_digest);
-    return true;
-}
-
-/* The file that the reference's log-probs of the group come from and go to; "": none. A run's own is reference.h5 in
- * its directory. An evaluation reads that if all is in it, and never changes it: it keeps what it computes beside it.
- */
-static void cache_path(Run *run, const PairBatcher *batcher, const char *group, const ReferenceKey *key, double *chosen,
-                       double *rejected, char path[FILE_PATH])
-{
-    const Config *config = &run->config;
-    bool given = *config->reference.cache;
-    char own[FILE_PATH] = "";
-    int64_t done = 0;
-    Error other = { 0 };
-    if (given)
-        snprintf(own, sizeof own, "%s", config->reference.cache);
-    else if (*config->run.dir)
-        run_path(run, "reference.h5", own);
-    bool evaluation = !run->writer && *own;
-    bool whole = evaluation && !given &&
-                 reference_cache_read(own, group, key, batcher->pairs->count, chosen, rejected, &done, run->world,
-                                      &other) == REFERENCE_FOUND &&
-                 done == batcher->pairs->count;
-    if (evaluation && (given ? reference_cache_is_other(own, key, run->world) : !whole))
-        reference_cache_beside(own, key, path);
-    else
-        memcpy(path, own, FILE_PATH);
-}
-
-bool run_reference(Run *run, PairBatcher *batcher, const char *group, double *chosen, double *rejected, Error *err)
-{
-    const Config *config = &run->config;
-    const Pairs *pairs = batcher->pairs;
-    char cache[FILE_PATH], digest[WEIGHTS_DIGEST];
-    bool own = !*config->reference.cache && run->writer; /* in the run directory */
-    if (objective_of(&config->objective)->no_reference) {
-        for (int64_t i = 0; i < pairs->count; i++) chosen[i] = rejected[i] = NAN;
-        return true;
-    }
-    if (!run_reference_digest(run, digest, err)) return false;
-    ReferenceKey key = { pairs->data_digest, digest, run->model_info.tokenizer_digest, "dtype=float32" };
-    cache_path(run, batcher, group, &key, chosen, rejected, cache);
-    int64_t done = 0;
-    if (*cache && reference_cache_read(cache, group, &key, pairs->count, chosen, rejected, &done, run->world, err) ==
-                      REFERENCE_REFUSED)
-        return false;
-    if (done > 0)
-        log_info(&run->log, "reference log-probs of %s from %s%s", group, cache,
-                 done < pairs->count ? ", as far as they go" : "");
-    if (done < pairs->count &&
-        (!error_agree(run->world, run->rank > 0 || !*cache || file_check_target(cache, err), err) ||
-         !run_load_model(run, reference_model(config), err)))
-        return false;
-    while (done < pairs->count) {
-        Verdict verdict;
-        if (!run_logps(run, batcher, "reference", chosen, rejected, &done, &verdict, err) ||
-            (*cache && !reference_cache_write(cache, own ? writer_folder(run->writer) : NULL, group, &key, pairs->count,
-                                              chosen, rejected, done, run->world, err)))
-            return false;
-        if (done < pairs->count && verdict.stop)
-            return error_stopped(
-                err, verdict.for_good,
-                "stopped by %s: %lld of %lld pairs' reference log-probs are %s%s, start again%s to go on", verdict.why,
-                (long long)done, (long long)pairs->count, *cache ? "in " : "done, and kept nowhere", cache,
-                run->writer ? " with --resume" : "");
-        lifecycle_saved(&run->life, 0);
-    }
-    return true;
 }
 
 /* ---- folders ---------------------------------------------------------------------------------------------------- */

@@ -179,7 +179,7 @@ bool resume_check(Trainer *t, const char *path, const char *allowed, Error *err)
 {
     Run *run = &t->run;
     int count;
-    if (!check_list(allowed, err) || !run_reference_digest(run, t->reference_digest, err)) return false;
+    if (!check_list(allowed, err) || !frozen_digest(run, FROZEN_REFERENCE, t->reference_digest, err)) return false;
     Candidate *list = list_candidates(run, path, &count, err);
     if (!list) return false;
     bool ok = true, found = false;

@@ -22,7 +22,9 @@ static void pair_gradient(void *context, const Batch *batch, int first, int coun
         for (int side = 0; side < PAIR_SIDES; side++) {
             view.logp[side] = sides[side].logp;
             view.reference[side] = t->reference[side][p];
+            view.second[side] = t->second[side][p];
         }
+        view.baseline = t->baseline;
         PairScore score = score_pair(&t->run.config.objective, &t->margins, &view);
         for (int side = 0; side < PAIR_SIDES; side++)
             coefficient[pair->sequence + side] = (float)(score.coefficient[side] / t->pair_count);
@@ -76,6 +78,29 @@ static bool may_skip(Trainer *t, StepMetrics *row, Error *err)
                                (long long)t->step, row->loss, row->grad_norm, (long long)config->optimizer.max_skipped);
 }
 
+/* The step's mean log-ratio of policy and reference over its prompts with completions of others; not below 0.
+ * Collective over world. */
+static double measure_baseline(Trainer *t)
+{
+    Run *run = &t->run;
+    PairBatcher *batcher = &run->mismatched_batcher;
+    double sum = 0;
+    int me;
+    CHECK_MPI(MPI_Comm_rank(run->grid.comm, &me));
+    pair_batcher_plan(batcher, t->pair, t->pair_count);
+    for (int pass = 0; pass < batcher->base.passes; pass++) {
+        const Batch *batch = batcher_pass(&batcher->base, pass);
+        transformer_forward(&run->model, batch, NULL, NULL, NULL);
+        for (int i = 0; i < batch->group_count; i++) {
+            const BatchGroup *pair = &batch->group[i];
+            for (int side = 0; pair->counter == me && side < PAIR_SIDES; side++)
+                sum += run->model.result[pair->sequence + side].logp - t->mismatched_reference[side][pair->id];
+        }
+    }
+    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &sum, 1, MPI_DOUBLE, MPI_SUM, run->world));
+    return t->baseline = fmax(0, sum / (PAIR_SIDES * t->pair_count));
+}
+
 /* ---- the step --------------------------------------------------------------------------------------------------- */
 
 /* Gradients of all passes of this replica, and the tally of its pairs. */
@@ -100,6 +125,8 @@ bool train_step(Trainer *t, StepMetrics *row, Error *err)
     choose_pairs(t);
     begin_margins(t);
     timer_stop(run->timer);
+    row->kl = NAN;
+    if (objective_of(&config->objective)->baseline) row->kl = measure_baseline(t);
     passes(t);
 
     timer_start(run->timer, PHASE_MARGINS);
@@ -126,6 +153,7 @@ bool train_step(Trainer *t, StepMetrics *row, Error *err)
     timer_stop(run->timer);
     timer_start(run->timer, PHASE_MARGINS);
     margin_update(&t->margins, t->tally.counts, t->step);
+    if (t->tally.has_groups) margin_update_groups(&t->margins, t->tally.groups);
     timer_stop(run->timer);
     return true;
 }

@@ -17,11 +17,12 @@ enum {
 enum { SIDE_REWARD, SIDE_LOGP, SIDE_LOGITS, SIDE_TOKENS }; /* behind CHOSEN and REJECTED */
 enum { CATEGORY_PAIRS, CATEGORY_REWARD, CATEGORY_ACCURACY, CATEGORY_LOSS, CATEGORY_SUMS };
 
-bool tally_create(Tally *t, int category_count, Error *err)
+bool tally_create(Tally *t, int category_count, bool groups, Error *err)
 {
     size_t k = (size_t)category_count;
-    *t = (Tally){ .category_count = category_count };
-    t->counts = calloc(2 * k, sizeof *t->counts);
+    *t = (Tally){ .category_count = category_count, .has_groups = groups };
+    t->counts = calloc(4 * k, sizeof *t->counts);
+    t->groups = t->counts ? t->counts + 2 * k : NULL;
     t->partial = calloc(2 * k, sizeof *t->partial);
     t->sums = calloc(SCALARS + CATEGORY_SUMS * k, sizeof *t->sums);
     t->row = calloc(5 * k, sizeof *t->row);
@@ -44,7 +45,7 @@ void tally_free(Tally *t)
 void tally_clear(Tally *t)
 {
     size_t k = (size_t)t->category_count;
-    memset(t->counts, 0, sizeof *t->counts * 2 * k);
+    memset(t->counts, 0, sizeof *t->counts * 4 * k);
     memset(t->sums, 0, sizeof *t->sums * (SCALARS + CATEGORY_SUMS * k));
 }
 
@@ -53,6 +54,7 @@ void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t
 {
     const uint8_t *mask = pairs_categories(pairs, pair);
     margin_count(margins, mask, pairs->margin_applies[pair], score->violation, t->counts);
+    if (t->has_groups) margin_count_group(margins, mask, score->unweighted, t->groups);
     t->sums[PAIRS] += 1;
     t->sums[LOSS] += score->loss;
     t->sums[ACCURACY] += score->accuracy;
@@ -79,7 +81,7 @@ void tally_reduce(Tally *t, MPI_Comm world)
 {
     int k = t->category_count;
     memcpy(t->partial, t->counts, sizeof *t->counts * 2 * (size_t)k);
-    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, t->counts, 2 * k, MPI_INT64_T, MPI_SUM, world));
+    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, t->counts, t->has_groups ? 4 * k : 2 * k, MPI_INT64_T, MPI_SUM, world));
     CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, t->sums, SCALARS + CATEGORY_SUMS * k, MPI_DOUBLE, MPI_SUM, world));
 }
 

@@ -22,15 +22,18 @@ static bool allocate(Trainer *t, Error *err)
 {
     Run *run = &t->run;
     const Config *config = &run->config;
+    const Objective *objective = objective_of(&config->objective);
     t->pair = calloc((size_t)config->batch.pairs, sizeof *t->pair);
     t->phase_seconds = calloc(PHASES, sizeof *t->phase_seconds);
     return ((t->pair && t->phase_seconds) ||
             error_fault(err, "out of memory for a step of %lld pairs", (long long)config->batch.pairs)) &&
-           allocate_logps(t->reference, run->pairs.count, err) && allocate_logps(t->logps, config->batch.pairs, err) &&
+           allocate_logps(t->reference, run->pairs.count, err) && allocate_logps(t->second, run->pairs.count, err) &&
+           (!objective->baseline || allocate_logps(t->mismatched_reference, run->pairs.count, err)) &&
+           allocate_logps(t->logps, config->batch.pairs, err) &&
            allocate_logps(t->ref_logps, config->batch.pairs, err) &&
            (!config->checkpoint.best || evaluation_create(&t->heldout, &run->heldout, err)) &&
            margin_create(&t->margins, &config->margin, &config->objective, run->pairs.category_count, err) &&
-           tally_create(&t->tally, run->pairs.category_count, err) &&
+           tally_create(&t->tally, run->pairs.category_count, objective->margins == MARGINS_GROUPS, err) &&
            sampler_create(&t->sampler, &run->pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed,
                           (int)config->batch.pairs, err);
 }
@@ -65,6 +68,38 @@ static bool refuse_idle_margins(const Run *run, Error *err)
                        run->config.data.path, (long long)pairs->count, objective_of(objective)->name);
 }
 
+/* Unknown flags would count as one or the other. */
+static bool refuse_unknown_flags(const Run *run, Error *err)
+{
+    const Pairs *pairs = &run->pairs;
+    const Objective *objective = objective_of(&run->config.objective);
+    int64_t unknown = 0;
+    for (int64_t i = 0; i < pairs->count; i++) unknown += pairs->chosen_safe[i] > 1 || pairs->rejected_safe[i] > 1;
+    return !objective->needs_flags || unknown == 0 ||
+           error_usage(err,
+                       "of %lld of %lld training pairs in %s it is not known whether both responses are safe, which "
+                       "objective.type = \"%s\" reads: prepare data with safety flags (is_response_0_safe, ... or "
+                       "is_chosen_safe, is_rejected_safe), or with --assume-unsafe-rejected",
+                       (long long)unknown, (long long)pairs->count, run->config.data.path, objective->name);
+}
+
+/* Log-probs under the frozen models of everything that the run looks at. Collective over world. */
+static bool frozen_models(Trainer *t, Error *err)
+{
+    Run *run = &t->run;
+    const Config *config = &run->config;
+    const char *heldout = config->data.heldout;
+    Evaluation *e = &t->heldout;
+    return frozen_logps(run, FROZEN_REFERENCE, &run->batcher, "train", t->reference[0], t->reference[1], err) &&
+           (!t->mismatched_reference[0] || frozen_logps(run, FROZEN_REFERENCE, &run->mismatched_batcher, "mismatched",
+                                                        t->mismatched_reference[0], t->mismatched_reference[1], err)) &&
+           (!config->checkpoint.best || frozen_logps(run, FROZEN_REFERENCE, &run->heldout_batcher, heldout,
+                                                     e->reference[0], e->reference[1], err)) &&
+           frozen_logps(run, FROZEN_MODPO, &run->batcher, "train", t->second[0], t->second[1], err) &&
+           (!config->checkpoint.best ||
+            frozen_logps(run, FROZEN_MODPO, &run->heldout_batcher, heldout, e->second[0], e->second[1], err));
+}
+
 static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err)
 {
     Run *run = &t->run;
@@ -72,13 +107,16 @@ static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Er
     bool resume = options->resume != NULL;
     if (!run_begin(run, options->config, options->set_count, options->sets, required, world, err) ||
         !error_agree(world, run->rank > 0 || refuse_second_run(run, options->overwrite, resume, err), err) ||
+        !error_agree(world, run->rank > 0 || frozen_refuse_foreign(&run->config, err), err) ||
         !run_own_folder(run, options->take_over, err) || !run_open(run, "train", run->config.model.path, true, err))
         return false;
     run_watch(run);
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some",
                            run->config.data.path);
-    if (!refuse_idle_margins(run, err) || !error_agree(world, allocate(t, err), err)) return false;
+    if (!refuse_idle_margins(run, err) || !refuse_unknown_flags(run, err) || !error_agree(world, allocate(t, err), err))
+        return false;
+    margin_know_members(&t->margins, run->pairs.category_mask, run->pairs.count);
     memcpy(t->start_digest, run->model_info.weights_digest, WEIGHTS_DIGEST);
     const Config *config = &run->config;
     t->total_steps = config->schedule.steps > 0
@@ -97,13 +135,9 @@ static bool prepare(Trainer *t, const TrainOptions *options, MPI_Comm world, Err
     const OptimizerSettings settings = { config->optimizer.beta1,         config->optimizer.beta2,
                                          config->optimizer.epsilon,       config->optimizer.weight_decay,
                                          config->optimizer.max_grad_norm, config->optimizer.shard };
-    Evaluation *heldout = &t->heldout;
-    if (!(from ? resume_check(t, from, options->allow, err) : run_reference_digest(run, t->reference_digest, err)) ||
-        !run_reference(run, &run->batcher, "train", t->reference[PAIR_CHOSEN], t->reference[PAIR_REJECTED], err) ||
-        (config->checkpoint.best &&
-         !run_reference(run, &run->heldout_batcher, config->data.heldout, heldout->reference[PAIR_CHOSEN],
-                        heldout->reference[PAIR_REJECTED], err)) ||
-        !optimizer_create(&t->optimizer, &run->model.parameters, &run->grid, &settings, err))
+    if (!(from ? resume_check(t, from, options->allow, err)
+               : frozen_digest(run, FROZEN_REFERENCE, t->reference_digest, err)) ||
+        !frozen_models(t, err) || !optimizer_create(&t->optimizer, &run->model.parameters, &run->grid, &settings, err))
         return false;
     bool found = false;
     if (from && !resume_load(t, from, &found, err)) return false;
@@ -188,6 +222,8 @@ void trainer_free(Trainer *t)
     sampler_free(&t->sampler);
     for (int side = 0; side < PAIR_SIDES; side++) {
         free(t->reference[side]);
+        free(t->second[side]);
+        free(t->mismatched_reference[side]);
         free(t->logps[side]);
         free(t->ref_logps[side]);
     }

@@ -1,5 +1,5 @@
-"""Every objective that the program lists: the same run on any layout, resumed to the last bit, evaluated and checked. A
-new one joins by itself."""
+"""Every objective that the program lists: the same run on any layout, resumed to the last bit, evaluated and checked.
+A new one joins by itself."""
 
 import os
 import re
@@ -22,8 +22,12 @@ LAYOUTS = {
 }
 RUN = {"optimizer.learning_rate": 0.01, "schedule.steps": 5, "checkpoint.steps": 2, "checkpoint.keep": 9}
 MARGINS = {"margin.eta": 0.5, "margin.averaging": 0.2}
-NEEDS = {"safedpo": {"margin.initial": 2.0}}                # what an objective cannot do without
-COUNTED = ("n", "violations", "pairs", "margin", "violation_rate")
+NEEDS = {
+    "safedpo": lambda: {"margin.initial": 2.0},  # what an objective cannot do without
+    "modpo": lambda: {"objective.modpo_model": engine.other_model()},
+    "gr-dpo": lambda: {"objective.group_step": 0.5},
+}
+COUNTED = ("margin", "n", "violations", "pairs", "violation_rate")
 
 
 def listed():
@@ -45,7 +49,7 @@ def runs():
     """name of a run -> its settings: each objective alone, and with margins where it leaves the choice."""
     found = {}
     for name, margins in listed():
-        found[name] = {"objective.type": name, **NEEDS.get(name, {}), **(MARGINS if name == "catdpo" else {})}
+        found[name] = {"objective.type": name, **NEEDS.get(name, dict)(), **(MARGINS if name == "catdpo" else {})}
         if margins and name not in ("catdpo", "safedpo"):
             found[f"{name}+margins"] = {**found[name], "objective.margins": True, **MARGINS}
     found["catdpo-as-weight"] = {**found.get("catdpo", {}), "margin.form": "weight"}
@@ -77,18 +81,26 @@ def started(request):
     engine.prefetch([specification(*each) for each in sorted(asked)])
 
 
-@pytest.mark.parametrize("name, layout", [(name, layout) for name in RUNS for layout in LAYOUTS if layout != "1x1" and
-                                          (name in dict(listed()) or layout in ("2x2", "2-replicas"))])
+@pytest.mark.parametrize(
+    "name, layout",
+    [
+        (name, layout)
+        for name in RUNS
+        for layout in LAYOUTS
+        if layout != "1x1" and (name in dict(listed()) or layout in ("2x2", "2-replicas"))
+    ],
+)
 def test_same_run_on_every_layout(name, layout):
-    """Losses within 1e-4 over 5 steps that change them; the pairs of each step, counts, violations and margins exactly
-    equal."""
+    """Losses within 1e-4 over 5 steps that change them; the pairs of each step, counts, violations and margins
+    exactly equal."""
     one, other = get(name, "1x1").metrics(), get(name, layout).metrics()
     np.testing.assert_allclose(other["train/loss"], one["train/loss"], rtol=1e-4, atol=1e-6)
     assert np.ptp(one["train/loss"]) > 1e-3 * np.abs(one["train/loss"]).max()
     np.testing.assert_array_equal(other["train/pairs"], one["train/pairs"])
-    for column in COUNTED:
+    by_loss = RUNS[name]["objective.type"] == "gr-dpo"  # its weights follow losses, which are equal up to rounding
+    for column in COUNTED[1:] if by_loss else COUNTED:
         np.testing.assert_array_equal(other[f"train/category/{column}"], one[f"train/category/{column}"], column)
-    for column in ("rewards/margins", "rewards/chosen", "logps/rejected", "grad_norm"):
+    for column in ("rewards/margins", "rewards/chosen", "logps/rejected", "grad_norm", "category/margin"):
         np.testing.assert_allclose(
             other[f"train/{column}"], one[f"train/{column}"], rtol=2e-3, atol=2e-4, err_msg=column
         )
@@ -128,14 +140,133 @@ def test_nothing_is_computed_for_a_reference_that_is_not_there(objective):
     assert refused.statuses == [2] and "reference.model" in refused.errors[0], repr(refused)
 
 
+def test_second_model_is_read_once():
+    """modpo's model has its log-probs in modpo_model.h5; another model in its place is refused on resume, not taken
+    silently."""
+    run, (ranks, settings) = get("modpo", "2x1"), specification("modpo", "2x1")
+    values = run.read("modpo_model.h5")
+    assert np.abs(values["train/chosen"] - run.read("reference.h5")["train/chosen"]).max() > 0.1
+    folder = interrupt.copy_run(run.directory, "other-second-model")
+    again = engine.start(
+        [
+            "train",
+            interrupt.write_config(folder, **{**settings, "objective.modpo_model": engine.other_model(seed=8)}),
+            "--resume",
+        ],
+        ranks,
+        folder,
+        directory=f"{folder}/run",
+    )
+    assert set(again.statuses) == {2} and len(again.errors) == 1, repr(again)
+    assert "modpo_model" in again.errors[0], again.errors[0]
+
+
+def mismatched(file):
+    """Every prompt with the completions of the next pair that has another one: written here without the program."""
+    group = file["train"]
+    texts = {}
+    for side in ("chosen", "rejected"):
+        offsets, prompts = group[side]["offsets"][...], group[side]["prompt_length"][...]
+        tokens = [group[side]["tokens"][a:b] for a, b in zip(offsets[:-1], offsets[1:])]
+        texts[side] = [(row[:n].tolist(), row[n:].tolist()) for row, n in zip(tokens, prompts)]
+    longest = max(len(prompt) + len(answer) for side in texts.values() for prompt, answer in side)
+    count = len(texts["chosen"])
+    partner = [
+        next((i + k) % count for k in range(1, count) if texts["chosen"][(i + k) % count][0] != texts["chosen"][i][0])
+        for i in range(count)
+    ]
+    for side, rows in texts.items():
+        new = [(prompt, rows[j][1][: longest - len(prompt)]) for (prompt, _), j in zip(rows, partner)]
+        for name, values in (
+            ("tokens", sum((prompt + answer for prompt, answer in new), [])),
+            ("offsets", np.cumsum([0] + [len(prompt) + len(answer) for prompt, answer in new])),
+            ("prompt_length", [len(prompt) for prompt, _ in new]),
+        ):
+            kind = group[side][name].dtype
+            del group[side][name]
+            group[side][name] = np.asarray(values, kind)
+    engine.set_text(file, "data_digest", "mismatched")
+
+
+def test_kto_has_its_baseline_over_the_whole_step():
+    """kl of a step is the mean log-ratio of its prompts with completions of others, as eval finds it under the
+    weights before that step; the loss follows from it. One prompt alone has no such completions."""
+    ranks, settings = specification("kto", "2x1")
+    settings |= {"objective.sft_weight": 3.0}  # makes all answers likelier
+    run = engine.train(ranks, **settings)
+    metrics = run.metrics()
+    assert abs(metrics["train/kl"][0]) < 1e-3 < metrics["train/kl"][2]
+    pairs = engine.copy(engine.PAIRS, mismatched, "pairs.h5")
+    found = engine.evaluate(
+        ranks,
+        ("--split", "train", "--model", run.path("checkpoints/step-00000002.h5")),
+        **{**settings, "data.path": pairs, "objective.type": "dpo"},
+    ).read("eval.h5")
+    rows = metrics["train/pairs"][2]
+    ratios = [
+        found[f"eval/pairs/logps_{side}"][rows] - found[f"eval/pairs/ref_logps_{side}"][rows]
+        for side in ("chosen", "rejected")
+    ]
+    np.testing.assert_allclose(metrics["train/kl"][2], np.mean(ratios), rtol=1e-3)
+    ours = [
+        metrics[f"train/pair/logps_{side}"][2] - metrics[f"train/pair/ref_logps_{side}"][2]
+        for side in ("chosen", "rejected")
+    ]
+    sigmoid = [1 / (1 + np.exp(-0.1 * sign * (ratio - metrics["train/kl"][2]))) for sign, ratio in zip((1, -1), ours)]
+    data = engine.pairs_of(engine.PAIRS)
+    sft = -3.0 * metrics["train/pair/logps_chosen"][2] / data["chosen_tokens"][rows]
+    np.testing.assert_allclose(metrics["train/loss"][2], np.mean(1 - np.array(sigmoid)) + np.mean(sft), rtol=1e-6)
+
+    def one_prompt(file):
+        for side in ("chosen", "rejected"):
+            group = file["train"][side]
+            tokens, offsets, prompts = group["tokens"][...], group["offsets"][...], group["prompt_length"][...]
+            shortest = prompts.min()
+            for start, length in zip(offsets[:-1], prompts):
+                tokens[start : start + length] = 5
+            group["tokens"][...], group["prompt_length"][...] = tokens, shortest
+
+    refused = engine.launch(
+        "train", 2, **{"objective.type": "kto", "data.path": engine.copy(engine.PAIRS, one_prompt, "pairs.h5")}
+    )
+    assert set(refused.statuses) == {2} and "same prompt" in refused.errors[0], repr(refused)
+
+
+def test_flags_that_an_objective_reads_are_known():
+    """bfpo's targets follow from safety flags: pairs without them are refused."""
+
+    def unknown(file):
+        file["train/rejected_safe"][1] = 255
+
+    run = engine.launch(
+        "train", 2, **{"objective.type": "bfpo", "data.path": engine.copy(engine.PAIRS, unknown, "pairs.h5")}
+    )
+    assert set(run.statuses) == {2} and "of 1 of 28 training pairs" in run.errors[0] and "bfpo" in run.errors[0], repr(
+        run
+    )
+
+
+def test_groups_that_lose_more_weigh_more():
+    """gr-dpo: after each step the weights follow the categories' losses; the category with the smallest logarithm is
+    at 0."""
+    metrics = get("gr-dpo", "1x1").metrics()
+    margin, loss = metrics["train/category/margin"], metrics["train/category/loss"]
+    assert (margin[0] == 0).all() and (margin[1:].min(axis=1) == 0).all() and np.ptp(margin[-1]) > 1e-3
+    weights = metrics["train/category/pairs"][0] > 0
+    step = 0.5 * np.where(weights, np.nan_to_num(loss[0]), 0)  # in the first step all weights are 1
+    np.testing.assert_allclose(margin[1], step - step.min(), rtol=1e-6, atol=1e-8)
+
+
 def test_weights_of_zero_margins_are_dpo():
-    """margin.form = "weight" with margins that stay at 0 is dpo, and cdpo and robust without label smoothing are: to
-    the last bit."""
+    """margin.form = "weight" with margins that stay at 0 is dpo, and so are cdpo and robust without label smoothing,
+    gr-dpo whose weights rest and modpo that gives the other objective no weight: to the last bit."""
     dpo = engine.train(2, **{**RUN, "objective.type": "dpo", "parallel.grid": [2, 1]})
     for settings in (
         {"objective.type": "catdpo", "margin.form": "weight", "margin.eta": 0.0},
         {"objective.type": "cdpo", "objective.label_smoothing": 0.0},
         {"objective.type": "robust", "objective.label_smoothing": 0.0},
+        {"objective.type": "gr-dpo", "objective.group_step": 0.0},
+        {"objective.type": "modpo", "objective.modpo_weight": 1.0, "objective.modpo_model": engine.other_model()},
     ):
         other = engine.train(2, **{**RUN, **settings, "parallel.grid": [2, 1]})
         assert other.metrics()["train/loss"].tobytes() == dpo.metrics()["train/loss"].tobytes(), settings

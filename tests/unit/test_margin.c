@@ -190,6 +190,43 @@ static void margins_enter_as_offset_or_weight(void **unused)
     margin_free(&weight);
 }
 
+static void groups_weigh_by_their_losses(void **unused)
+{
+    (void)unused;
+    const uint8_t masks[] = { 1, 0, 0, /**/ 1, 1, 0, /**/ 0, 1, 0 };
+    MarginState state = MAKE(3, "objective.type=gr-dpo", "objective.group_step=0.5");
+    MarginState still = MAKE(3, "objective.type=gr-dpo", "objective.group_step=0");
+    MarginState *both[] = { &state, &still };
+    for (int s = 0; s < 2; s++) {
+        int64_t groups[6] = { 0 };
+        margin_know_members(both[s], masks, 3);
+        margin_begin_step(both[s], 0, 3);
+        for (int i = 0; i < 3; i++) { /* nothing has moved: every weight is exactly 1 */
+            PairMargin m = margin_of(both[s], masks + 3 * i, true);
+            assert_true(m.offset == 0 && m.weight == 1);
+            margin_count_group(both[s], masks + 3 * i, 1.0 + i, groups);
+        }
+        assert_true(groups[0] == 2 && groups[1] == 2 && groups[2] == 0);
+        margin_update_groups(both[s], groups);
+        margin_begin_step(both[s], 0, 3);
+    }
+    for (int i = 0; i < 3; i++) assert_true(margin_of(&still, masks + 3 * i, false).weight == 1);
+    /* mean losses 1.5 and 2.5; the third category has no pair and stays at 0, the smallest */
+    assert_close(state.margin[0], 0.75);
+    assert_close(state.margin[1], 1.25);
+    assert_close(state.margin[2], 0);
+    double a = exp(0.75), b = exp(1.25), mean = (2 * a + 2 * b) / 4;
+    assert_close(margin_of(&state, masks, true).weight, a / mean);
+    assert_close(margin_of(&state, masks + 3, true).weight, (a + b) / 2 / mean);
+    assert_close(margin_of(&state, masks + 6, false).weight, b / mean);
+    state.margin[0] = 5000; /* far beyond what exp has */
+    margin_begin_step(&state, 0, 3);
+    assert_close(margin_of(&state, masks, true).weight, 2);
+    assert_close(margin_of(&state, masks + 6, true).weight, 0);
+    margin_free(&state);
+    margin_free(&still);
+}
+
 /* ---- counting ---- */
 
 static void signals_are_what_they_say(void **unused)
@@ -408,6 +445,7 @@ int main(void)
         cmocka_unit_test(equal_margins_are_one_global_margin),
         cmocka_unit_test(offset_aggregates_over_the_pairs_categories),
         cmocka_unit_test(margins_enter_as_offset_or_weight),
+        cmocka_unit_test(groups_weigh_by_their_losses),
         cmocka_unit_test(signals_are_what_they_say),
         cmocka_unit_test(ties_count_one_half),
         cmocka_unit_test(soft_score_is_a_sigmoid_in_fixed_point),

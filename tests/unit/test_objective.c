@@ -14,10 +14,12 @@
 
 static PairView random_pair(Rng *rng)
 {
-    PairView pair;
+    PairView pair = { .baseline = 20 * rng_uniform(rng) };
     for (int side = 0; side < PAIR_SIDES; side++) {
         pair.logp[side] = -200 * rng_uniform(rng);
         pair.reference[side] = -200 * rng_uniform(rng);
+        pair.second[side] = -200 * rng_uniform(rng);
+        pair.safe[side] = rng_below(rng, 2) == 1;
         pair.tokens[side] = 1 + (int)rng_below(rng, 100);
     }
     return pair;
@@ -42,6 +44,12 @@ static ObjectiveSettings random_settings(int type, Rng *rng)
         .label_smoothing = 0.45 * rng_uniform(rng),
         .length_average = rng_below(rng, 2) == 1,
         .simpo_gamma = rng_uniform(rng),
+        .desirable_weight = 2 * rng_uniform(rng),
+        .undesirable_weight = 2 * rng_uniform(rng),
+        .bfpo_alpha = rng_uniform(rng),
+        .bfpo_ratio = 2 + rng_uniform(rng),
+        .modpo_weight = 0.2 + 0.8 * rng_uniform(rng),
+        .modpo_beta = rng_uniform(rng),
     };
 }
 
@@ -53,7 +61,9 @@ static void assert_close(double value, double expected, double tolerance)
 static void start_of_training_has_the_known_values(void **state)
 {
     (void)state;
-    PairView pair = { { -50, -60 }, { -50, -60 }, { 10, 12 }, NULL, false }; /* policy = reference: h = 0 */
+    PairView pair = { .logp = { -50, -60 },
+                      .reference = { -50, -60 },
+                      .tokens = { 10, 12 } }; /* policy = reference: h = 0 */
     static const struct {
         double offset, loss, factor;
     } known[] = {
@@ -92,7 +102,7 @@ static void offset_zero_is_dpo_bit_for_bit(void **state)
 static void offset_raises_the_margin_that_is_asked_for(void **state)
 {
     (void)state;
-    PairView pair = { { -40, -80 }, { -50, -70 }, { 10, 10 }, NULL, false }; /* h = 20, z = 2 */
+    PairView pair = { .logp = { -40, -80 }, .reference = { -50, -70 }, .tokens = { 10, 10 } }; /* h = 20, z = 2 */
     PairTerms dpo = terms("catdpo", 0.1, 0, &pair), safe = terms("catdpo", 0.1, 2, &pair),
               more = terms("catdpo", 0.1, 5, &pair);
     assert_true(dpo.loss < safe.loss && safe.loss < more.loss);
@@ -130,8 +140,10 @@ static void coefficients_are_the_derivatives(void **state)
 static void losses_have_their_published_values(void **state)
 {
     (void)state;
-    const PairView start = { { -50, -60 }, { -50, -60 }, { 10, 12 }, NULL, false }; /* h = 0 */
-    const PairView led = { { -40, -80 }, { -50, -70 }, { 10, 10 }, NULL, false };   /* h = 20, z = 2, d = 2 */
+    const PairView start = { .logp = { -50, -60 }, .reference = { -50, -60 }, .tokens = { 10, 12 } }; /* h = 0 */
+    const PairView led = { .logp = { -40, -80 },
+                           .reference = { -50, -70 },
+                           .tokens = { 10, 10 } }; /* h = 20, z = 2, d = 2 */
     const double beta = 0.1, e = 0.1;
     ObjectiveSettings s = { .beta = beta, .label_smoothing = e, .length_average = true };
 
@@ -169,7 +181,7 @@ static void losses_have_their_published_values(void **state)
 static void losses_without_reference_have_their_published_values(void **state)
 {
     (void)state;
-    const PairView led = { { -5, -20 }, { NAN, NAN }, { 10, 20 }, NULL, false };
+    const PairView led = { .logp = { -5, -20 }, .reference = { NAN, NAN }, .tokens = { 10, 20 } };
     ObjectiveSettings s = { .type = objective_find("simpo"), .beta = 2, .simpo_gamma = 0.5 };
     PairTerms t = terms_of(s, 0, &led);
     assert_close(t.loss, log1p(exp(0.5 - 1)), 1e-15);
@@ -189,6 +201,52 @@ static void losses_without_reference_have_their_published_values(void **state)
     assert_true(isfinite(t.loss) && isfinite(t.coefficient[0]) && isfinite(t.coefficient[1]));
 }
 
+/* Targets of the table in the paper, at tau = 0.01: 50, 100, -100, -50 nats. */
+static void bfpo_has_the_targets_in_print(void **state)
+{
+    (void)state;
+    const ObjectiveSettings s = { .type = objective_find("bfpo"), .beta = 0.01, .bfpo_alpha = 0.5, .bfpo_ratio = 3 };
+    static const struct {
+        uint8_t chosen, rejected;
+        double target;
+    } rows[] = { { 1, 1, 50 }, { 1, 0, 100 }, { 0, 1, -100 }, { 0, 0, -50 } };
+    for (int i = 0; i < 4; i++) {
+        PairView pair = { .logp = { -40, -80 },
+                          .reference = { -50, -70 },
+                          .safe = { rows[i].chosen, rows[i].rejected } };
+        PairTerms t = terms_of(s, 0, &pair); /* h = 20 */
+        assert_close(t.loss, (20 - rows[i].target) * (20 - rows[i].target), 1e-9);
+        assert_close(t.coefficient[0], 2 * (20 - rows[i].target), 1e-12);
+    }
+}
+
+static void kto_weighs_each_side_against_the_baseline(void **state)
+{
+    (void)state;
+    const ObjectiveSettings s = {
+        .type = objective_find("kto"), .beta = 0.1, .desirable_weight = 1, .undesirable_weight = 1.5
+    };
+    const PairView pair = { .logp = { -40, -80 }, .reference = { -50, -70 }, .baseline = 5 }; /* a = 10, b = -10 */
+    PairTerms t = terms_of(s, 0, &pair);
+    double w = 1 / (1 + exp(-0.5)), l = 1 / (1 + exp(-1.5));
+    assert_close(t.loss, (1 - w + 1.5 * (1 - l)) / 2, 1e-15);
+    assert_close(t.coefficient[0], -0.05 * w * (1 - w), 1e-16);
+    assert_close(t.coefficient[1], 0.075 * l * (1 - l), 1e-16);
+}
+
+static void modpo_has_the_second_models_margin(void **state)
+{
+    (void)state;
+    ObjectiveSettings s = { .type = objective_find("modpo"), .beta = 0.1, .modpo_weight = 0.5, .modpo_beta = 0.2 };
+    const PairView pair = { .logp = { -40, -80 }, .reference = { -50, -70 }, .second = { -55, -60 } };
+    /* beta h = 2, m_w - m_l = 0.2 (-5 - 10) = -3: z = (2 + 1.5) / 0.5 */
+    assert_close(terms_of(s, 0, &pair).loss, log1p(exp(-7)), 1e-15);
+    assert_close(terms_of(s, 0, &pair).coefficient[0], -0.2 / (1 + exp(7)), 1e-15);
+    s.modpo_weight = 1;
+    PairTerms one = terms_of(s, 0, &pair), dpo = terms("dpo", 0.1, 0, &pair);
+    assert_memory_equal(&one, &dpo, sizeof one);
+}
+
 /* An offset is the margin that the logit is asked for: with it the loss is that of a logit smaller by it. */
 static void offsets_shift_the_logit(void **state)
 {
@@ -197,7 +255,10 @@ static void offsets_shift_the_logit(void **state)
     for (int type = 0; objective_choice(type).name; type++)
         for (int i = 0; i < 100; i++) {
             ObjectiveSettings settings = random_settings(type, &rng);
-            if (objective_of(&settings)->margins == MARGINS_NONE || objective_of(&settings)->no_reference) continue;
+            const Objective *objective = objective_of(&settings);
+            if (objective->margins == MARGINS_NONE || objective->margins == MARGINS_GROUPS || objective->no_reference)
+                continue;
+            settings.modpo_weight = 1; /* its logit is beta h */
             settings.length_average = false;
             double offset = 5 * rng_uniform(&rng);
             PairView p = random_pair(&rng), behind = p;
@@ -233,6 +294,9 @@ int main(void)
         cmocka_unit_test(coefficients_are_the_derivatives),
         cmocka_unit_test(losses_have_their_published_values),
         cmocka_unit_test(losses_without_reference_have_their_published_values),
+        cmocka_unit_test(bfpo_has_the_targets_in_print),
+        cmocka_unit_test(kto_weighs_each_side_against_the_baseline),
+        cmocka_unit_test(modpo_has_the_second_models_margin),
         cmocka_unit_test(offsets_shift_the_logit),
         cmocka_unit_test(softplus_and_sigmoid_hold_for_any_argument),
     };

@@ -33,6 +33,7 @@ typedef struct StepMetrics {
     uint8_t skipped;    /* 1: loss or gradient not finite, no update */
     int64_t num_tokens; /* since the start of training */
     double entropy;     /* nats a completion token */
+    double kl;          /* nats: the baseline of the step, NaN: none */
     double mean_token_accuracy;
     double rewards_chosen, rewards_rejected; /* beta * log-ratios, no safety margin */
     double rewards_margins, rewards_accuracies;

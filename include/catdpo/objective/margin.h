@@ -17,6 +17,11 @@
  * A category without a counted pair keeps both. Scope global pools the counts of all categories into one rate and one
  * margin.
  *
+ * Groups (MARGINS_GROUPS) are the categories of all pairs, and a margin is the logarithm of a weight: a pair's loss
+ * counts the mean of exp(margin_k) over its categories, divided by the mean of exp(margin_k) over all memberships in
+ * the training set. After a step margin_k += group_step * (mean loss of the step's pairs of category k), and the
+ * smallest margin becomes 0.
+ *
  * Violations are counted in integer units: halves (a tie is 1, a violation 2), or 2^-32 when the count is soft. Plain
  * C: no collective calls here; beyond margin_create nothing fails.
  */
@@ -31,7 +36,7 @@
 
 typedef enum { SCOPE_CATEGORY, SCOPE_GLOBAL, SCOPE_FIXED } MarginScope;
 typedef enum { AGGREGATE_MAX, AGGREGATE_MEAN, AGGREGATE_SUM } MarginAggregation;
-typedef enum { FORM_OFFSET, FORM_WEIGHT } MarginForm;
+typedef enum { FORM_OFFSET, FORM_WEIGHT, FORM_EXPONENT } MarginForm; /* the last is of MARGINS_GROUPS */
 typedef enum { SIGNAL_LIKELIHOOD, SIGNAL_REWARD, SIGNAL_MARGIN } ViolationSignal;
 
 /* The settings margin.*. */
@@ -62,7 +67,9 @@ typedef struct MarginState {
     double beta, min, max, eta, target, averaging, tie, temperature;
     int64_t warmup_steps, interval;
 
+    double group_step;
     double normaliser; /* of the weights of the step at hand (margin_begin_step) */
+    double largest;    /* FORM_EXPONENT: margin that exp is taken relative to */
 
     /* what a checkpoint keeps; the arrays lie in one allocation, owned */
     double *margin; /* [K] in units of beta h, min <= margin <= max unless fixed; all equal if the scope is global */
@@ -70,6 +77,7 @@ typedef struct MarginState {
     double pooled_rate;     /* over all categories together */
     int64_t *n;             /* [K] counted pairs since the beginning */
     int64_t *violations;    /* [K] theirs, in units */
+    int64_t *members;       /* [K] pairs of each category in the training set; 0 until margin_know_members. Not kept */
     int64_t *pending;       /* [2K] counts that have not entered an update yet, laid out as `counts` below */
     int64_t updates;        /* done */
     int64_t last_update;    /* step of the last one; 0: none */
@@ -92,8 +100,11 @@ typedef struct PairMargin {
 } PairMargin;
 PairMargin margin_of(const MarginState *state, const uint8_t *category_mask, bool applies);
 
-/* The weights of a step's pairs have the mean 1. Called with the sum of margin_raw_weight over all pairs of the step
- * and their number, the same on every rank. */
+/* Counts the categories of all pairs, category_mask[pairs, K]: what weights of groups are relative to. */
+void margin_know_members(MarginState *state, const uint8_t *category_mask, int64_t pairs);
+
+/* The weights of a step's pairs have the mean 1 (those of groups: over the training set). Called with the sum of
+ * margin_raw_weight over all pairs of the step and their number, the same on every rank. */
 double margin_raw_weight(const MarginState *state, const uint8_t *category_mask, bool applies);
 void margin_begin_step(MarginState *state, double sum, int64_t pairs);
 
@@ -116,6 +127,11 @@ double margin_unit(const MarginState *state);
 /* Adds a pair with this score to counts[2K]: pairs of each category, then violations of each in units. Nothing if the
  * margin does not apply to it. */
 void margin_count(const MarginState *state, const uint8_t *category_mask, bool applies, int64_t score, int64_t *counts);
+
+/* Adds a pair with this loss to groups[2K]: pairs of each category, then their losses in units of 2^-32. */
+void margin_count_group(const MarginState *state, const uint8_t *category_mask, double loss, int64_t *groups);
+/* After an optimiser step, with the groups of that step summed over all ranks. */
+void margin_update_groups(MarginState *state, const int64_t *groups);
 
 /* After optimiser step `step` (1-based), with the counts of that step summed over all ranks. Rates are updated at every
  * interval-th step, margins only after the warm-up. */

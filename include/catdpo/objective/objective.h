@@ -27,13 +27,22 @@ typedef struct ObjectiveSettings {
     double label_smoothing; /* share of labels that are wrong */
     bool length_average;    /* token-mean log-ratios instead of sums */
     double simpo_gamma;     /* target margin, in units of beta h */
+    double desirable_weight, undesirable_weight;
+    double bfpo_alpha, bfpo_ratio;
+    char modpo_model[CONFIG_TEXT]; /* the second frozen model */
+    double modpo_weight;           /* of the pairs' own objective, in (0, 1] */
+    double modpo_beta;             /* that the second model was trained with */
+    double group_step;             /* of a category's weight */
 } ObjectiveSettings;
 
 /* What is known of a pair. */
 typedef struct PairView {
     double logp[PAIR_SIDES];      /* L_w, L_l */
     double reference[PAIR_SIDES]; /* R_w, R_l; NaN without a reference */
+    double second[PAIR_SIDES];    /* the same of the second model; NaN without one */
+    double baseline;              /* nats: of the step, for objectives that have one */
     int tokens[PAIR_SIDES];       /* of the completions, >= 1 */
+    uint8_t safe[PAIR_SIDES];     /* 1 safe, 0 unsafe, 255 unknown */
     const uint8_t *categories;    /* [K] 0 or 1 */
     bool applies;                 /* the margins apply: chosen is safe and rejected is not */
 } PairView;
@@ -52,6 +61,7 @@ typedef enum {
     MARGINS_NONE,     /* all are 0 */
     MARGINS_FIXED,    /* all stay at margin.initial */
     MARGINS_ADAPTIVE, /* margin.scope says what moves them */
+    MARGINS_GROUPS,   /* they are logarithms of the categories' weights, and the losses move them */
     MARGINS_OPTIONAL, /* adaptive if objective.margins is set, else none */
 } MarginUse;
 
@@ -60,6 +70,9 @@ typedef struct Objective {
     const char *help; /* what it is, a sentence or two for --help-config */
     MarginUse margins;
     bool no_reference;           /* reads no log-probs of a reference: PairView.reference may be NaN */
+    bool second_model;           /* reads PairView.second */
+    bool baseline;               /* reads PairView.baseline: the step has another pass, over mismatched completions */
+    bool needs_flags;            /* of both responses of every pair it has to be known whether they are safe */
     double beta;                 /* what objective.beta = "auto" is */
     const char *const *settings; /* NULL-terminated: keys of the group objective that it reads beside those of all */
     /* The terms of a pair whose margin is `offset`. */

@@ -7,6 +7,7 @@
 
 typedef struct PairScore {
     double loss;                    /* nats */
+    double unweighted;              /* the objective's own loss, before margin.form = "weight" and sft_weight */
     double coefficient[PAIR_SIDES]; /* d loss / d logp of each side */
     double reward[PAIR_SIDES];      /* implicit rewards */
     double reward_margin;           /* beta h */

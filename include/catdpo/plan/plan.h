@@ -12,6 +12,9 @@
 #include "catdpo/data/pairs.h"
 #include "catdpo/model/transformer.h"
 
+/* A forward pass, of a step's forward and backward. */
+#define PLAN_FORWARD_SHARE (1.0 / 3)
+
 /* ---- one product ---- */
 
 /* A dimension of a product: indices, and the most that a process has of them when they lie over process rows, or over

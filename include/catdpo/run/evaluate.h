@@ -9,6 +9,7 @@
 /* N pairs, K categories; the arrays lie in one allocation. A tie counts one half. */
 typedef struct Evaluation {
     double *logps[PAIR_SIDES], *reference[PAIR_SIDES]; /* [N] nats; filled in by the caller */
+    double *second[PAIR_SIDES];                        /* [N] likewise, under the second frozen model */
     double *violation;                                 /* [N] in [0, 1]; NaN where the margin does not apply */
     int64_t *index;                                    /* [N] rows of the split */
     int64_t *pairs, *n;                                /* [K] pairs, and those that the margin applies to */

@@ -26,11 +26,12 @@ typedef struct Run {
     BlasReport blas;
     ModelInfo model_info; /* of the weights that were loaded last */
     Pairs pairs, heldout; /* heldout: to choose the best checkpoint by; without pairs unless asked for */
+    Pairs mismatched;     /* of pairs (mismatch.h): for objectives with a baseline, else without pairs */
     Blobs templates;      /* that the pairs were made with; none unless the run trains */
     Layout layout;
     Grid grid;
     bool grid_made;
-    PairBatcher batcher, heldout_batcher;
+    PairBatcher batcher, heldout_batcher, mismatched_batcher;
     Transformer model;
 } Run;
 
@@ -58,14 +59,6 @@ bool run_load_model(Run *run, const char *path, Error *err);
  * progress under `title`. Collective over world. */
 bool run_logps(Run *run, PairBatcher *batcher, const char *title, double *chosen, double *rejected, int64_t *done,
                Verdict *verdict, Error *err);
-
-/* The same of all pairs under the frozen reference, from its cache if there is one for this data and these weights,
- * else computed and cached; a pass that is interrupted goes on from its cache. The model's weights are afterwards the
- * reference's, or as before. NaN if the objective has no reference. Collective over world. */
-bool run_reference(Run *run, PairBatcher *batcher, const char *group, double *chosen, double *rejected, Error *err);
-
-/* Digest of the reference's weights, as its file says; "none" without a reference. Collective over world. */
-bool run_reference_digest(const Run *run, char digest[WEIGHTS_DIGEST], Error *err);
 
 /* "<run.dir>/<name>" */
 void run_path(const Run *run, const char *name, char path[FILE_PATH]);

@@ -11,13 +11,15 @@
 typedef struct Tally {
     int category_count; /* K */
     int64_t *counts;    /* [2K] for margin_update: pairs with s = 1, then their violations in units */
-    int64_t *partial;   /* [2K] this rank's own share of them */
-    double *sums;       /* [scalars + 4 K] see tally.c */
-    double *row;        /* [5 K] what tally_fill hands out */
-    int64_t *pairs;     /* [K] likewise */
+    bool has_groups;
+    int64_t *groups;  /* [2K] behind counts, for margin_update_groups; 0 without */
+    int64_t *partial; /* [2K] this rank's own share of them */
+    double *sums;     /* [scalars + 4 K] see tally.c */
+    double *row;      /* [5 K] what tally_fill hands out */
+    int64_t *pairs;   /* [K] likewise */
 } Tally;
 
-bool tally_create(Tally *t, int category_count, Error *err);
+bool tally_create(Tally *t, int category_count, bool groups, Error *err);
 void tally_free(Tally *t);
 void tally_clear(Tally *t);
 
@@ -25,8 +27,8 @@ void tally_clear(Tally *t);
 void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair, const PairScore *score,
                const SequenceResult result[PAIR_SIDES]);
 
-/* Sums over all ranks: one MPI_Allreduce of 2K int64, one of doubles. Collective over world, also for ranks without
- * pairs. */
+/* Sums over all ranks: one MPI_Allreduce of 2K int64 (with groups 4K), one of doubles. Collective over world, also for
+ * ranks without pairs. */
 void tally_reduce(Tally *t, MPI_Comm world);
 
 /* Means into a row of metrics (everything that follows from pairs); its arrays point into the tally. */
