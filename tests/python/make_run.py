@@ -30,7 +30,24 @@ PHASES = [
     "other",
 ]
 START, TRAINED = "0" * 16, "f" * 16  # digests of the weights before and after training
-CONFIG = "margin: {\n    eta = 0.5;\n    target = 0.2;\n};\noptimizer: {\n    max_grad_norm = 10.0;\n};\n"
+CONFIG = "margin: {\n    eta = 0.5;\n};\n"  # what metrics.h5 has of the settings, for people
+SETTINGS = {
+    "model": {"path": "models/smollm2-135m.h5"},
+    "data": {"path": "data/pairs.h5"},
+    "objective": {"type": "catdpo", "beta": 0.1},
+    "margin": {"scope": "category", "eta": 0.5, "target": 0.2, "min": 0.0, "max": 10.0, "signal": "likelihood"},
+    "optimizer": {"max_grad_norm": 10.0},
+}
+
+
+def write_settings(folder, *more):
+    """config.json: the settings above and those of each further {group: {key: value}}."""
+    groups = {}
+    for settings in (SETTINGS, *more):
+        for group, keys in settings.items():
+            groups.setdefault(group, {}).update(keys)
+    with open(os.path.join(folder, "config.json"), "w") as file:
+        json.dump(groups, file)
 
 
 def write_metrics(path, steps=60, categories=CATEGORIES, seed=0, leave_out=(), config=CONFIG):
@@ -207,6 +224,7 @@ def write_checkpoints(folder, *names, weights=TRAINED):
 def write_run(folder, **kwargs):
     os.makedirs(folder, exist_ok=True)
     write_metrics(os.path.join(folder, "metrics.h5"), **kwargs)
+    write_settings(folder)
     write_checkpoints(folder, "final.h5")
     categories = kwargs.get("categories", CATEGORIES)
     write_evaluation(os.path.join(folder, "eval-before.h5"), 0.9, categories, weights=START)

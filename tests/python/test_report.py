@@ -1,24 +1,24 @@
 """The report of any run directory: right numbers, whatever is missing, one page without outside references."""
 
-import base64
+import io
 import math
 import os
+import pathlib
 import re
+import sys
+from xml.etree import ElementTree
 
 import h5py
 import numpy as np
 import pytest
 from make_run import CATEGORIES, write_evaluation, write_metrics, write_run
 
+from catdpo_analysis.cli import main
+from catdpo_analysis.page import colours, plots
 from catdpo_analysis.report import figures
 from catdpo_analysis.files.run_data import paired_changes, read_evaluation, read_metrics
 from catdpo_analysis.report.run import read_run
 from catdpo_analysis.files.stats import mcnemar, smooth, spread, summarise, wilson
-
-
-@pytest.fixture(autouse=True)
-def small_images(monkeypatch):
-    monkeypatch.setitem(figures.STYLE, "savefig.dpi", 40)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,12 @@ def test_a_whole_run(cli, tmp_path):
         assert name in result.out
         if evaluation.n[k]:
             low, high = evaluation.violation_interval[k]
-            assert f"{evaluation.violation_rate[k]:.2f} [{low:.2f}, {high:.2f}]" in result.out
-    assert (
-        f"{evaluation.summary['violation_rate']['macro']:.3f}" in result.out
-        and "missing" not in result.out
-        and "McNemar" in result.out
-    )
+            assert f"{100 * evaluation.violation_rate[k]:.0f} % [{100 * low:.0f}, {100 * high:.0f}]" in result.out
+    macro = f"{100 * evaluation.summary['violation_rate']['macro']:.1f} %"
+    assert macro in result.out and "missing" not in result.out and "McNemar" in result.out
     page = (tmp_path / "run/report.html").read_text()
+    for words in ("model models/smollm2-135m.h5", "data data/pairs.h5", "objective catdpo", "beta 0.1", "eta 0.5", "catdpo 0.1.0"):
+        assert words in result.out.split("\n\n")[0] and words in page.split('class="tiles"')[0]  # on top
     for word in (*CATEGORIES, "Margins", "Violations while training", "Reward margins", "Time", "1x2x1", "eta = 0.5"):
         assert word in page
     assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [
@@ -99,17 +98,80 @@ def test_a_whole_run(cli, tmp_path):
     ]
 
 
-def test_the_page_needs_no_network_and_its_images_are_whole(cli, tmp_path):
-    write_run(tmp_path / "run")
+def svgs(page):
+    """{class: [ElementTree]} of the figures of a page; each is well-formed."""
+    found = {}
+    for text in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        tree = ElementTree.fromstring(text)
+        found.setdefault(tree.get("class"), []).append(tree)
+    return found
+
+
+def check_page(page, figures_expected):
+    """One file without outside references; each figure in two sizes, with its words for who cannot see it; no text below
+    10 px where a phone (400 px) or the narrowest wide page shows it."""
+    assert not re.findall(r"https?://|//cdn|<script [^>]*src|<link|<img|url\((?!#)", page)
+    pictures = svgs(page)
+    assert {name: len(trees) for name, trees in pictures.items()} == {"wide": figures_expected, "narrow": figures_expected}
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    used = {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)}
+    assert len(set(ids)) == len(ids) and set(ids) == used
+    style = page[page.index("<style>") : page.index("</style>")]
+    breakpoint = int(re.search(r"max-width: (\d+)px\) \{\n  main", style)[1])
+    for name, width in (("narrow", 400 - 2 * 12 - 2 * 10 - 2), ("wide", breakpoint + 1 - 2 * 20 - 2 * 16 - 2)):
+        for tree in pictures[name]:
+            assert tree.get("role") == "img" and len(tree.get("aria-label")) > 20
+            scale = min(width, 460 if name == "narrow" else 960) / float(tree.get("viewBox").split()[2])
+            sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:[\w-]+ )*([\d.]+)px", ElementTree.tostring(tree, "unicode"))]
+            assert sizes and min(sizes) * scale >= 10, (name, tree.get("aria-label"))
+            colours = set(re.findall(r"#[0-9a-f]{6}", ElementTree.tostring(tree, "unicode")))
+            assert colours == set(), colours  # all are variables, so that the dark scheme has its own
+
+
+def test_the_page_needs_no_network_and_its_figures_can_be_read(cli, tmp_path):
+    write_run(tmp_path / "run", categories=[f"Category of harm number {i}" for i in range(13)] + ["benign"])
     cli("report", tmp_path / "run", "--out", tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
-    assert not re.findall(r"https?://|//cdn|<script|<link|url\(", page)
-    images = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
-    assert len(images) == page.count("<img") == 6
-    for data in images:
-        data = base64.b64decode(data, validate=True)
-        assert data.startswith(b"\x89PNG") and data.endswith(b"IEND\xaeB`\x82") and len(data) > 1000
+    check_page((tmp_path / "page.html").read_text(), 6)
     assert not (tmp_path / "run/report.html").exists()
+
+
+def test_every_colour_of_the_figures_has_its_variables_in_both_schemes():
+    style = (pathlib.Path(plots.__file__).parent / "templates/style.css").read_text()
+    for colour, variable in colours.VARIABLES.items():
+        assert style.count(f"{variable}: ") == 2 and f"{variable}: {colour};" in style
+
+
+def test_accuracy_before_training_is_not_a_finding(cli, tmp_path):
+    """The reference itself has ties only: 50 % and 0 are said to be by construction, and have no columns."""
+    write_run(tmp_path / "run")
+    with h5py.File(tmp_path / "run/eval-before.h5", "r+") as file:
+        file["eval/category/accuracy"][...] = 0.5
+        file["eval/category/rewards_margins"][...] = 0
+    out = cli("report", tmp_path / "run").out
+    page = (tmp_path / "run/report.html").read_text()
+    for text in (out, page):
+        assert "by construction" in text and "accuracy before" not in text and "accuracy after" in text
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_clipping_is_told_in_words(cli, tmp_path, share):
+    write_run(tmp_path / "run", steps=40)
+    with h5py.File(tmp_path / "run/metrics.h5", "r+") as file:
+        file["train/clipped"][...] = np.arange(40) < 40 * share
+    words = {0: "In none of the 40 steps", 0.5: "In 20 of the 40 steps", 1: "In each of the 40 steps"}[share]
+    out = cli("report", tmp_path / "run", *(["--no-html"] if share else [])).out
+    assert words in out and "optimizer.max_grad_norm = 10" in out
+    assert share or words in (tmp_path / "run/report.html").read_text()
+
+
+def test_terminals_that_are_not_utf8_get_a_report_too(cli, tmp_path, monkeypatch):
+    write_run(tmp_path / "run", categories=["Ärzte/Medizin", "危険", "benign"])
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["report", str(tmp_path / "run"), "--no-html"]) == 0
+    out.flush()
+    text = out.buffer.getvalue().decode("ascii")
+    assert " -> " in text and "?rzte/Medizin" in text
 
 
 @pytest.mark.parametrize(
@@ -162,8 +224,7 @@ def test_metrics_that_lack_a_column_still_give_a_report(cli, tmp_path, left_out)
     write_metrics(tmp_path / "run/metrics.h5", steps=5, leave_out=left_out)
     cli("report", tmp_path / "run", "--no-html")
     assert read_metrics(str(tmp_path / "run/metrics.h5")).steps == 5
-    assert figures.draw_all(read_run(str(tmp_path / "run")))
-    figures.plt.close("all")
+    assert [picture.svg for picture in figures.pictures(read_run(str(tmp_path / "run")))]
 
 
 def test_nothing_and_foreign_files_are_refused(cli, tmp_path):
@@ -180,25 +241,27 @@ def test_nothing_and_foreign_files_are_refused(cli, tmp_path):
 def test_colours_are_the_same_in_all_plots_and_grey_without_a_margin(tmp_path):
     write_run(tmp_path / "run", categories=[f"c{i}" for i in range(14)] + ["benign"])
     run = read_run(str(tmp_path / "run"))
-    styles = figures.category_styles(run.categories)
+    styles = colours.category_styles(run.categories)
     assert (
         len(set(styles.values())) == 15
-        and styles["benign"][0] in figures.GREYS
-        and all(styles[f"c{i}"][0] in figures.PALETTE for i in range(14))
+        and styles["benign"][0] in colours.GREYS
+        and all(styles[f"c{i}"][0] in colours.PALETTE for i in range(14))
     )
-    for name, _, figure in figures.draw_all(run):
-        if name in ("margin", "violation_rate", "rewards_margins"):
+    for picture in figures.pictures(run):
+        if picture.name in ("margin", "violation_rate", "rewards_margins"):
+            figure = picture.draw(plots.WIDE)
             labels = {text.get_text(): text.get_color() for text in figure.axes[0].texts if text.get_text() in styles}
             lines = {line.get_color() for line in figure.axes[0].lines}
             assert labels and all(styles[label][0] == colour and colour in lines for label, colour in labels.items())
-    figures.plt.close("all")
+    plots.plt.close("all")
 
 
 def test_names_are_escaped(cli, tmp_path):
     write_run(tmp_path / "run", categories=["<b>bold</b>", "a & b $x_1$", "benign"])
     cli("report", tmp_path / "run")
     page = (tmp_path / "run/report.html").read_text()
-    assert "<b>bold" not in page and "&lt;b&gt;bold" in page and "a &amp; b" in page
+    assert "<b>bold" not in page and "&lt;b&gt;bold" in page and "a &amp; b" in page and "$x_1$" in page
+    assert svgs(page)
 
 
 def test_pairs_are_compared_only_if_they_are_the_same(tmp_path):
@@ -227,9 +290,9 @@ def test_evaluations_of_other_weights_are_never_shown_as_the_run_s(cli, tmp_path
     run = tmp_path / "run"
     write_run(run)
     os.replace(run / "eval-before.h5", run / "eval.h5")
-    result = cli("report", run)
+    result = cli("report", run, "--no-html")
     before = read_evaluation(str(run / "eval.h5")).summary["violation_rate"]["macro"]
-    assert f"{before:.1%} → " in result.out and "missing" not in result.out
+    assert f"{100 * before:.1f} % → " in result.out and "missing" not in result.out
     write_evaluation(run / "eval-after.h5", 0.1, weights="1" * 16)
     result = cli("report", run)
     assert "eval-after.h5 is of other weights (model.h5, digest 11111111) than this run's: not shown" in result.out
@@ -237,10 +300,10 @@ def test_evaluations_of_other_weights_are_never_shown_as_the_run_s(cli, tmp_path
     assert "other weights" in cli("report", run, "--after", run / "eval-after.h5", status=2).err
     assert "other weights" in cli("report", run, "--after", run / "eval.h5", status=2).err
     write_evaluation(run / "eval-after.h5", 0.1, split="train")
-    assert "of the training pairs: not shown" in cli("report", run).out
+    assert "of the training pairs: not shown" in cli("report", run, "--no-html").out
 
 
 def test_an_evaluation_of_a_run_without_checkpoints_is_shown_with_a_note(cli, tmp_path):
     write_run(tmp_path / "run")
     os.remove(tmp_path / "run/checkpoints/final.h5")
-    assert "eval-after.h5 cannot be checked" in cli("report", tmp_path / "run").out
+    assert "eval-after.h5 cannot be checked" in cli("report", tmp_path / "run", "--no-html").out

@@ -12,9 +12,8 @@ from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.history import with_log
 from catdpo_analysis.files.evaluations import read_evaluations
 from catdpo_analysis.files.run_data import Evaluation, Metrics, paired_changes, read_metrics
-from catdpo_analysis.report.run_summary import recent
-from catdpo_analysis.files.settings import parse_settings, setting_text
-from catdpo_analysis.files.stats import holm, interval_of_mean, mcnemar, summarise
+from catdpo_analysis.files.settings import read_settings, setting_text
+from catdpo_analysis.files.stats import holm, interval_of_mean, mcnemar, recent, summarise
 from catdpo_analysis.files.status import Status, read_status
 from catdpo_analysis.files.step_log import StepLog
 
@@ -36,6 +35,7 @@ class Entry:
     settings: dict
     metrics: Metrics | None
     evaluation: Evaluation | None
+    before: Evaluation | None  # of the model that training began with
     total: int  # steps of the whole training, 0 if unknown
     ended: bool
     status: Status | None
@@ -80,11 +80,12 @@ class Entry:
 
     def heldout_rates(self):
         """{category: (rate, low, high)} of the evaluation."""
-        e = self.evaluation
-        if e is None:
-            return {}
-        rows = zip(e.categories, e.violation_rate, e.violation_interval, e.n)
-        return {name: (float(rate), *map(float, interval)) for name, rate, interval, n in rows if n > 0}
+        return _rates(self.evaluation)
+
+    def before_macro(self):
+        """Macro violation rate of the held-out pairs before training, NaN if it is not known."""
+        rates = [rate for rate, _, _ in _rates(self.before).values()]
+        return float(np.mean(rates)) if rates else np.nan
 
     def rates(self, heldout):
         """{category: (rate, low, high)}; those of training have no interval."""
@@ -105,6 +106,13 @@ class Entry:
             "worst": tuple(map(float, values[worst])),
             "worst_category": names[worst],
         }
+
+
+def _rates(evaluation):
+    if evaluation is None:
+        return {}
+    rows = zip(evaluation.categories, evaluation.violation_rate, evaluation.violation_interval, evaluation.n)
+    return {name: (float(rate), *map(float, interval)) for name, rate, interval, n in rows if n > 0}
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -170,10 +178,10 @@ def _read_entry(number, name, path):
         if status and status.failed:
             raise UserError(f"failed before its first step: {status.reason}")
         raise UserError("; ".join(notes) or "no step was done: it failed at its start, or has not begun")
-    settings = metrics.settings if metrics and metrics.config else _settings_file(path)
+    settings = read_settings(path)
     total = log.rows[-1].get("total_steps") if log.rows else settings.get("schedule.steps")
     total = total if isinstance(total, int) and total > 0 else 0
-    entry = Entry(number, name, path, settings, metrics, evaluation, total, False, status, notes)
+    entry = Entry(number, name, path, settings, metrics, evaluation, evaluations.before, total, False, status, notes)
     final = os.path.exists(os.path.join(path, "checkpoints", "final.h5")) or settings.get("checkpoint.final") is False
     entry.ended = entry.steps > 0 and entry.steps >= total and final
     if log.warning:
@@ -181,14 +189,6 @@ def _read_entry(number, name, path):
     if status and status.failed:
         notes.append(f"{'a later start ' if entry.ended else ''}failed: {status.reason}")
     return entry
-
-
-def _settings_file(path):
-    try:
-        with open(os.path.join(path, "config.cfg"), encoding="utf-8", errors="replace") as file:
-            return parse_settings(file.read())
-    except OSError:
-        return {}
 
 
 # ---- what differs ----------------------------------------------------------------------------------------------------
@@ -214,6 +214,17 @@ def differing(entries):
     all_settings = [compared_settings(entry) for entry in entries if entry.settings]
     keys = dict.fromkeys(key for settings in all_settings for key in settings)
     return [key for key in keys if len({json.dumps(settings.get(key)) for settings in all_settings}) > 1]
+
+
+def shared_settings(entries, keys):
+    """{key: value} of these settings that all runs have in common."""
+    all_settings = [compared_settings(entry) for entry in entries if entry.settings]
+    shared = {}
+    for key in keys:
+        values = {json.dumps(settings.get(key)) for settings in all_settings}
+        if len(values) == 1 and all_settings[0].get(key) is not None:
+            shared[key] = all_settings[0][key]
+    return shared
 
 
 def short_keys(keys):

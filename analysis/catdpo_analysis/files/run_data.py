@@ -1,13 +1,11 @@
 """What a run directory has to say: metrics and evaluations, each optional, read into plain arrays."""
 
 import dataclasses
-import functools
 
 import numpy as np
 
 from catdpo_analysis.files import h5io
 from catdpo_analysis.errors import UserError
-from catdpo_analysis.files.settings import parse_settings
 from catdpo_analysis.files.stats import summarise, wilson
 
 SERIES = (
@@ -61,11 +59,6 @@ class Metrics:
     @property
     def steps(self):
         return len(next(iter(self.series.values()), ()))
-
-    @functools.cached_property
-    def settings(self):
-        """{"group.key": value} of the resolved config."""
-        return parse_settings(self.config)
 
 
 @dataclasses.dataclass

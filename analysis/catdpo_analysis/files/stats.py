@@ -35,6 +35,11 @@ def summarise(rates, weights, worst_is_high):
     }
 
 
+def recent(values):
+    """Mean of the last tenth: per-step values are noisy."""
+    return values[-max(1, len(values) // 10) :].mean()
+
+
 def mcnemar(better, worse):
     """Two-sided exact p-value of McNemar's test: that changes for the better and for the worse are equally likely."""
     n = better + worse

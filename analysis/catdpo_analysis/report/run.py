@@ -6,6 +6,7 @@ import os
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files.evaluations import read_evaluations
 from catdpo_analysis.files.run_data import Evaluation, Metrics, read_metrics
+from catdpo_analysis.files.settings import read_settings
 from catdpo_analysis.files.status import Status, read_status
 from catdpo_analysis.files.step_log import StepLog
 
@@ -17,6 +18,7 @@ class Run:
     before: Evaluation | None
     after: Evaluation | None
     status: Status | None
+    settings: dict  # {"group.key": value}
     missing: list  # names of files
     notes: list
 
@@ -42,8 +44,9 @@ def read_run(path, before=None, after=None):
         if status and status.failed:
             raise UserError(f"{path}: the run failed before its first step: {status.reason} ({status.place})")
         raise UserError(f"{path} has none of metrics.h5, eval-before.h5 and eval-after.h5; name the directory of a run")
-    missing = [name for name, part in parts.items() if not part]
+    settings = read_settings(path)
+    missing = [name for name, part in {**parts, "config.json": settings}.items() if not part]
     log = StepLog(os.path.join(path, "log.jsonl"))
     log.poll()
     notes = [*([log.warning] if log.warning else []), *found.notes]
-    return Run(path, metrics, found.before, found.after, status, missing, notes)
+    return Run(path, metrics, found.before, found.after, status, settings, missing, notes)

@@ -3,42 +3,42 @@
 import sys
 import time
 
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
 
 class Progress:
     """Use as a context manager; call `step()` once per unit of work.
 
-    On a terminal one line is redrawn at most ten times a second. Elsewhere (a log file) a line is printed at most
-    every `every` seconds, so that short work prints nothing.
+    On a terminal a bar is redrawn, and wiped at the end. Elsewhere (a log file) a line is printed at most every `every`
+    seconds, so that short work prints nothing.
     """
 
     def __init__(self, label, total, unit="", stream=None, every=10.0):
-        self.label, self.total, self.unit = label, max(int(total), 1), unit
+        self.label, self.total, self.unit, self.every = label, max(int(total), 1), unit, every
         self.stream = stream or sys.stderr
-        self.every = 0.1 if self.stream.isatty() else every
+        self.bar = None
         self.done = 0
 
     def __enter__(self):
-        self.start = self.last = time.monotonic()
+        self.last = time.monotonic()
+        if self.stream.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            self.bar = RichProgress(*columns, console=Console(file=self.stream), transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task(self.label, total=self.total)
         return self
 
     def step(self, amount=1):
         self.done += amount
-        now = time.monotonic()
-        if now - self.last >= self.every:
-            self.last = now
-            self._draw(now)
-
-    def _draw(self, now):
-        share = min(self.done / self.total, 1.0)
-        left = (now - self.start) * (1 / share - 1) if share > 0 else 0.0
-        if self.stream.isatty():
-            bar = ("#" * int(30 * share)).ljust(30, ".")
-            self.stream.write(f"\r{self.label} [{bar}] {share:4.0%} {left:4.0f} s left")
-        else:
-            self.stream.write(f"{self.label}: {self.done} of {self.total} {self.unit}".rstrip() + f" ({share:.0%})\n")
-        self.stream.flush()
+        if self.bar:
+            self.bar.advance(self.task, amount)
+        elif time.monotonic() - self.last >= self.every:
+            self.last = time.monotonic()
+            count = f"{self.done} of {self.total} {self.unit}".rstrip()
+            print(f"{self.label}: {count} ({min(self.done / self.total, 1):.0%})", file=self.stream, flush=True)
 
     def __exit__(self, *_):
-        if self.stream.isatty():
-            self.stream.write("\r\033[K")
-            self.stream.flush()
+        if self.bar:
+            self.bar.stop()

@@ -3,6 +3,8 @@
 import os
 import sys
 
+SIMPLE = str.maketrans({"→": "->", "–": "-", "±": "+-", "…": "...", "×": "x", "β": "beta", "Δ": "margin", "≤": "<="})
+
 
 def asks_for_utf8(environment=None):
     """Whether the user's locale is UTF-8. Python runs in UTF-8 under the locale C too, and then sets LC_CTYPE itself:
@@ -26,3 +28,18 @@ def make_safe(*streams):
             stream.reconfigure(encoding="ascii", errors="replace")
         else:
             stream.reconfigure(errors="backslashreplace")  # names that are no UTF-8
+
+
+def encodable(text, encoding=None):
+    """The text, or in an encoding that lacks some of its characters what comes nearest."""
+    encoding = encoding or sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+        return text
+    except UnicodeEncodeError:
+        return text.translate(SIMPLE).encode(encoding, "replace").decode(encoding)
+
+
+def say(text=""):
+    """print, on any terminal."""
+    print(encodable(text))

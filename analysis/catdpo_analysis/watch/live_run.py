@@ -11,7 +11,7 @@ import time
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files.history import CATEGORY_OF_LOG, with_log
 from catdpo_analysis.files.run_data import Metrics, read_metrics
-from catdpo_analysis.files.settings import parse_settings
+from catdpo_analysis.files.settings import read_settings
 from catdpo_analysis.files.status import Status, read_status
 from catdpo_analysis.files.step_log import StepLog
 from catdpo_analysis.files.owner import Writer, read_writer
@@ -70,7 +70,7 @@ class LiveRun:
         checkpoint, final = self._checkpoints()
         history = with_log(self.metrics, self.log.rows)
         step = int(history.series["step"][-1]) if history and history.steps else 0
-        settings = self._settings()
+        settings = read_settings(self.path)
         total = int(self.log.rows[-1].get("total_steps") or 0) if self.log.rows else settings.get("schedule.steps", 0)
         total = (max(total, 0) if isinstance(total, int) else 0) or (status and status.total_steps) or 0
         if not total and final:
@@ -124,15 +124,6 @@ class LiveRun:
         final = "final.h5" in names
         newest = (f"step-{max(steps):08d}.h5", max(steps)) if steps else None
         return (("final.h5", None) if final else newest), final
-
-    def _settings(self):
-        if self.metrics and self.metrics.config:
-            return self.metrics.settings
-        try:
-            with open(os.path.join(self.path, "config.cfg"), encoding="utf-8", errors="replace") as file:
-                return parse_settings(file.read())
-        except OSError:
-            return {}
 
     def _restarts(self, writer):
         said = self.metrics.about.get("restarts") if self.metrics else 0

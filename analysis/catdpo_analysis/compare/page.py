@@ -1,0 +1,27 @@
+"""A comparison as one HTML page."""
+
+from catdpo_analysis import CREATOR
+from catdpo_analysis.compare import tables
+from catdpo_analysis.compare.figures import pictures
+from catdpo_analysis.page.render import render
+
+
+def html_comparison(entries, failed, tests):
+    """The page's text."""
+    count = f"{len(entries)} runs" + (f", {len(failed)} not compared" if failed else "") + f", by {CREATOR}"
+    return render(
+        "compare.html",
+        title="catdpo runs compared",
+        lead=[tables.lead_line(entries), count],
+        failed=failed,
+        notes=[f"run {entry.label}: {note}" for entry in entries for note in entry.notes],
+        settings=tables.settings_table(entries),
+        results=tables.results_table(entries),
+        results_note=tables.NOTE,
+        groups=tables.groups_table(entries),
+        tests=tables.tests_table(tests),
+        tests_note=tables.TESTS_NOTE,
+        heldout=tables.categories_table(entries, True),
+        training=tables.categories_table(entries, False),
+        pictures=pictures(entries),
+    )

@@ -1,0 +1,81 @@
+"""The tables of a report, for the terminal and the page alike."""
+
+import numpy as np
+
+from catdpo_analysis.errors import shorten
+from catdpo_analysis.files.stats import recent
+from catdpo_analysis.page.colours import category_styles, css
+from catdpo_analysis.report.summary import at, evaluated, is_reference, training_value
+from catdpo_analysis.text.table import Cell, Table, change, number, rate
+
+TOTALS = (("macro", "macro mean"), ("micro", "micro mean"), ("worst", "worst category"), ("gap", "gap, worst to best"))
+
+
+def _name(name, styles):
+    return Cell(shorten(name, 40), colour=css(styles[name][0]))
+
+
+def evaluation_table(run):
+    """A row a category: violations before and after with their intervals, accuracy and reward margin where they are not
+    zero by construction; then the summaries over the harm categories. None without an evaluation."""
+    parts = evaluated(run)
+    if not parts:
+        return None
+    two, styles = len(parts) == 2, category_styles(run.categories)
+    learned = [(part, kind) for part, kind in parts if not is_reference(part)]
+    heading = ["held-out", *[f"violations {kind}" for _, kind in parts], *(["change"] if two else [])]
+    heading += [f"accuracy {kind}" for _, kind in learned] + [f"reward margin {kind}" for _, kind in learned] + ["pairs"]
+    rows = []
+    for name in run.categories:
+        if not any(name in part.categories for part, _ in parts):
+            continue
+        row = [_name(name, styles)]
+        row += [rate(at(part, name, "violation_rate"), *at(part, name, "violation_interval")) for part, _ in parts]
+        if two:
+            row.append(change(at(run.after, name, "violation_rate") - at(run.before, name, "violation_rate"), True))
+        row += [rate(at(part, name, "accuracy"), *at(part, name, "accuracy_interval")) for part, _ in learned]
+        row += [number(at(part, name, "rewards_margins")) for part, _ in learned]
+        rows.append([*row, number(np.nan_to_num(at(parts[-1][0], name, "pairs")), "{:.0f}")])
+    for key, label in TOTALS:
+        values = [part.summary.get("violation_rate", {}).get(key, np.nan) for part, _ in parts]
+        row = [Cell(label), *[rate(value, digits=1) for value in values]]
+        if two:
+            row.append(change(values[1] - values[0], None if key == "gap" else True))
+        row += [rate(part.summary.get("accuracy", {}).get(key, np.nan), digits=1) for part, _ in learned]
+        rows.append([*row, *[Cell("") for _ in learned], Cell("")])
+    return Table(heading, rows, len(TOTALS))
+
+
+def training_table(run):
+    """A row a category: margins, violations and reward margins at the end of training. None without a step."""
+    metrics, styles = run.metrics, category_styles(run.categories)
+    if not metrics or not metrics.steps:
+        return None
+    heading = ["training", "margin at first", "at the end", "largest", "running violation rate", "reward margin*"]
+    rows = []
+    for k, name in enumerate(metrics.categories):
+        pairs = np.nansum(metrics.category["pairs"][:, k]) if "pairs" in metrics.category else 0
+        rows.append(
+            [
+                _name(name, styles),
+                number(training_value(run, name, "margin", lambda values: values[0])),
+                number(training_value(run, name, "margin", lambda values: values[-1])),
+                number(training_value(run, name, "margin", np.max)),
+                rate(training_value(run, name, "violation_rate", lambda values: values[-1])),
+                number(training_value(run, name, "rewards_margins", recent)),
+                rate(training_value(run, name, "accuracy", recent)),
+                number(pairs, "{:.0f}"),
+            ]
+        )
+    return Table([*heading, "accuracy*", "pairs seen"], rows)
+
+
+TRAINING_NOTE = "* mean over the last tenth of the steps in which the category occurred"
+
+
+def provenance_table(run):
+    """Where the numbers come from."""
+    about = dict(run.metrics.about) if run.metrics else {}
+    for part, kind in evaluated(run):
+        about |= {f"evaluation {kind}: {key}": value for key, value in part.about.items()}
+    return Table(["", ""], [[Cell(key), Cell(str(value))] for key, value in about.items()])
