@@ -2,3 +2,6 @@
 
 __version__ = "0.1.0"
 CREATOR = f"catdpo-analysis {__version__}"
+
+# in the order in which one may import another: only those above it (tests/lint/test_packages.py)
+PACKAGES = ("text", "files", "tokens", "models", "prepare", "page", "report", "compare", "watch")

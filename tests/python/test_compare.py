@@ -74,7 +74,9 @@ def test_a_sweep_is_compared_with_the_settings_that_differ_and_the_best_marked(c
     rates = table_with(out, "violation rate held-out")
     k = CATEGORIES.index("Fraud")
     row = next(row for row in rates if row[0] == "Fraud")
-    assert row[3].startswith(f"{100 * evaluation.violation_rate[k]:.0f} % [") and row[2].endswith("*") and len(rates) == 7
+    assert (
+        row[3].startswith(f"{100 * evaluation.violation_rate[k]:.0f} % [") and row[2].endswith("*") and len(rates) == 7
+    )
     assert "not compared" not in out
 
 

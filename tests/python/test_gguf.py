@@ -15,7 +15,7 @@ from catdpo_analysis.files import h5io
 from catdpo_analysis.models.families import FAMILIES
 from catdpo_analysis.models.gguf_source import llama3_factors
 from catdpo_analysis.models.gguf_tokenizer import sentencepiece
-from catdpo_analysis.prepare.chat import ChatTokenizer
+from catdpo_analysis.tokens.chat import ChatTokenizer
 
 
 def rotary_pairs_side_by_side(rows, heads):

@@ -11,7 +11,7 @@ from test_gguf import GGUF, write_gguf
 
 from catdpo_analysis.files import h5io
 from catdpo_analysis.models.gguf_source import llama3_factors
-from catdpo_analysis.prepare.chat import ChatTokenizer
+from catdpo_analysis.tokens.chat import ChatTokenizer
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from conftest import CHATML, CONFIG, pku, tensors_of, train_bpe, trl, write_model, write_tokenizer
 from test_gguf import GGUF, write_gguf
 
-from catdpo_analysis.prepare import chat
+from catdpo_analysis.tokens import chat
 from catdpo_analysis.cli import main
 
 SECONDS = 10

@@ -75,7 +75,7 @@ def test_the_template_is_kept_with_the_pairs(cli, jsonl, tmp_path, tokenizer_dir
 
 
 def test_reasoning_reaches_templates_under_both_names(tokenizer_dir):
-    from catdpo_analysis.prepare.chat import ChatTokenizer
+    from catdpo_analysis.tokens.chat import ChatTokenizer
 
     tokenizer = ChatTokenizer.from_folder(
         tokenizer_dir, "{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}{% endfor %}"

@@ -6,7 +6,7 @@ import pytest
 from conftest import CHATML, pku, trl
 from tokenizers import Tokenizer
 
-from catdpo_analysis.prepare.chat import ChatTokenizer, compile_template
+from catdpo_analysis.tokens.chat import ChatTokenizer, compile_template
 from catdpo_analysis.prepare.formats import extract_prompt
 
 USER = [{"role": "user", "content": "how do I bake bread"}]

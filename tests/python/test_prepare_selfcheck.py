@@ -7,9 +7,9 @@ from conftest import CHATML, CONFIG, pku, tensors_of, train_bpe, trl, write_mode
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 
 from catdpo_analysis.errors import UserError
-from catdpo_analysis.prepare.chat import ChatTokenizer
+from catdpo_analysis.tokens.chat import ChatTokenizer
 from catdpo_analysis.prepare.formats import Pair
-from catdpo_analysis.prepare.selfcheck import Probe
+from catdpo_analysis.tokens.selfcheck import Probe
 
 ROW = Pair(prompt="", chosen="", rejected="", chat=False, categories=["x"], rule="category")
 

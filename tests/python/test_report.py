@@ -84,7 +84,14 @@ def test_a_whole_run(cli, tmp_path):
     macro = f"{100 * evaluation.summary['violation_rate']['macro']:.1f} %"
     assert macro in result.out and "missing" not in result.out and "McNemar" in result.out
     page = (tmp_path / "run/report.html").read_text()
-    for words in ("model models/smollm2-135m.h5", "data data/pairs.h5", "objective catdpo", "beta 0.1", "eta 0.5", "catdpo 0.1.0"):
+    for words in (
+        "model models/smollm2-135m.h5",
+        "data data/pairs.h5",
+        "objective catdpo",
+        "beta 0.1",
+        "eta 0.5",
+        "catdpo 0.1.0",
+    ):
         assert words in result.out.split("\n\n")[0] and words in page.split('class="tiles"')[0]  # on top
     for word in (*CATEGORIES, "Margins", "Violations while training", "Reward margins", "Time", "1x2x1", "eta = 0.5"):
         assert word in page
@@ -108,11 +115,14 @@ def svgs(page):
 
 
 def check_page(page, figures_expected):
-    """One file without outside references; each figure in two sizes, with its words for who cannot see it; no text below
-    10 px where a phone (400 px) or the narrowest wide page shows it."""
+    """One file without outside references; each figure in two sizes, with its words for who cannot see it; no text
+    below 10 px where a phone (400 px) or the narrowest wide page shows it."""
     assert not re.findall(r"https?://|//cdn|<script [^>]*src|<link|<img|url\((?!#)", page)
     pictures = svgs(page)
-    assert {name: len(trees) for name, trees in pictures.items()} == {"wide": figures_expected, "narrow": figures_expected}
+    assert {name: len(trees) for name, trees in pictures.items()} == {
+        "wide": figures_expected,
+        "narrow": figures_expected,
+    }
     ids = re.findall(r'\bid="([^"]+)"', page)
     used = {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)}
     assert len(set(ids)) == len(ids) and set(ids) == used
@@ -122,7 +132,10 @@ def check_page(page, figures_expected):
         for tree in pictures[name]:
             assert tree.get("role") == "img" and len(tree.get("aria-label")) > 20
             scale = min(width, 460 if name == "narrow" else 960) / float(tree.get("viewBox").split()[2])
-            sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:[\w-]+ )*([\d.]+)px", ElementTree.tostring(tree, "unicode"))]
+            sizes = [
+                float(size)
+                for size in re.findall(r"font(?:-size)?: (?:[\w-]+ )*([\d.]+)px", ElementTree.tostring(tree, "unicode"))
+            ]
             assert sizes and min(sizes) * scale >= 10, (name, tree.get("aria-label"))
             colours = set(re.findall(r"#[0-9a-f]{6}", ElementTree.tostring(tree, "unicode")))
             assert colours == set(), colours  # all are variables, so that the dark scheme has its own

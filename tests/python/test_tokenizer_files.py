@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers_of_kinds import entry, files_of, sentencepiece_of, without
 
 from catdpo_analysis.errors import UserError
-from catdpo_analysis.prepare.chat import ChatTokenizer
+from catdpo_analysis.tokens.chat import ChatTokenizer
 
 TEXT = "the sky is blue<|im_end|>\nthe grass"
 

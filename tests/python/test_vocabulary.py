@@ -15,7 +15,7 @@ from tokenizers_of_kinds import entry, files_of, sentencepiece_of
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files import h5io
 from catdpo_analysis.models.import_tokenizer import ImportedTokenizer
-from catdpo_analysis.models.vocabulary import Vocabulary, vocabulary_of
+from catdpo_analysis.tokens.vocabulary import Vocabulary, vocabulary_of
 
 
 def byte_level():

@@ -13,7 +13,16 @@ import time
 import h5py
 import numpy as np
 import pytest
-from make_run import CATEGORIES, beat, log_line, write_checkpoints, write_log, write_metrics, write_settings, write_writer
+from make_run import (
+    CATEGORIES,
+    beat,
+    log_line,
+    write_checkpoints,
+    write_log,
+    write_metrics,
+    write_settings,
+    write_writer,
+)
 from rich.cells import cell_len
 from terminal import Terminal
 

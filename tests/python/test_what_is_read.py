@@ -12,19 +12,12 @@ from test_gguf import GGUF, write_gguf
 from tokenizers_of_kinds import entry, files_of
 
 from catdpo_analysis.errors import UserError
-from catdpo_analysis.models import (
-    gguf_metadata,
-    hf_config,
-    hf_source,
-    hf_weights,
-    import_tokenizer,
-    tokenizer,
-    tokenizer_files,
-)
+from catdpo_analysis.models import gguf_metadata, hf_config, hf_source, hf_weights, import_tokenizer
 from catdpo_analysis.models.architecture import read_config
 from catdpo_analysis.models.families import FAMILIES
 from catdpo_analysis.models.gguf_source import GgufSource
-from catdpo_analysis.prepare.chat import ChatTokenizer
+from catdpo_analysis.tokens import tokenizer, tokenizer_files
+from catdpo_analysis.tokens.chat import ChatTokenizer
 
 USES = ("read", "compared", "refused", "ignored")
 

@@ -88,7 +88,9 @@ def over_steps_picture(entries, styles, names, column, heading, caption, percent
     form = "{:.0%}" if percent else "{:.2f}"
     words = []
     for entry in entries:
-        ends = [f"{name} {form.format(found[entry.number, name][1][-1])}" for name in names if found[entry.number, name]]
+        ends = [
+            f"{name} {form.format(found[entry.number, name][1][-1])}" for name in names if found[entry.number, name]
+        ]
         words.append(f"run {entry.label} ends at {', '.join(ends)}" if ends else "")
     return Picture(
         column,
@@ -193,5 +195,7 @@ def pictures(entries):
             caption += " The losses are of different objectives and cannot be ranked."
         words = "; ".join(f"run {entry.label} ends with a loss of {entry.value('loss'):.3g}" for entry in trained)
         draw = lambda size: _optimisation(size, trained, styles)  # noqa: E731
-        found.append(Picture("optimisation", "Optimisation", caption, f"Loss and reward margin over the steps: {words}.", draw))
+        found.append(
+            Picture("optimisation", "Optimisation", caption, f"Loss and reward margin over the steps: {words}.", draw)
+        )
     return [picture for picture in found if picture]

@@ -16,8 +16,8 @@ NOTE = (
     "estimates; held-out ones have Wilson's 95 % intervals. *: best, where runs can be ranked."
 )
 TESTS_NOTE = (
-    "Held-out pairs that violate less or more than under the baseline; exact McNemar test, and with Holm's correction for "
-    "the number of runs."
+    "Held-out pairs that violate less or more than under the baseline; exact McNemar test, and with Holm's correction "
+    "for the number of runs."
 )
 LEAD = {
     "model": "model",

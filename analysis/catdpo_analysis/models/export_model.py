@@ -12,7 +12,7 @@ from catdpo_analysis.files.digest import tensor_checksum, weights_digest
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.text.progress import Progress
 from catdpo_analysis.models.safetensors_io import WRITABLE, write_safetensors
-from catdpo_analysis.models.tokenizer_files import (
+from catdpo_analysis.tokens.tokenizer_files import (
     chat_templates,
     stored_files,
     stored_templates,

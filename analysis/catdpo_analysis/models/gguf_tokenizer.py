@@ -9,8 +9,8 @@ import json
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from catdpo_analysis.errors import UserError, shorten
-from catdpo_analysis.models.tokenizer import QWEN2_SPLIT, TEKKEN_SPLIT
-from catdpo_analysis.models.tokenizer_files import TEMPLATE_NAME, template_files
+from catdpo_analysis.tokens.tokenizer import QWEN2_SPLIT, TEKKEN_SPLIT
+from catdpo_analysis.tokens.tokenizer_files import TEMPLATE_NAME, template_files
 
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
 

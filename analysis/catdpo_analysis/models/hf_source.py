@@ -8,8 +8,8 @@ import numpy as np
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.models.architecture import read_config
 from catdpo_analysis.models.hf_weights import find_tensors
-from catdpo_analysis.models.json_file import parse_json, read_json
-from catdpo_analysis.models.tokenizer_files import chat_templates, read_files
+from catdpo_analysis.files.json_file import parse_json, read_json
+from catdpo_analysis.tokens.tokenizer_files import chat_templates, read_files
 
 BUFFERS = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # that old versions stored; computed, not learned
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")

@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from catdpo_analysis.errors import UserError, shorten
-from catdpo_analysis.models.json_file import read_json
+from catdpo_analysis.files.json_file import read_json
 from catdpo_analysis.models.safetensors_io import SafetensorsFile
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

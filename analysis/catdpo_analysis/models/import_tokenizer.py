@@ -7,10 +7,10 @@ import numpy as np
 
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files import h5io
-from catdpo_analysis.models.tokenizer_files import json_of, set_checksum, store_files
-from catdpo_analysis.models.vocabulary import vocabulary_of
-from catdpo_analysis.prepare.chat import ChatTokenizer
-from catdpo_analysis.prepare.selfcheck import Probe
+from catdpo_analysis.tokens.tokenizer_files import json_of, set_checksum, store_files
+from catdpo_analysis.tokens.vocabulary import vocabulary_of
+from catdpo_analysis.tokens.chat import ChatTokenizer
+from catdpo_analysis.tokens.selfcheck import Probe
 
 ANSWER = "It is 5, 'five': two\n\tand three make 5."
 CONVERSATION = [

@@ -1,7 +1,7 @@
 """What all figures have in common: colours, sizes, and how one becomes part of a page.
 
-A figure is drawn in two sizes, for a wide page and for a phone, of which the page's style shows one. Colours are those of
-the light scheme; in a page each becomes the CSS variable of its name, so that the dark scheme has its own.
+A figure is drawn in two sizes, for a wide page and for a phone, of which the page's style shows one. Colours are those
+of the light scheme; in a page each becomes the CSS variable of its name, so that the dark scheme has its own.
 """
 
 import dataclasses

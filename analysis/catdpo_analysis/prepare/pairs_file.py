@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from catdpo_analysis.files import h5io
-from catdpo_analysis.models.tokenizer_files import store_files, template_files
+from catdpo_analysis.tokens.tokenizer_files import store_files, template_files
 from catdpo_analysis.prepare.formats import RULES
 from catdpo_analysis.prepare.turns import text_of
 

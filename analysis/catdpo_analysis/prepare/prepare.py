@@ -9,7 +9,7 @@ from catdpo_analysis.errors import UserError
 from catdpo_analysis.files import h5io
 from catdpo_analysis.prepare.bad_rows import BadRows
 from catdpo_analysis.prepare.categories import check_number
-from catdpo_analysis.prepare.chat import ChatTokenizer, positions_of
+from catdpo_analysis.tokens.chat import ChatTokenizer, positions_of
 from catdpo_analysis.prepare.columns import Unused
 from catdpo_analysis.prepare.encode import Encoder
 from catdpo_analysis.prepare.formats import RULES, Dropped, Options, Pair, read_pair
@@ -19,7 +19,7 @@ from catdpo_analysis.prepare.notes import Notes
 from catdpo_analysis.prepare.options import add_arguments, check_arguments
 from catdpo_analysis.prepare.pairs_file import write_pairs
 from catdpo_analysis.prepare.selection import fit, fit_prompts, select, settle_rare
-from catdpo_analysis.prepare.selfcheck import Probe
+from catdpo_analysis.tokens.selfcheck import Probe
 from catdpo_analysis.prepare.split import cut_parts, prompt_key
 from catdpo_analysis.prepare.summary import print_summary
 

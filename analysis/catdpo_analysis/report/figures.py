@@ -47,7 +47,9 @@ def _legend_below(fig, lines, size):
     if lines:
         labels = [short_name(line.get_label()) for line in lines]
         columns = 2 if max(map(len, labels)) <= 17 else 1
-        fig.legend(lines, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, fontsize=size.font - 0.5)
+        fig.legend(
+            lines, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, fontsize=size.font - 0.5
+        )
 
 
 def _over_steps(size, title, ylabel, steps, columns, styles, names, percent=False, target=None):
@@ -66,7 +68,14 @@ def _over_steps(size, title, ylabel, steps, columns, styles, names, percent=Fals
         ends.append((float(values[known][-1]), name, colour))
     if target is not None:
         ax.axhline(target, color=INK, linewidth=1, linestyle=(0, (1, 2)))
-        ax.annotate("target", (steps[0], target), xytext=(2, 3), textcoords="offset points", fontsize=size.font - 0.5, color=SOFT)
+        ax.annotate(
+            "target",
+            (steps[0], target),
+            xytext=(2, 3),
+            textcoords="offset points",
+            fontsize=size.font - 0.5,
+            color=SOFT,
+        )
     if percent:
         ax.set_ylim(-0.02, 1.02)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -146,7 +155,9 @@ def _clipping(ax, metrics, limit):
     if "clipped" in metrics.series:
         clipped = metrics.series["clipped"].astype(bool)
         marks, _ = thin(metrics.series["step"][clipped], values[clipped])
-        ax.plot(marks, np.full(len(marks), 0.015), "|", color=PALETTE[3], transform=ax.get_xaxis_transform(), markersize=6)
+        ax.plot(
+            marks, np.full(len(marks), 0.015), "|", color=PALETTE[3], transform=ax.get_xaxis_transform(), markersize=6
+        )
     if limit:
         ax.axhline(limit, color=INK, linewidth=1, linestyle=(0, (1, 2)))
 
@@ -184,8 +195,8 @@ def optimisation_picture(run):
     limit = run.settings.get("optimizer.max_grad_norm")
     ends = ", ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in series.items())
     caption = (
-        "Thin: each step; thick: running mean. The gradient norm is taken before clipping; red marks are clipped steps, "
-        "the dotted line is optimizer.max_grad_norm."
+        "Thin: each step; thick: running mean. The gradient norm is taken before clipping; red marks are clipped "
+        "steps, the dotted line is optimizer.max_grad_norm."
     )
     caption = " ".join(filter(None, (caption, clipping_text(run))))
     return Picture(
@@ -204,7 +215,9 @@ def _timing(size, metrics):
     order = np.argsort(mean)
     tall = max(2.6, 0.3 * len(order) + 0.9)
     if size.wide:
-        fig, (left, right) = plt.subplots(1, 2, figsize=(size.width, tall), width_ratios=(1.3, 1), constrained_layout=True)
+        fig, (left, right) = plt.subplots(
+            1, 2, figsize=(size.width, tall), width_ratios=(1.3, 1), constrained_layout=True
+        )
     else:
         fig, (left, right) = plt.subplots(
             2, 1, figsize=(size.width, tall + 2.4), height_ratios=(tall, 2.2), constrained_layout=True
@@ -325,8 +338,8 @@ def pictures(run):
                 "Margins",
                 "Safety margin of each category",
                 "margin",
-                "What a pair's reward margin is asked to exceed. It grows while a category is violated more often than the "
-                "target, and relaxes after.",
+                "What a pair's reward margin is asked to exceed. It grows while a category is violated more often than "
+                "the target, and relaxes after.",
             ),
             category_picture(
                 run,

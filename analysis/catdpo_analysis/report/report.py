@@ -35,7 +35,10 @@ def print_terminal(run):
     if evaluation_table(run):
         say()
         show(evaluation_table(run))
-        say("Intervals are Wilson's 95 %. The gap is worst to best category; with few pairs it is large by chance alone.")
+        say(
+            "Intervals are Wilson's 95 %. The gap is worst to best category; with few pairs it is large by chance "
+            "alone."
+        )
     for text in (changes_text(run), ties_text(run)):
         if text:
             say(text)

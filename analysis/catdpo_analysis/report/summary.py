@@ -4,7 +4,7 @@ import numpy as np
 
 from catdpo_analysis.files.run_data import paired_changes
 from catdpo_analysis.files.settings import setting_text
-from catdpo_analysis.files.stats import mcnemar, recent
+from catdpo_analysis.files.stats import mcnemar
 
 
 def at(part, name, attribute):
@@ -52,7 +52,10 @@ def lead_lines(run):
         f"data {data}{digest('data_digest')}" if data else "",
     ]
     objective = s.get("objective.type")
-    second = [f"objective {objective}" if objective else "", f"beta {setting_text(s['objective.beta'])}" if objective else ""]
+    second = [
+        f"objective {objective}" if objective else "",
+        f"beta {setting_text(s['objective.beta'])}" if objective else "",
+    ]
     second += [margins_of(s)] if objective else []
     version = about.get("version")
     third = [
@@ -68,9 +71,13 @@ def margins_of(settings):
     """The rule of the margins in a few words."""
     kind, scope = settings.get("objective.type"), settings.get("margin.scope")
     if kind == "catdpo" and scope != "fixed":
-        text = {name: setting_text(settings.get(f"margin.{name}")) for name in ("eta", "target", "min", "max", "signal")}
+        text = {
+            name: setting_text(settings.get(f"margin.{name}")) for name in ("eta", "target", "min", "max", "signal")
+        }
         of = "one margin" if scope == "global" else "a margin for each category"
-        return f"{of}: eta {text['eta']}, target {text['target']}, {text['min']} to {text['max']}, signal {text['signal']}"
+        return (
+            f"{of}: eta {text['eta']}, target {text['target']}, {text['min']} to {text['max']}, signal {text['signal']}"
+        )
     initial = settings.get("margin.initial")
     return f"margin fixed at {setting_text(initial)}" if initial else "no margins"
 
@@ -116,7 +123,7 @@ def clipping_text(run):
     norm = metrics.series.get("grad_norm")
     size = f" (median {np.nanmedian(norm[clipped]):.3g})" if norm is not None else ""
     count = "In each" if clipped.all() else f"In {int(clipped.sum())}"
-    text = f"{count} of the {len(clipped)} steps the gradient's norm{size} was{above}, and the gradient was scaled down to it."
+    text = f"{count} of the {len(clipped)} steps the gradient's norm{size} was{above}, and it was scaled down."
     if clipped.all():
         text += " So all steps followed the gradient's direction only; AdamW divides by its size anyway."
     return text
@@ -139,8 +146,8 @@ def ties_text(run):
     if not run.before or not is_reference(run.before):
         return None
     return (
-        "Before training the policy is the reference: every pair is a tie in reward, so accuracy is 50 % and the reward "
-        "margin 0 by construction."
+        "Before training the policy is the reference: every pair is a tie in reward, so accuracy is 50 % and the "
+        "reward margin 0 by construction."
     )
 
 

@@ -24,7 +24,9 @@ def evaluation_table(run):
     two, styles = len(parts) == 2, category_styles(run.categories)
     learned = [(part, kind) for part, kind in parts if not is_reference(part)]
     heading = ["held-out", *[f"violations {kind}" for _, kind in parts], *(["change"] if two else [])]
-    heading += [f"accuracy {kind}" for _, kind in learned] + [f"reward margin {kind}" for _, kind in learned] + ["pairs"]
+    heading += (
+        [f"accuracy {kind}" for _, kind in learned] + [f"reward margin {kind}" for _, kind in learned] + ["pairs"]
+    )
     rows = []
     for name in run.categories:
         if not any(name in part.categories for part, _ in parts):

@@ -143,5 +143,5 @@ def show(table):
 
 
 def format_table(heading, rows, last_is_total=False):
-    """A table of plain values as text: columns as wide as their widest cell; numbers to the right, texts to the left."""
+    """A table of plain values as text: columns as wide as their widest cell, numbers to the right."""
     return render(Table(list(heading), [[cell(value) for value in row] for row in rows], int(last_is_total)))

@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from catdpo_analysis.errors import UserError
-from catdpo_analysis.models.tokenizer import decoder_of
+from catdpo_analysis.tokens.tokenizer import decoder_of
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 REPLACEMENT = "\ufffd".encode()

@@ -11,7 +11,7 @@ import json
 from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 
 from catdpo_analysis.errors import UserError, shorten
-from catdpo_analysis.models.tokenizer_files import content_of, json_of, named_tokens, unused_keys
+from catdpo_analysis.tokens.tokenizer_files import content_of, json_of, named_tokens, unused_keys
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 SELDOM = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # texts to train on do not hold them

@@ -8,7 +8,7 @@ import numpy as np
 
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.digest import bytes_checksum, sha256
-from catdpo_analysis.models.json_file import parse_json
+from catdpo_analysis.files.json_file import parse_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -19,9 +19,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from catdpo_analysis.files import h5io
 from catdpo_analysis.files.digest import sha256
 from catdpo_analysis.errors import UserError, shorten
-from catdpo_analysis.models.json_file import read_json
-from catdpo_analysis.models.tokenizer import guarded, settle
-from catdpo_analysis.models.tokenizer_files import chat_templates, read_files, stored_files, template_digest
+from catdpo_analysis.files.json_file import read_json
+from catdpo_analysis.tokens.tokenizer import guarded, settle
+from catdpo_analysis.tokens.tokenizer_files import chat_templates, read_files, stored_files, template_digest
 
 
 class Generation(Extension):
