@@ -23,6 +23,7 @@ def config():
             sets = [re.sub(rb"\s*[=:]\s*", b"=", line.strip().rstrip(b";"), count=1) for line in lines]
             yield b"".join(b"\0" + name.split()[0].rstrip(b":={") + b"." + line for line in sets[:4] if b"=" in line)
     yield b'@include "spoilt.cfg"\n'
+    yield b'run: { dir = "~/a${HOME}$$/$PATH"; };\n@include "$HOME/none"\n\0model.path=~root/$HOME\0data.path=${NONE'
     yield b'run: { dir = "a" "b"; seed = 0x7fffffffffffffffL; };\n\0parallel.grid=[1, 2]\0margin.eta=1e-3'
 
 
