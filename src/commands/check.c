@@ -2,6 +2,7 @@
 #include "catdpo/files/checkpoint.h"
 #include "catdpo/commands/cli.h"
 #include "catdpo/files/eval_file.h"
+#include "catdpo/files/samples_file.h"
 #include "catdpo/core/log.h"
 #include "catdpo/files/metrics.h"
 #include "catdpo/files/pairs_file.h"
@@ -224,6 +225,18 @@ static bool check_eval(Check *c, Error *err)
     return true;
 }
 
+static bool check_samples(Check *c, Error *err)
+{
+    Samples s;
+    if (!samples_read(&c->file, &s, err)) return false;
+    say("answers", "%lld of %lld, %lld to each of %lld prompts%s", (long long)s.count, (long long)s.total,
+        (long long)s.samples, (long long)s.prompt_count, s.count < s.total ? ": not complete" : "");
+    say("by", "%s, weights %s", s.model, s.weights_digest);
+    say("settings", "%.300s", s.settings);
+    samples_free(&s);
+    return true;
+}
+
 /* ---- files ------------------------------------------------------------------------------------------------------- */
 
 static const struct Kind {
@@ -232,6 +245,7 @@ static const struct Kind {
 } kinds[] = {
     { CHECKPOINT_FORMAT, check_checkpoint }, { MODEL_FORMAT, check_model },           { "catdpo-pairs", check_pairs },
     { "catdpo-metrics", check_metrics },     { "catdpo-reference", check_reference }, { "catdpo-eval", check_eval },
+    { SAMPLES_FORMAT, check_samples },
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 

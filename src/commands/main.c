@@ -23,6 +23,15 @@ static const CommandOption eval_options[] = {
     { 0 },
 };
 
+static const CommandOption generate_options[] = {
+    { "--model", "FILE", NULL, "model or checkpoint that answers, instead of model.path", false },
+    { "--prompts", "FILE", NULL, "file of pairs or prompts, instead of data.path", false },
+    { "--split", "NAME", NULL, "group of that file (default: its prompts, else those of data.heldout)", false },
+    { "--out", "FILE", NULL, "file for the answers (default: samples.h5 in the run directory)", false },
+    { "--overwrite", NULL, NULL, "replace answers of other settings, weights or prompts", false },
+    { 0 },
+};
+
 static const CommandOption plan_options[] = {
     { "--ranks", "N[,N...]", NULL, "ranks to plan for; several: the best grid of each", false },
     { "--nodes", "N", NULL, "or nodes of --ranks-per-node each", false },
@@ -92,10 +101,24 @@ static const Command commands[] = {
         .run = command_eval,
     },
     {
+        .name = "generate",
+        .summary = "answers of a model to prompts: samples.h5",
+        .help =
+            "Generates answers to the prompts of a group of pairs (each prompt once) and writes them to samples.h5:\n"
+            "tokens, text, log-probability and entropy of each token, and why each answer ended. The settings\n"
+            "generate.* say how: greedy unless told otherwise. The same answers on any number of ranks, but for ties\n"
+            "within rounding. What is there already is kept: the same command line goes on where it was stopped.\n"
+            "Replicas share the prompts; a grid [R, 1] is better than [1, C], which gathers weights for each token.\n",
+        .examples = "  mpirun -n 2 catdpo generate run.cfg --model runs/first/checkpoints/final.h5 --out answers.h5\n"
+                    "  mpirun -n 2 catdpo generate run.cfg --set generate.samples=4 --set generate.temperature=1.0\n",
+        .options = generate_options,
+        .run = command_generate,
+    },
+    {
         .name = "check",
         .summary = "is a file whole? every kind of file that catdpo and catdpo-analysis write",
         .help =
-            "Verifies models, checkpoints, pairs, metrics, references and evaluations: structure, attributes,\n"
+            "Verifies models, checkpoints, pairs, metrics, references, evaluations, answers: structure, attributes,\n"
             "checksums of every byte, finite numbers, and what must hold between them. Prints for each file what it\n"
             "is, and `ok` or the first thing that is wrong with it. A directory stands for the files of the run in "
             "it.\n"

@@ -27,6 +27,7 @@ const OptionGroup option_groups[] = {
     { "objective", "the loss of a pair; h = (policy - reference) log-ratio of chosen minus rejected, the offset is the "
                    "pair's margin" },
     { "margin", "the safety margin of each harm category" },
+    { "generate", "answers that the model gives (catdpo generate)" },
     { "batch", "which pairs make a step, and how a step is cut into passes" },
     { "optimizer", "AdamW and gradient clipping" },
     { "schedule", "length of the training and learning rate over it" },
@@ -101,6 +102,32 @@ static const Option table[] = {
     { "margin.tie", OPTION_FLOAT, AT(margin.tie), "1e-3", "[0, inf)", NULL,
       "A signal closer to zero than this counts one half, in nats: at the start policy and reference agree up to "
       "rounding." },
+
+    { "generate.samples", OPTION_INT, AT(generate.samples), "1", "[1, 65536]", NULL, "Answers to each prompt." },
+    { "generate.max_tokens", OPTION_INT, AT(generate.max_tokens), "128", "[1, 1048576]", NULL,
+      "Tokens of an answer at most, the token that ends it included." },
+    { "generate.temperature", OPTION_FLOAT, AT(generate.temperature), "0.0", "[0, 100]", NULL,
+      "0: the likeliest token each time (greedy); 1: as likely as the model says; between them bolder as it grows." },
+    { "generate.min_p", OPTION_FLOAT, AT(generate.min_p), "0.0", "[0, 1]", NULL,
+      "Leave out tokens that are less likely than this part of the likeliest one; 0: none. Not used when greedy, like "
+      "top_p and top_k." },
+    { "generate.top_p", OPTION_FLOAT, AT(generate.top_p), "1.0", "(0, 1]", NULL,
+      "Keep the likeliest tokens that together have this probability; 1: all." },
+    { "generate.top_k", OPTION_INT, AT(generate.top_k), "0", "[0, inf)", NULL,
+      "Keep so many of the likeliest tokens; 0: all." },
+    { "generate.repetition_penalty", OPTION_FLOAT, AT(generate.repetition_penalty), "1.0", "(0, 100]", NULL,
+      "Divides positive and multiplies negative logits of tokens that prompt or answer have already; 1: off." },
+    { "generate.seed", OPTION_INT, AT(generate.seed), "42", "[0, inf)", NULL,
+      "Seed of the draws. The same seed gives the same answers on any grid, with any slots, but for ties within "
+      "rounding." },
+    { "generate.stop", OPTION_TEXT, AT(generate.stop), "\"\"", NULL, NULL,
+      "Ids of the tokens that end an answer, with commas between; \"none\"; empty: those that the model's own files "
+      "name." },
+    { "generate.slots", OPTION_INT, AT(generate.slots), "32", "[1, 65536]", NULL,
+      "Answers under way at once on each replica: more are faster and take more memory." },
+    { "generate.cache_mb", OPTION_FLOAT, AT(generate.cache_mb), "1024.0", "(0, 16777216]", NULL,
+      "Memory for keys and values of prompts and answers under way, MB a rank; fewer slots are used if it is too "
+      "little." },
 
     { "batch.pairs", OPTION_INT, AT(batch.pairs), "8", "[1, 16777216]", NULL, "Pairs in a step, over all ranks." },
     { "batch.max_tokens", OPTION_INT, AT(batch.max_tokens), "4096", "[2, 16777216]", NULL,

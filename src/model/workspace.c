@@ -52,6 +52,7 @@ static void carve_head(Transformer *t, Arena *arena, int64_t width)
         .shift = arena_floats(arena, width),
         .sums = arena_take(arena, width * 4, sizeof(double)),
         .lse = arena_take(arena, width, sizeof(double)),
+        .entropy = arena_take(arena, width, sizeof(double)),
         .coefficient = arena_floats(arena, t->limits.max_sequences),
     };
     t->result = arena_take(arena, t->limits.max_sequences, sizeof(SequenceResult));

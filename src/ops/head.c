@@ -102,10 +102,11 @@ static void measure(const Head *head, const Batch *batch, const Chunk *chunk, in
         head->top[j] = head->shift[j];
         head->lse[j] = head->shift[j] + log_sum;
         head->shift[j] = (float)head->lse[j];
+        head->entropy[j] = log_sum - sums[SUM_EXP_LOGIT] / sums[SUM_EXP];
         if (target->token < 0) continue;
         SequenceResult *r = &result[target->sequence];
         r->logp += sums[TARGET_LOGIT] - head->lse[j];
-        r->entropy += log_sum - sums[SUM_EXP_LOGIT] / sums[SUM_EXP];
+        r->entropy += head->entropy[j];
         r->correct += sums[TARGET_LOGIT] >= head->top[j];
         r->logits += sums[SUM_LOGIT] / head->vocab.length;
     }
@@ -176,7 +177,8 @@ void head_forward(Head *head, const Batch *batch, const float *hidden, float *ta
                                       .vocab = &head->vocab,
                                       .logits = head->logits,
                                       .top = head->top,
-                                      .lse = head->lse });
+                                      .lse = head->lse,
+                                      .entropy = head->entropy });
     }
 }
 

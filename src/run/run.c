@@ -34,7 +34,7 @@ static bool check_fit(const Run *run, const char *model_path, Error *err)
     return true;
 }
 
-static void print_header(Run *run, const char *model_path)
+void run_print_header(Run *run, const char *model_path, const char *data)
 {
     const Layout *l = &run->layout;
     const Architecture *a = &run->model_info.architecture;
@@ -46,8 +46,7 @@ static void print_header(Run *run, const char *model_path)
     log_info(&run->log, "model    %s: %s, %.1f M parameters, %d layers, hidden %d, %d heads, %d key/value heads",
              model_path, a->name, (double)run->model.parameters.logical / 1e6, a->layers, a->hidden, a->heads,
              a->groups);
-    log_info(&run->log, "pairs    %s: %lld pairs, %d categories, longest sequence %lld tokens", run->config.data.path,
-             (long long)run->pairs.count, run->pairs.category_count, (long long)run->pairs.longest);
+    log_info(&run->log, "%s", data);
     log_info(&run->log, "grid     %d replica%s of %d x %d (rows x columns) on %d rank%s: %s", l->replicas,
              l->replicas > 1 ? "s" : "", l->rows, l->columns, run->ranks, run->ranks > 1 ? "s" : "", l->why);
     log_info(&run->log, "memory   %s a rank", memory_line(&memory, text, sizeof text));
@@ -94,19 +93,32 @@ static bool load_templates(Run *run, Error *err)
     return ok;
 }
 
+bool run_open_model(Run *run, const char *model_path, Error *err)
+{
+    const Config *config = &run->config;
+    if (!error_agree(run->world, run->rank > 0 || foreign_refuse(model_path, FOREIGN_MODEL, err), err)) return false;
+    run->blas = blas_check(run->world, (int)config->parallel.threads);
+    gemm_set_block((int)config->parallel.block);
+    H5File file;
+    if (!model_file_open(&file, model_path, &run->model_info, run->world, err)) return false;
+    h5_close(&file);
+    return true;
+}
+
+bool run_place_model(Run *run, const TransformerLimits *limits, Error *err)
+{
+    const Layout *l = &run->layout;
+    if (!grid_create(&run->grid, run->world, l->replicas, l->rows, l->columns, err)) return false;
+    run->grid_made = true;
+    return transformer_create(&run->model, &run->model_info.architecture, &run->grid, limits, run->timer, err);
+}
+
 bool run_open(Run *run, const char *group, const char *model_path, bool backward, Error *err)
 {
     const Config *config = &run->config;
     MPI_Comm world = run->world;
-    bool ours = run->rank > 0 || (foreign_refuse(model_path, FOREIGN_MODEL, err) &&
-                                  foreign_refuse(config->data.path, FOREIGN_PAIRS, err));
-    if (!error_agree(world, ours, err)) return false;
-    run->blas = blas_check(world, (int)config->parallel.threads);
-    gemm_set_block((int)config->parallel.block);
-
-    H5File file;
-    if (!model_file_open(&file, model_path, &run->model_info, world, err)) return false;
-    h5_close(&file);
+    bool ours = run->rank > 0 || foreign_refuse(config->data.path, FOREIGN_PAIRS, err);
+    if (!error_agree(world, ours, err) || !run_open_model(run, model_path, err)) return false;
     bool best = backward && config->checkpoint.best, baseline = backward && objective_of(&config->objective)->baseline;
     if (!pairs_load(&run->pairs, config->data.path, group, world, err) ||
         (best && !pairs_load(&run->heldout, config->data.path, config->data.heldout, world, err)) ||
@@ -120,23 +132,22 @@ bool run_open(Run *run, const char *group, const char *model_path, bool backward
             config->data.path, config->data.heldout);
     if (baseline && !pairs_mismatch(&run->pairs, &run->mismatched, world, err)) return false;
     TransformerLimits limits;
+    const Architecture *a = &run->model_info.architecture;
     bool ok = check_fit(run, model_path, err) &&
-              layout_choose(&run->layout, config, &run->model_info.architecture, &run->pairs, backward, world, err) &&
-              layout_limits(config, &run->model_info.architecture, &run->pairs, &run->layout, backward, &limits, err) &&
+              layout_choose(&run->layout, config, a, &run->pairs, backward, world, err) &&
+              layout_limits(config, a, &run->pairs, &run->layout, backward, &limits, err) &&
               (!best || widen_limits(run, &run->heldout, &limits, err)) &&
               (!baseline || widen_limits(run, &run->mismatched, &limits, err));
-    const Layout *l = &run->layout;
-    if (!error_agree(world, ok, err) || !grid_create(&run->grid, world, l->replicas, l->rows, l->columns, err))
-        return false;
-    run->grid_made = true;
-    BatchLimits batch = layout_batch_limits(config, &run->model_info.architecture, l->rows, l->columns);
+    if (!error_agree(world, ok, err) || !run_place_model(run, &limits, err)) return false;
+    BatchLimits batch = layout_batch_limits(config, a, run->layout.rows, run->layout.columns);
     ok = pair_batcher_create(&run->batcher, &run->pairs, &run->grid, &batch, err) &&
          (!best || pair_batcher_create(&run->heldout_batcher, &run->heldout, &run->grid, &batch, err)) &&
          (!baseline || pair_batcher_create(&run->mismatched_batcher, &run->mismatched, &run->grid, &batch, err));
-    if (!error_agree(world, ok, err) ||
-        !transformer_create(&run->model, &run->model_info.architecture, &run->grid, &limits, run->timer, err))
-        return false;
-    print_header(run, model_path);
+    if (!error_agree(world, ok, err)) return false;
+    char data[CONFIG_TEXT + 128];
+    snprintf(data, sizeof data, "pairs    %s: %lld pairs, %d categories, longest sequence %lld tokens",
+             config->data.path, (long long)run->pairs.count, run->pairs.category_count, (long long)run->pairs.longest);
+    run_print_header(run, model_path, data);
     return true;
 }
 

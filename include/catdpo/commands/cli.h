@@ -59,6 +59,7 @@ const char *command_option(const CommandLine *line, const char *name);
 
 int command_train(const CommandLine *line, MPI_Comm comm);
 int command_eval(const CommandLine *line, MPI_Comm comm);
+int command_generate(const CommandLine *line, MPI_Comm comm);
 int command_selfcheck(const CommandLine *line, MPI_Comm comm);
 int command_check(const CommandLine *line, MPI_Comm comm); /* comm is MPI_COMM_NULL: not collective */
 int command_plan(const CommandLine *line, MPI_Comm comm);  /* likewise */

@@ -42,6 +42,18 @@ typedef struct Config {
     ObjectiveSettings objective;
     MarginSettings margin;
     struct {
+        int64_t samples;           /* answers a prompt */
+        int64_t max_tokens;        /* of an answer */
+        double temperature;        /* 0: greedy */
+        double min_p, top_p;       /* 0, 1: off */
+        int64_t top_k;             /* 0: off */
+        double repetition_penalty; /* 1: off */
+        int64_t seed;
+        char stop[CONFIG_TEXT]; /* tokens that end an answer; empty: the model's */
+        int64_t slots;          /* answers under way at once, on each replica */
+        double cache_mb;        /* memory for their keys and values, on a rank */
+    } generate;
+    struct {
         int64_t pairs;        /* pairs a step, over all ranks */
         int64_t max_tokens;   /* token budget of one pass, per process column */
         int64_t accumulation; /* passes a step, at least */

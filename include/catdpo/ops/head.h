@@ -31,9 +31,10 @@ typedef struct ChunkLogits {
     int count;
     const Target *target; /* [count] */
     const Axis *vocab;
-    const float *logits; /* [v x count] */
-    const float *top;    /* [count] largest logit, over the whole vocabulary */
-    const double *lse;   /* [count] log-sum-exp, over the whole vocabulary: token r has the log-prob logit[r] - lse */
+    float *logits;         /* [v x count]; the reader may change them */
+    const float *top;      /* [count] largest logit, over the whole vocabulary */
+    const double *lse;     /* [count] log-sum-exp, over the whole vocabulary: token r has the log-prob logit[r] - lse */
+    const double *entropy; /* [count] of the prediction, nats */
 } ChunkLogits;
 
 /* Called for every chunk that has targets anywhere, on all ranks of the grid, so it may communicate. */
@@ -50,6 +51,7 @@ typedef struct Head {
     float *top, *shift;  /* [max_chunk] largest logit, local, then global; log-sum-exp */
     double *sums;        /* [max_chunk x 4] */
     double *lse;         /* [max_chunk] log-sum-exp */
+    double *entropy;     /* [max_chunk] */
     float *coefficient;  /* [sequences of a pass] */
 } Head;
 

@@ -48,6 +48,15 @@ bool run_own_folder(Run *run, bool take_over, Error *err);
  * for the model; no weights yet. Errors are agreed. Collective over world. */
 bool run_open(Run *run, const char *group, const char *model_path, bool backward, Error *err);
 
+/* What run_open begins with: checks BLAS and reads the architecture of `model_path`. Errors are agreed. Collective over
+ * world. */
+bool run_open_model(Run *run, const char *model_path, Error *err);
+/* And ends with: the grid of run->layout, and room for a model of these limits; ok and err: of what came before, on
+ * this rank. Collective over world. */
+bool run_place_model(Run *run, const TransformerLimits *limits, Error *err);
+/* The lines about model, grid, memory and BLAS at the beginning of the log; `data` between them. Not collective. */
+void run_print_header(Run *run, const char *model_path, const char *data);
+
 /* Watch for ranks that hang. Collective over world. */
 void run_watch(Run *run);
 
