@@ -114,6 +114,19 @@ def write_model(folder, tensors=None, tokenizer=True, seed=0, **changes):
     return config
 
 
+def is_error(text):
+    """One printable line, and below it one for each of several errors that it sums up."""
+    first, *others = text.splitlines() or [""]
+    lines = [line.isprintable() and len(line) < 1300 for line in (first, *others)]
+    return (
+        text.endswith("\n")
+        and first.startswith("catdpo-analysis: error: ")
+        and all(lines)
+        and len(others) <= 21
+        and all(line.startswith("  ") for line in others)
+    )
+
+
 class Result:
     def __init__(self, code, out, err):
         self.code, self.out, self.err = code, out, err
@@ -129,7 +142,7 @@ def cli(capsys):
         out, err = capsys.readouterr()
         assert code == status, f"status {code}\n{out}\n{err}"
         if status == 2:
-            assert err.startswith("catdpo-analysis: error: ") and err.count("\n") == 1, err
+            assert is_error(err), err
         return Result(code, out, err)
 
     return run

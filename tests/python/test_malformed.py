@@ -12,7 +12,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import CHATML, CONFIG, pku, tensors_of, train_bpe, trl, write_model, write_tokenizer
+from conftest import CHATML, CONFIG, is_error, pku, tensors_of, train_bpe, trl, write_model, write_tokenizer
 from test_gguf import GGUF, write_gguf
 
 from catdpo_analysis.tokens import chat
@@ -64,7 +64,6 @@ def refuse(cli, tmp_path):
     def run(*argv):
         out = tmp_path / "out.h5"
         error = cli(*argv, "--out", out, status=2).err
-        assert len(error) < 1300 and error.strip().isprintable()
         assert not [name for name in os.listdir(tmp_path) if name.startswith("out.h5")]
         return error
 
@@ -586,9 +585,7 @@ def test_mutations(capsys, tmp_path, valid, name):
             assert status in (0, 2), error
             seen[status] += 1
             if status == 2:
-                assert error.startswith("catdpo-analysis: error: ") and error.count("\n") == 1 and len(error) < 1300, (
-                    error
-                )
+                assert is_error(error), error
                 assert os.listdir(tmp_path) == ["bad"], error
     finally:
         path.write_bytes(good)
