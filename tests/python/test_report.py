@@ -148,6 +148,18 @@ def test_the_page_needs_no_network_and_its_figures_can_be_read(cli, tmp_path):
     assert not (tmp_path / "run/report.html").exists()
 
 
+@pytest.mark.parametrize("size", [plots.WIDE, plots.NARROW], ids=lambda size: size.name)
+def test_titles_do_not_run_into_each_other(tmp_path, size):
+    write_run(tmp_path / "run", categories=[f"Category of harm number {i}" for i in range(5)] + ["benign"])
+    for picture in figures.pictures(read_run(str(tmp_path / "run"))):
+        with plots.plt.rc_context(size.style()):
+            figure = picture.draw(size)
+            figure.canvas.draw()
+            titles = [ax._left_title.get_window_extent() for ax in figure.axes if ax._left_title.get_text()]
+        assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i]), picture.name
+        plots.plt.close(figure)
+
+
 def test_every_colour_of_the_figures_has_its_variables_in_both_schemes():
     style = (pathlib.Path(plots.__file__).parent / "templates/style.css").read_text()
     for colour, variable in colours.VARIABLES.items():

@@ -299,7 +299,7 @@ def _evaluation(size, run, styles, panels):
     for ax, (values, interval, title) in zip(axes.flat, panels):
         shown = [(part, kind) for part, kind in parts if values != "accuracy" or not is_reference(part)]
         _evaluation_panel(ax, shown, names, styles, values, interval)
-        ax.set_title(title if size.wide else title.replace(" (", "\n("))
+        ax.set_title(title.replace(" (", "\n("))
     labels = [short_name(name, 30 if size.wide else 20) for name in reversed(names)]
     axes[0][0].set_yticks(range(len(names)), labels)
     axes[0][0].set_ylim(-0.6, len(names) - 0.4)
