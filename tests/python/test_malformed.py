@@ -2,6 +2,7 @@
 file and tensor or line, with status 2, within seconds, without a traceback and without an output, not even half of one.
 Made by hand, and by seeded mutation."""
 
+import copy
 import gzip
 import json
 import os
@@ -488,7 +489,7 @@ def mutate_value(chance, value):
             if isinstance(here, (dict, list)) and len(path) < 5 and len(paths) < 2000:
                 paths += [(*path, key) for key in (here if isinstance(here, dict) else range(len(here)))]
         if len(paths) == 1:
-            return chance.choice(HOSTILE)
+            return copy.deepcopy(chance.choice(HOSTILE))
         depth = chance.randint(1, len(paths[-1]))
         *above, last = chance.choice([path for path in paths if 0 < len(path) <= depth])
         here = value
@@ -500,7 +501,7 @@ def mutate_value(chance, value):
         elif kind < 0.25 and isinstance(here, dict):
             here[chance.choice(["x", "", "a" * 200, "chat_template", "__metadata__"])] = here.pop(last)
         else:
-            here[last] = chance.choice(HOSTILE)
+            here[last] = copy.deepcopy(chance.choice(HOSTILE))  # it may be changed in turn
     return value
 
 

@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import signal
 import threading
 
@@ -182,10 +183,11 @@ class ChatTokenizer:
 
     def id_of(self, token):
         """The id of a token's text, or None."""
-        return self.tokenizer.token_to_id(token)
+        return None if re.search("[\ud800-\udfff]", token) else self.tokenizer.token_to_id(token)
 
     def token(self, number):
-        return self.tokenizer.id_to_token(number)
+        """The text of a token id, or None."""
+        return self.tokenizer.id_to_token(number) if 0 <= number < self.vocab_size else None
 
     def decode(self, ids):
         """The text of token ids, special tokens included."""

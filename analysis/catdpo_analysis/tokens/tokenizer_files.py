@@ -197,11 +197,13 @@ def _in_config(config, where):
     if isinstance(value, str):
         value = {"default": value}
     if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
-        names = [entry.get("name") for entry in value]
+        names = [json.dumps(entry.get("name")) for entry in value]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise UserError(f"{where}: tokenizer_config.json has two chat templates called {shorten(twice)}")
-        value = {entry.get("name"): entry.get("template") for entry in value}
+        value = {
+            entry["name"] if isinstance(entry.get("name"), str) else None: entry.get("template") for entry in value
+        }
     if not isinstance(value, dict):
         raise UserError(f"{where}: chat_template in tokenizer_config.json is no text: {shorten(value)}")
     for name, text in value.items():
