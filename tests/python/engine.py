@@ -29,6 +29,8 @@ BINARY = os.path.abspath(os.environ.get("CATDPO_BINARY", os.path.join(ROOT, "bui
 COUNTER, PACE = (
     os.path.join(os.path.dirname(BINARY), "tests", "mpi", f"{name}.so") for name in ("count_messages", "pace")
 )
+# the environment of the program without mpirun.sh
+ALONE = {"OPENBLAS_NUM_THREADS": "1", "LD_PRELOAD": os.environ.get("CATDPO_PRELOAD", "")}
 MPIRUN = os.path.join(ROOT, "tests", "mpi", "mpirun.sh")
 REFERENCE = os.path.join(ROOT, "tests", "reference")
 sys.path.insert(0, REFERENCE)
@@ -71,8 +73,7 @@ def fixture(name):
     return os.path.join(REFERENCE, f"{name}.h5")
 
 
-# ---- folders
-# ----------------------------------------------------------------------------------------------------------
+# ---- folders --------------------------------------------------------------------------------------------------------
 
 _root = None
 _lock = threading.RLock()
@@ -97,8 +98,7 @@ def leftovers(folder):
     return [os.path.join(where, name) for where, _, names in os.walk(folder) for name in names if name.endswith(".tmp")]
 
 
-# ---- configs
-# ----------------------------------------------------------------------------------------------------------
+# ---- configs --------------------------------------------------------------------------------------------------------
 
 def _value(value):
     if isinstance(value, bool):
@@ -114,8 +114,7 @@ def config_text(settings):
     return "".join(f"{group}: {{\n{''.join(lines)}}};\n" for group, lines in groups.items())
 
 
-# ---- runs
-# -------------------------------------------------------------------------------------------------------------
+# ---- runs -----------------------------------------------------------------------------------------------------------
 
 class Run:
     """What one start of the program left behind."""
@@ -288,8 +287,7 @@ def evaluate(ranks=1, options=(), **settings):
     return succeed(run("eval", ranks, options, **settings))
 
 
-# ---- files to start from
-# -----------------------------------------------------------------------------------------------
+# ---- files to start from --------------------------------------------------------------------------------------------
 
 def copy(source, change, name="changed.h5"):
     """A copy of a file, changed by change(h5py.File)."""

@@ -139,8 +139,7 @@ def copy_run(source, label):
     return folder
 
 
-# ---- two runs are the same
-# ---------------------------------------------------------------------------------------------
+# ---- two runs are the same ------------------------------------------------------------------------------------------
 
 def log_lines(directory):
     lines = [json.loads(line) for line in open(os.path.join(directory, "log.jsonl"))]

@@ -71,8 +71,7 @@ def run():
     return directory
 
 
-# ---- whole files
-# ------------------------------------------------------------------------------------------------------
+# ---- whole files ----------------------------------------------------------------------------------------------------
 
 def test_files_of_a_run_are_whole(run):
     """A run directory stands for its files; each is named and described, and a file that is none of ours does not hide
@@ -125,8 +124,7 @@ def test_files_of_replicas_are_whole():
     assert check(done.directory).returncode == 0
 
 
-# ---- what is not a file of ours
-# -----------------------------------------------------------------------------------------
+# ---- what is not a file of ours -------------------------------------------------------------------------------------
 
 def test_foreign_files_are_named_and_the_others_checked(run, tmp_path):
     """Text, nothing, an HDF5 file of another program, a missing file, an empty folder: one line each, status 2; whole
@@ -196,8 +194,7 @@ def test_help_without_mpi():
     assert answer.returncode == 0 and "usage: catdpo check FILE..." in answer.stdout and "--set" not in answer.stdout
 
 
-# ---- damage
-# -------------------------------------------------------------------------------------------------------------
+# ---- damage ---------------------------------------------------------------------------------------------------------
 
 def assign(path, index, value):
     return lambda file: file[path].__setitem__(index, value)
@@ -288,8 +285,7 @@ def test_a_file_cut_short_is_named(run, tmp_path):
         assert "damaged" in verdict, (path, verdict)
 
 
-# ---- flipped bits
-# -------------------------------------------------------------------------------------------------------
+# ---- flipped bits ---------------------------------------------------------------------------------------------------
 
 def content(path):
     """All that a reader can see of a file: objects, types, shapes, values, attributes. References as the names of what

@@ -224,8 +224,7 @@ def test_file_says_where_it_comes_from():
     assert out in run.err and not engine.leftovers(run.folder)
 
 
-# ---- what is evaluated
-# -------------------------------------------------------------------------------------------------
+# ---- what is evaluated ----------------------------------------------------------------------------------------------
 
 def digest(model):
     return engine.attributes(model, "model")["weights_digest"]

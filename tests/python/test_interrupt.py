@@ -36,8 +36,7 @@ def whole():
     return engine.train(2, **RUN)
 
 
-# ---- signals
-# -----------------------------------------------------------------------------------------------------------
+# ---- signals --------------------------------------------------------------------------------------------------------
 
 DELIVERY = {
     "TERM-to-rank-1": (signal.SIGTERM, [1]),
@@ -152,8 +151,7 @@ def test_evaluation_stopped():
     assert not os.path.exists(os.path.join(folder, "run", "eval.h5"))
 
 
-# ---- time
-# --------------------------------------------------------------------------------------------------------------
+# ---- time -----------------------------------------------------------------------------------------------------------
 
 def test_time_limit(whole):
     """The run ends by itself before its limit, as often as it takes, and is then the uninterrupted one."""
@@ -194,8 +192,7 @@ def test_checkpoint_on_demand():
     assert len(os.listdir(os.path.join(directory, "checkpoints"))) == 2
 
 
-# ---- one writer
-# --------------------------------------------------------------------------------------------------------
+# ---- one writer -----------------------------------------------------------------------------------------------------
 
 def owner(directory):
     folder, = glob.glob(os.path.join(directory, "writer-*"))
@@ -294,8 +291,7 @@ def test_restart_of_the_same_job_takes_over(monkeypatch):
     interrupt.check_steps(os.path.join(folder, "run"))
 
 
-# ---- hanging, numbers
-# --------------------------------------------------------------------------------------------------
+# ---- hanging, numbers -----------------------------------------------------------------------------------------------
 
 def test_hanging_rank_is_named():
     """Rank, host, phase, step and seconds, once; then every rank is gone."""
@@ -407,8 +403,7 @@ def test_too_many_skipped():
     assert "after step 15 of 20" in said and said.count("is skipped") == 0
 
 
-# ---- folders
-# -----------------------------------------------------------------------------------------------------------
+# ---- folders --------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("place", ["/proc/nowhere/run", "/dev/null/run"])
 def test_unwritable_folder(place):

@@ -23,7 +23,7 @@ def call(*arguments, stdin=None, **environment):
         text=True,
         input=stdin,
         timeout=60,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
+        env={**os.environ, **engine.ALONE, **environment},
     )
 
 
@@ -34,8 +34,7 @@ def config(folder, **settings):
     return path
 
 
-# ---- ~ and $NAME
-# ------------------------------------------------------------------------------------------------------
+# ---- ~ and $NAME ----------------------------------------------------------------------------------------------------
 
 def test_home_and_variables_in_a_config(monkeypatch, tmp_path):
     """~, $NAME and ${NAME} in the config's paths, in --set and in --out= are what a shell makes of them; what the run
@@ -101,8 +100,7 @@ def test_included_config(monkeypatch, tmp_path):
     assert run.status == 0 and len(run.metrics()["train/step"]) == 1, repr(run)
 
 
-# ---- pipes
-# ------------------------------------------------------------------------------------------------------------
+# ---- pipes ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
 def test_config_from_a_pipe(name, tmp_path):
@@ -126,8 +124,7 @@ def test_hdf5_from_a_pipe_is_refused(key, tmp_path):
     assert done.stderr.splitlines()[-1].count("a pipe") == 1
 
 
-# ---- outputs
-# ----------------------------------------------------------------------------------------------------------
+# ---- outputs --------------------------------------------------------------------------------------------------------
 
 def test_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     """An evaluation's results and a cache: a missing folder, a pipe, a device and a folder's name are refused before
@@ -169,8 +166,7 @@ def test_two_tasks_that_write_the_same_files(tmp_path):
         assert set(file) & {"train", "heldout"}
 
 
-# ---- locks
-# ------------------------------------------------------------------------------------------------------------
+# ---- locks ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.skipif("CATDPO_PRELOAD" in os.environ, reason="sanitizers want to be loaded first")
 @pytest.mark.parametrize("errno", [37, 38, 95])

@@ -122,8 +122,7 @@ LAYOUTS = [
 ]
 
 
-# ---- what the run does
-# -----------------------------------------------------------------------------------------------------
+# ---- what the run does ----------------------------------------------------------------------------------------------
 
 @pytest.mark.skipif(SANITIZED, reason="a sanitized program has memory of its own")
 @pytest.mark.parametrize("ranks, grid", LAYOUTS)
@@ -188,8 +187,7 @@ def test_time_of_a_step(ranks, grid):
     assert planned["seconds"] == pytest.approx(measured, rel=0.25)
 
 
-# ---- which grids
-# ---------------------------------------------------------------------------------------------------------
+# ---- which grids ----------------------------------------------------------------------------------------------------
 
 def start(ranks, grid, **settings):
     return engine.launch(
@@ -246,8 +244,7 @@ def test_no_grid_fits():
     assert not any(grid["valid"] for grid in size["grids"])
 
 
-# ---- what is printed
-# -----------------------------------------------------------------------------------------------------
+# ---- what is printed ------------------------------------------------------------------------------------------------
 
 def test_runs_without_mpi():
     """MPI is never initialised: a library that would notice MPI_Finalize notices nothing."""

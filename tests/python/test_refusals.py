@@ -39,8 +39,7 @@ class Case:
         self.settings = settings
 
 
-# ---- files that are not what they should be
-# ------------------------------------------------------------------------------
+# ---- files that are not what they should be -------------------------------------------------------------------------
 
 def plain_file(text="this is not HDF5\n" * 100):
     path = os.path.join(engine.new_folder("file"), "plain.h5")
@@ -137,8 +136,7 @@ def enlarge(group):
         group[path][...] = group[path][()] * size
 
 
-# ---- the cases
-# ---------------------------------------------------------------------------------------------------------
+# ---- the cases ------------------------------------------------------------------------------------------------------
 
 CONFIG = {
     "unknown key": lambda: Case(USAGE, "margin.initail", "margin.initial", options=("--set", "margin.initail=1")),

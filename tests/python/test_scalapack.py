@@ -136,8 +136,7 @@ def test_refused_with_a_remedy(value, said):
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and said in done.stderr
 
 
-# ---- builds
-# -----------------------------------------------------------------------------------------------------------
+# ---- builds ---------------------------------------------------------------------------------------------------------
 
 def configure(folder, *options, **environment):
     return subprocess.run(

@@ -22,7 +22,7 @@ def on_terminal(command, **variables):
     """Exit status and what stood on the terminal, as bytes."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        command, stdin=slave, stdout=slave, stderr=slave, env=environment(OPENBLAS_NUM_THREADS="1", **variables)
+        command, stdin=slave, stdout=slave, stderr=slave, env=environment(**variables)
     )
     os.close(slave)
     said = b""
@@ -100,7 +100,7 @@ def test_trainer_on_any_terminal(locale, tmp_path):
         )
     )
     for command in ("train", "eval"):
-        status, said = on_terminal([engine.BINARY, command, str(config)], **locale)
+        status, said = on_terminal([engine.BINARY, command, str(config)], **engine.ALONE, **locale)
         assert status == 0 and b"train 2/2" in said or command == "eval", said
         assert said.isascii() == (locale != {"LC_ALL": "C.UTF-8"})
     rows = [
@@ -111,7 +111,9 @@ def test_trainer_on_any_terminal(locale, tmp_path):
     assert len(rows) == 3
     ends = {len(row) + row.count("漢") + row.count("字") for row in rows}
     assert len(ends) == 1, rows
-    status, said = on_terminal([engine.BINARY, "check", pairs], **locale)
+    status, said = on_terminal([engine.BINARY, "check", pairs], **engine.ALONE, **locale)
     assert status == 0 and said.isascii() == (locale != {"LC_ALL": "C.UTF-8"}) and b"categories" in said
-    piped = subprocess.run([engine.BINARY, "check", pairs], capture_output=True, env=environment(**locale))
+    piped = subprocess.run(
+        [engine.BINARY, "check", pairs], capture_output=True, env=environment(**engine.ALONE, **locale)
+    )
     assert "Ärzte, 漢字, benign" in piped.stdout.decode()     # a file keeps what there is

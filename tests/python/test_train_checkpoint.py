@@ -198,8 +198,7 @@ def test_steps_that_were_done_are_what_is_there():
     assert not os.path.exists(final(without))
 
 
-# ---- what is written beside it
-# -------------------------------------------------------------------------------------------
+# ---- what is written beside it --------------------------------------------------------------------------------------
 
 def test_step_log_is_one_object_a_line():
     """log.jsonl: one JSON object a step with the numbers of metrics.h5, categories by name."""

@@ -236,8 +236,7 @@ def test_bounds_and_warm_up_show_in_the_replayed_runs():
     assert (engine.pairs_of(labelled())["category_mask"].sum(axis=1) > 1).sum() > 5
 
 
-# ---- sampling
-# ---------------------------------------------------------------------------------------------------------
+# ---- sampling -------------------------------------------------------------------------------------------------------
 
 def drawn(name, **more):
     ranks, settings = replay_run(name)
@@ -303,8 +302,7 @@ def test_balanced_sampling_gives_every_category_its_turn():
     assert (kind == 1).sum() < 4 and (kind == 0).sum() > 12
 
 
-# ---- nothing to do
-# ----------------------------------------------------------------------------------------------------
+# ---- nothing to do --------------------------------------------------------------------------------------------------
 
 LONELY = {
     "objective.type": "catdpo",
@@ -377,8 +375,7 @@ def test_everything_is_a_tie_at_the_start(ranks, more):
     )  # beta = 0.1, slope 1/2
 
 
-# ---- pair by pair
-# -----------------------------------------------------------------------------------------------------
+# ---- pair by pair ---------------------------------------------------------------------------------------------------
 
 MOVING = {
     "objective.type": "catdpo",
