@@ -138,7 +138,8 @@ class Encoder:
         reasoning = pair.chat and self._look_at_messages(pair, texts, result)
         if length < len(prompt):
             result.cause = self._cause(pair, texts, reasoning)
-            self.notes.add(CAUSES[result.cause], self.place_of(pair), repr(self.tokenizer.decode(prompt[length:])))
+            left_out = repr(self.tokenizer.decode(prompt[length:]))
+            self.notes.add(CAUSES[result.cause], self.place_of(pair), shorten(left_out, 160))
         elif reasoning:
             result.cause = REASONING
         self._note_start(pair, ids[1])

@@ -3,8 +3,6 @@ and the first place."""
 
 import collections
 
-from catdpo_analysis.errors import shorten
-
 # kind -> what is said; {n}: "1 row", "12 rows"; {first}: file:line of the first; {detail}: what differs, most frequent
 # first
 KINDS = {
@@ -76,7 +74,7 @@ class Notes:
             if self.rows[kind]:
                 details = self.details[kind].most_common()
                 shown = ", ".join(
-                    f"{shorten(name, 160)} ({count} row{'s' * (count != 1)})" if kind == "alias" else shorten(name, 160)
+                    f"{name} ({count} row{'s' * (count != 1)})" if kind == "alias" else name
                     for name, count in details[:5]
                 )
                 shown += f" and {len(details) - 5} more" if len(details) > 5 else ""
