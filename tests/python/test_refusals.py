@@ -264,13 +264,13 @@ OUTPUT = {
         USAGE, "plain.h5/reference.h5", **{"reference.cache": plain_file() + "/reference.h5"}
     ),
     "results below a file": lambda: Case(
-        FAULT, "plain.h5/eval.h5", command="eval", options=("--out", plain_file() + "/eval.h5")
+        USAGE, "plain.h5/eval.h5", command="eval", options=("--out", plain_file() + "/eval.h5")
     ),
     "results in a folder that is not there": lambda: Case(
-        FAULT, "nowhere/eval.h5", command="eval", options=("--out", engine.new_folder() + "/nowhere/eval.h5")
+        USAGE, "nowhere/eval.h5", command="eval", options=("--out", engine.new_folder() + "/nowhere/eval.h5")
     ),
     "results in the place of a folder": lambda: Case(
-        FAULT, "cannot rename", command="eval", options=("--out", folder_called("eval.h5"))
+        USAGE, "eval.h5 is a folder", command="eval", options=("--out", folder_called("eval.h5"))
     ),
     "checkpoint in the place of a folder": lambda: Case(
         FAULT,
