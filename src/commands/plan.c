@@ -4,6 +4,8 @@
 #include "catdpo/core/log.h"
 #include "catdpo/core/memory.h"
 #include "catdpo/files/foreign.h"
+#include "catdpo/core/phase.h"
+#include "catdpo/files/metrics.h"
 #include "catdpo/files/model_file.h"
 #include "catdpo/files/pairs_file.h"
 
@@ -171,16 +173,14 @@ static double reference_bytes(const Plan *plan)
     return sets * (double)(PAIR_SIDES * sizeof(double)) * (double)plan->pairs.count;
 }
 
-PlanFiles plan_files(const Plan *plan, int ranks)
+PlanFiles plan_files(const Plan *plan)
 {
-    enum { COLUMNS = 20, CATEGORY_COLUMNS = 7, PHASE_COLUMNS = 12 };
-    double categories = plan->pairs.category_count, weights = 4 * plan->parameters;
-    double row = 8 * (COLUMNS + CATEGORY_COLUMNS * categories + PHASE_COLUMNS + 2 * ranks * categories +
-                      (double)plan->config.batch.pairs);
+    double weights = 4 * plan->parameters;
     return (PlanFiles){ .model = weights,
                         .checkpoint = 3 * weights,
                         .reference = reference_bytes(plan),
-                        .metrics = row * (double)plan->steps };
+                        .metrics =
+                            metrics_bytes(plan->steps, plan->pairs.category_count, plan->config.batch.pairs, PHASES) };
 }
 
 double plan_reference_seconds(const Plan *plan, const StepCost *cost)

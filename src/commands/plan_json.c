@@ -63,7 +63,7 @@ static void print_grid(const Plan *plan, const RanksPlan *size, const GridPlan *
 
 static void print_size(const Plan *plan, const RanksPlan *size, Json *j)
 {
-    PlanFiles files = plan_files(plan, size->ranks);
+    PlanFiles files = plan_files(plan);
     json_break(j);
     json_object(j, NULL);
     json_number(j, "ranks", size->ranks);

@@ -27,7 +27,7 @@ static void print_task(const Plan *plan, FILE *out)
     const Pairs *p = &plan->pairs;
     double tokens = (double)(p->side[0].token_count + p->side[1].token_count) / (double)p->count;
     char one[16], two[16], three[16];
-    PlanFiles files = plan_files(plan, plan->size[0].ranks);
+    PlanFiles files = plan_files(plan);
     fprintf(out, "model     %s: %.1f M parameters, %d layers, hidden %d, %d heads, %d key/value heads, vocabulary %d\n",
             plan->model_name, plan->parameters / 1e6, a->layers, a->hidden, a->heads, a->groups, a->vocab);
     fprintf(out, "pairs     %s: %lld pairs, %.0f tokens a pair on average, longest sequence %lld tokens\n",

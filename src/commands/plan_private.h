@@ -48,12 +48,12 @@ typedef struct Plan {
     bool per_node_given; /* the ranks of a node are; else they are this machine's cores */
 } Plan;
 
-/* Bytes of the files of a run on `ranks` ranks. */
+/* Bytes of the files of a run. */
 typedef struct PlanFiles {
     double model, checkpoint, reference, metrics;
 } PlanFiles;
 
-PlanFiles plan_files(const Plan *plan, int ranks);
+PlanFiles plan_files(const Plan *plan);
 /* Adds `ranks` ranks, at most `per_node` on a node. */
 bool plan_add_size(Plan *plan, int ranks, int per_node, Error *err);
 /* Every grid of a number of ranks, and the best of them. `pairs`: how many may be laid out to find out. */

@@ -26,12 +26,39 @@ int64_t field_count(const Field *f, const int64_t lengths[])
 
 static bool is_array(const Field *f) { return f->kind == FIELD_ARRAY || f->kind == FIELD_NAMES; }
 
+static void array_dims(const Field *f, const int64_t lengths[], int64_t dims[FIELD_AXES])
+{
+    for (int i = 0; i < f->axes; i++) dims[i] = lengths[f->axis[i]];
+}
+
+static bool grows(const Format *format, const Field *f)
+{
+    return f->kind == FIELD_ARRAY && f->axes > 0 && format->axis[f->axis[0]].grows;
+}
+
+/* The chunks of an array that grows: about 64 KB of whole rows, and not too many. */
+static void choose_chunk(const Field *f, const int64_t dims[], int64_t chunk[FIELD_AXES])
+{
+    int64_t row = 1;
+    for (int i = 1; i < f->axes; i++) row *= chunk[i] = dims[i] > 0 ? dims[i] : 1;
+    chunk[0] = CHUNK_NUMBERS / row;
+    if (chunk[0] < CHUNK_ROWS_LEAST) chunk[0] = CHUNK_ROWS_LEAST;
+    if (chunk[0] > CHUNK_ROWS_MOST) chunk[0] = CHUNK_ROWS_MOST;
+}
+
 double fields_bytes(const Format *format, const int64_t lengths[])
 {
     double bytes = 0;
-    for (const Field *f = format->field; f->kind != FIELD_END; f++)
-        if (is_array(f) && field_is_in(f, format->version))
-            bytes += (double)(f->kind == FIELD_NAMES ? f->size : data_size(f->type)) * (double)field_count(f, lengths);
+    for (const Field *f = format->field; f->kind != FIELD_END; f++) {
+        if (!is_array(f) || !field_is_in(f, format->version)) continue;
+        int64_t dims[FIELD_AXES], chunk[FIELD_AXES], rows = lengths[f->axis[0]];
+        array_dims(f, lengths, dims);
+        double row = (double)(f->kind == FIELD_NAMES ? f->size : data_size(f->type));
+        for (int i = 1; i < f->axes; i++) row *= (double)dims[i];
+        choose_chunk(f, dims, chunk);
+        if (grows(format, f)) rows = (rows + chunk[0] - 1) / chunk[0] * chunk[0];
+        bytes += row * (double)rows;
+    }
     return bytes;
 }
 
@@ -94,21 +121,13 @@ static bool write_attribute(H5File *file, const Field *f, const void *value, Err
     }
 }
 
-static void array_dims(const Field *f, const int64_t lengths[], int64_t dims[FIELD_AXES])
-{
-    for (int i = 0; i < f->axes; i++) dims[i] = lengths[f->axis[i]];
-}
-
-/* Axes that grow come first; a chunk is about 64 KB of whole rows. */
+/* Axes that grow come first. */
 static bool create_growing(H5File *file, const Format *format, const Field *f, const int64_t dims[], Error *err)
 {
-    int64_t chunk[FIELD_AXES], row = 1;
+    int64_t chunk[FIELD_AXES];
     int growing = 0;
     while (growing < f->axes && format->axis[f->axis[growing]].grows) growing++;
-    for (int i = 1; i < f->axes; i++) row *= chunk[i] = dims[i] > 0 ? dims[i] : 1;
-    chunk[0] = CHUNK_NUMBERS / row;
-    if (chunk[0] < CHUNK_ROWS_LEAST) chunk[0] = CHUNK_ROWS_LEAST;
-    if (chunk[0] > CHUNK_ROWS_MOST) chunk[0] = CHUNK_ROWS_MOST;
+    choose_chunk(f, dims, chunk);
     return h5_create_extendible(file, f->object, f->type, f->axes, growing, dims, chunk, 0, err);
 }
 
@@ -131,7 +150,7 @@ static bool write_array(H5File *file, const Format *format, const Field *f, cons
     int64_t dims[FIELD_AXES];
     array_dims(f, lengths, dims);
     bool ok;
-    if (format->axis[f->axis[0]].grows)
+    if (grows(format, f))
         ok = create_growing(file, format, f, dims, err);
     else if (f->kind == FIELD_NAMES)
         ok = h5_write_strings(file, f->object, dims[0], f->size, *(const char *const *)member, err);

@@ -4,13 +4,20 @@
 #include "catdpo/data/pair_batch.h"
 #include "catdpo/h5/h5.h"
 #include "catdpo/parallel/replica.h"
+#include "catdpo/rundir/lifecycle.h"
+#include "catdpo/train/tally.h"
 #include "catdpo/data/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FLOAT_BYTES = 4, REPLICAS_LOOKED_AT = 8, SCALARS = 12, CATEGORY_NUMBERS = 6, IO_BUFFERS = 3 };
+enum {
+    FLOAT_BYTES = 4,
+    REPLICAS_LOOKED_AT = 8,
+    STEP_NUMBERS = 2,
+    IO_BUFFERS = 3
+}; /* STEP_NUMBERS: the gradient's norm, operations */
 
 /* Part of sgemm's best rate that it has on panels of a logical block. */
 static const double PANEL_RATE = 0.88;
@@ -212,7 +219,9 @@ static void add_update(const Scene *s, StepCost *c, int categories)
     for (int i = 0; i < s->parameters.count; i++)
         if (s->parameters.tensor[i].everywhere)
             add_allreduce(s, &w, (double)s->parameters.tensor[i].local * FLOAT_BYTES, s->shape.rows, grid_span(s));
-    double control = (CATEGORY_NUMBERS * categories + SCALARS + 3) * 8.0 * 2 * (ranks - 1) / ranks,
+    bool groups = objective_of(&s->config->objective)->margins == MARGINS_GROUPS;
+    double control = ((double)tally_bytes(categories, groups) + lifecycle_bytes() + STEP_NUMBERS * 8) * 2 *
+                     (ranks - 1) / ranks,
            control_messages = 4 * ceil(log2(ranks));
     c->bytes += w.bytes / grid_span(s) + shared + control;
     c->messages += w.messages + pieces + control_messages;

@@ -50,9 +50,12 @@ static bool time_is_up(const Lifecycle *l, double now)
     return now + 2 * l->slowest_piece + 2 * l->slowest_checkpoint + l->slack > l->deadline;
 }
 
+enum { FAILED, SIGNAL, TIME, SAVE, STOP, QUESTIONS }; /* that are agreed on */
+
+int lifecycle_bytes(void) { return QUESTIONS * (int)sizeof(int); }
+
 bool lifecycle_agree(Lifecycle *l, bool ok, int64_t step, Verdict *verdict, Error *err)
 {
-    enum { FAILED, SIGNAL, TIME, SAVE, STOP, QUESTIONS };
     double now = seconds_now();
     l->slowest_piece = fmax(l->slowest_piece, now - l->mark);
     l->mark = now;

@@ -17,6 +17,12 @@ enum {
 enum { SIDE_REWARD, SIDE_LOGP, SIDE_LOGITS, SIDE_TOKENS }; /* behind CHOSEN and REJECTED */
 enum { CATEGORY_PAIRS, CATEGORY_REWARD, CATEGORY_ACCURACY, CATEGORY_LOSS, CATEGORY_SUMS };
 
+int64_t tally_bytes(int category_count, bool groups)
+{
+    return (groups ? 4 : 2) * category_count * (int64_t)sizeof(int64_t) +
+           (SCALARS + CATEGORY_SUMS * category_count) * (int64_t)sizeof(double);
+}
+
 bool tally_create(Tally *t, int category_count, bool groups, Error *err)
 {
     size_t k = (size_t)category_count;

@@ -308,6 +308,12 @@ def test_file_sizes():
     run = engine.train(1)
     weights = sum(values.nbytes for values in run.weights().values())
     assert files["model"] == weights and files["checkpoint"] == 3 * weights
+    with h5py.File(run.path("metrics.h5")) as file:
+        columns = [file[f"{group}/{name}"] for group in ("train", "timing") for name in engine.tensors(file[group])]
+        stored = sum(item.id.get_storage_size() for item in columns if item.dims[0].label == "step")
+        assert stored == files["metrics"]
+        rest = os.path.getsize(run.path("metrics.h5")) - files["metrics"]  # names, units, indices
+        assert 0 <= rest < 4096 * len(columns)
     assert files["reference"] == sum(
         values.nbytes for name, values in run.read("reference.h5").items() if "chosen" in name or "rejected" in name
     )

@@ -30,8 +30,8 @@ typedef struct Format {
 bool field_is_in(const Field *field, int64_t version);
 /* Elements of an array, or entries of names. */
 int64_t field_count(const Field *field, const int64_t lengths[]);
-/* Bytes that all arrays take on disk, with these lengths of the axes: the format's size but for metadata. Names count
- * with their whole width. */
+/* Bytes that all arrays take on disk, with these lengths of the axes: the format's size but for metadata. An array that
+ * grows takes whole chunks; names count with their whole width. */
 double fields_bytes(const Format *format, const int64_t lengths[]);
 
 /* Write all rows of a table into a file that is being laid out; groups are made as needed. Of arrays that grow only the

@@ -45,6 +45,9 @@ void lifecycle_own(Lifecycle *l, const Writer *writer, Log *log);
  * the directory, with its message. Collective over world. */
 bool lifecycle_agree(Lifecycle *l, bool ok, int64_t step, Verdict *verdict, Error *err);
 
+/* Bytes that lifecycle_agree sums up over the ranks. */
+int lifecycle_bytes(void);
+
 /* A checkpoint was written in so many seconds. Not collective. */
 void lifecycle_saved(Lifecycle *l, double seconds);
 

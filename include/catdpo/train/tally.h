@@ -19,6 +19,9 @@ typedef struct Tally {
     int64_t *pairs;   /* [K] likewise */
 } Tally;
 
+/* Bytes that tally_reduce sums up. */
+int64_t tally_bytes(int category_count, bool groups);
+
 bool tally_create(Tally *t, int category_count, bool groups, Error *err);
 void tally_free(Tally *t);
 void tally_clear(Tally *t);
