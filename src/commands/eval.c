@@ -194,9 +194,8 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
     if (!run_begin(run, line->config, line->set_count, line->sets, nothing, world, err) ||
         !read_task(run, &task, line, err) ||
         !error_agree(world, run->rank > 0 || frozen_refuse_foreign(&run->config, err), err) ||
-        !run_open(run, task.split, task.model, false, err))
+        !run_open(run, task.split, task.model, false, err) || !run_watch(run, err))
         return false;
-    run_watch(run);
     run->life.interval = 0; /* an evaluation saves nothing before its end */
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no pairs in /%s: prepare it with a larger --heldout", run->config.data.path,

@@ -35,10 +35,9 @@ static bool generate(Run *run, Generation *x, const CommandLine *line, MPI_Comm 
     char out[FILE_PATH];
     if (!run_begin(run, line->config, line->set_count, line->sets, nothing, world, err) ||
         !read_task(run, x, out, line, err) ||
-        !generation_open(x, run, command_option(line, "--overwrite") != NULL, err))
+        !generation_open(x, run, command_option(line, "--overwrite") != NULL, err) || !run_watch(run, err) ||
+        !generation_run(x, run, err))
         return false;
-    run_watch(run);
-    if (!generation_run(x, run, err)) return false;
     log_info(&run->log, "answers  %s", x->out);
     return true;
 }

@@ -247,9 +247,14 @@ int command_plan(const CommandLine *line, MPI_Comm comm)
     (void)comm;
     Error err = { 0 };
     Log log;
-    Plan *plan = calloc(1, sizeof *plan);
-    CHECK(plan);
     log_open(&log, stderr, 0);
+    Plan *plan = calloc(1, sizeof *plan);
+    if (!plan) {
+        error_fault(&err, "out of memory for a plan");
+        log_error(&log, &err);
+        log_close(&log);
+        return err.exit_status;
+    }
     plan->line = line;
     bool ok = config_load(&plan->config, line->config, line->set_count, line->sets, &err) && read_sizes(plan, &err) &&
               read_model(plan, &err) && read_machine(plan, &err) && read_pairs(plan, &err) &&

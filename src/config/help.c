@@ -160,13 +160,15 @@ static bool is_listed(const char *key, const char *const list[])
     return false;
 }
 
-static void value_text(const Option *option, const Config *config, char *text, size_t size)
+/* False without memory. */
+static bool value_text(const Option *option, const Config *config, char *text, size_t size)
 {
     memset(text, 0, size);
     FILE *stream = fmemopen(text, size - 1, "w");
-    CHECK(stream);
+    if (!stream) return false;
     write_value(option, config, stream);
     fclose(stream);
+    return true;
 }
 
 const char *config_difference(const Config *now, const Config *then, const char *const keys[],
@@ -176,10 +178,13 @@ const char *config_difference(const Config *now, const Config *then, const char 
         const Option *option = option_at(k);
         if (!is_listed(option->key, keys) || is_listed(option->key, except)) continue;
         char new_value[128], old_value[128];
-        value_text(option, now, new_value, sizeof new_value);
-        value_text(option, then, old_value, sizeof old_value);
-        if (strcmp(new_value, old_value) == 0) continue;
-        snprintf(text, size, "%s is %s, was %s", option->key, new_value, old_value);
+        bool known = value_text(option, now, new_value, sizeof new_value) &&
+                     value_text(option, then, old_value, sizeof old_value);
+        if (known && strcmp(new_value, old_value) == 0) continue;
+        if (known)
+            snprintf(text, size, "%s is %s, was %s", option->key, new_value, old_value);
+        else
+            snprintf(text, size, "%s cannot be compared: out of memory", option->key);
         return option->key;
     }
     return NULL;
@@ -235,32 +240,30 @@ static void write_readers(const Option *option, FILE *out)
     fprintf(out, "%s: ", names);
 }
 
-/* The same words as write_kind's; owned by the caller. */
-static char *kind_text(const Option *option)
-{
-    char *text = NULL;
-    size_t size;
-    FILE *out = open_memstream(&text, &size);
-    CHECK(out);
-    write_kind(option, "", out);
-    CHECK(fclose(out) == 0);
-    return text;
-}
-
 /* Meaning of the option, of each of its choices where a table explains them, and who reads it if not all objectives do.
- * Owned by the caller. */
-static char *meaning(const Option *option)
+ */
+static void write_meaning(const Option *option, FILE *out)
 {
-    char *text = NULL;
-    size_t size;
-    FILE *out = open_memstream(&text, &size);
-    CHECK(out);
     write_readers(option, out);
     fputs(option->help, out);
     for (int k = 0; option->type == OPTION_CHOICE && option_choice(option, k).help; k++)
         fprintf(out, "%s%s: %s", k > 0 || *option->help ? " " : "", option_choice(option, k).name,
                 option_choice(option, k).help);
-    CHECK(fclose(out) == 0);
+}
+
+static void write_plain_kind(const Option *option, FILE *out) { write_kind(option, "", out); }
+
+enum { WORDS = 16384 };
+
+/* What one of these writes, as text. */
+static const char *words(void (*write)(const Option *, FILE *), const Option *option, char text[WORDS])
+{
+    memset(text, 0, WORDS);
+    FILE *out = fmemopen(text, WORDS - 1, "w");
+    if (!out) return "out of memory for what it means";
+    write(option, out);
+    bool whole = fclose(out) == 0 && strlen(text) < WORDS - 2;
+    CHECK(whole);
     return text;
 }
 
@@ -283,14 +286,12 @@ static void write_wrapped(const char *prefix, int width, const char *text, FILE 
 
 static void help_option(const Option *option, FILE *out)
 {
-    char *kind = kind_text(option);
+    char text[WORDS];
+    const char *kind = words(write_plain_kind, option, text);
     bool fits = strlen(kind) <= 60;
     fprintf(out, fits ? "  %s = %s  (%s)\n" : "  %s = %s\n", option->key, option->preset, kind);
     if (!fits) write_wrapped("      ", 100, kind, out);
-    free(kind);
-    char *help = meaning(option);
-    write_wrapped("      ", 100, help, out);
-    free(help);
+    write_wrapped("      ", 100, words(write_meaning, option, text), out);
 }
 
 static void help_text(const OptionGroup *group, FILE *out)
@@ -312,12 +313,11 @@ static void help_markdown(const OptionGroup *group, FILE *out)
         fprintf(out, "| `%s` | `%s` | ", option->key, option->preset);
         write_kind(option, "`", out);
         fputs(" | ", out);
-        char *help = meaning(option);
-        for (const char *c = help; *c; c++) {
+        char text[WORDS];
+        for (const char *c = words(write_meaning, option, text); *c; c++) {
             if (*c == '|') fputc('\\', out); /* would end the table's cell */
             fputc(*c, out);
         }
-        free(help);
         fputs(" |\n", out);
     }
 }
@@ -333,12 +333,9 @@ static void help_cfg(const OptionGroup *group, FILE *out)
         if (!option_in_group(option, group)) continue;
         if (!first) fputc('\n', out);
         first = false;
-        char *help = meaning(option);
-        write_wrapped("    # ", 100, help, out);
-        free(help);
-        char *kind = kind_text(option);
-        write_wrapped("    # ", 100, kind, out);
-        free(kind);
+        char text[WORDS];
+        write_wrapped("    # ", 100, words(write_meaning, option, text), out);
+        write_wrapped("    # ", 100, words(write_plain_kind, option, text), out);
         fprintf(out, "    %s = %s;\n", strchr(option->key, '.') + 1, option->preset);
     }
     fputs("};\n", out);

@@ -32,7 +32,7 @@ Timer *timer_new(int count, const char *const names[])
 {
     CHECK(count >= 1);
     Timer *timer = calloc(1, sizeof *timer + sizeof *timer->seconds * (size_t)count);
-    CHECK(timer != NULL);
+    if (!timer) return NULL;
     timer->count = count;
     timer->names = names;
     atomic_init(&timer->running, count - 1);

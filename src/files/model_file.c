@@ -219,7 +219,7 @@ bool parts_digest(const Parameters *p, const uint64_t *checksums, char digest[WE
             snprintf(full[at], DATASET, "%s%s", strncmp(name, "lm_head", 7) == 0 ? "" : "model.", name);
             names[at] = full[at];
         }
-    if (ok) weights_digest(count, names, checksums, digest);
+    ok = ok && weights_digest(count, names, checksums, digest);
     free(full);
     free(names);
     return ok || error_fault(err, "out of memory for the names of %d tensors", count);

@@ -103,7 +103,7 @@ static bool share_sizes(Sizes *sizes, char **settings, bool reader, MPI_Comm nod
     if (comm == MPI_COMM_NULL) return true;
     CHECK_MPI(MPI_Bcast(sizes, (int)sizeof *sizes, MPI_BYTE, 0, node));
     if (!reader) *settings = malloc(sizes->settings_bytes);
-    CHECK(*settings);
+    if (!error_agree(comm, *settings || error_fault(err, "%s: no memory for its settings", path), err)) return false;
     CHECK_MPI(MPI_Bcast(*settings, (int)sizes->settings_bytes, MPI_BYTE, 0, node));
     Sizes first = *sizes;
     CHECK_MPI(MPI_Bcast(&first, (int)sizeof first, MPI_BYTE, 0, comm));

@@ -156,7 +156,7 @@ static double measure_sgemm(void)
 {
     enum { SIZE = 512, ROUNDS = 4 };
     float *a = malloc(sizeof(float) * SIZE * SIZE * 3), *b = a + SIZE * SIZE, *c = b + SIZE * SIZE;
-    CHECK(a);
+    if (!a) return 0;
     for (int i = 0; i < 3 * SIZE * SIZE; i++) a[i] = (float)(i % 13) / 13;
     double best = 0;
     for (int round = 0; round < ROUNDS; round++) {
@@ -206,7 +206,7 @@ static void judge(BlasReport *report, bool threaded)
                  "OpenBLAS uses its %s kernels on a processor that can do more: start with OPENBLAS_CORETYPE=%s in the "
                  "environment",
                  report->core, better);
-    else if (report->gflops / report->threads < 5)
+    else if (report->gflops > 0 && report->gflops / report->threads < 5)
         snprintf(out, room,
                  "sgemm reaches only %.1f GF/s a rank: this looks like the reference BLAS. Install an optimised one "
                  "(Debian: "

@@ -22,8 +22,13 @@ bool grid_create(Grid *grid, MPI_Comm world, int replicas, int rows, int columns
             "%d replicas of a %d x %d grid are %ld ranks, but %d were started: change parallel.replicas, "
             "parallel.grid or the number of ranks",
             replicas, rows, columns, (long)replicas * rows * columns, ranks);
-    *grid = (Grid){ .replicas = replicas, .rows = rows, .columns = columns, .world = world };
     int per_grid = rows * columns;
+    int *usermap = malloc(sizeof(int) * (size_t)per_grid); /* column-major R x C of ranks in grid->comm */
+    if (!error_agree(world, usermap || error_fault(err, "out of memory for a grid of %d ranks", per_grid), err)) {
+        free(usermap);
+        return false;
+    }
+    *grid = (Grid){ .replicas = replicas, .rows = rows, .columns = columns, .world = world };
     grid->replica = rank / per_grid;
     grid->row = rank % per_grid / columns;
     grid->column = rank % columns;
@@ -34,8 +39,6 @@ bool grid_create(Grid *grid, MPI_Comm world, int replicas, int rows, int columns
 
     grid->blacs_handle = Csys2blacs_handle(grid->comm);
     grid->context = grid->blacs_handle;
-    int *usermap = malloc(sizeof(int) * (size_t)per_grid); /* column-major R x C of ranks in grid->comm */
-    CHECK(usermap);
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c++) usermap[r + c * rows] = r * columns + c;
     Cblacs_gridmap(&grid->context, usermap, rows, rows, columns);

@@ -38,7 +38,8 @@ struct Watchdog {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
-    bool ending; /* under the mutex */
+    bool started; /* the thread */
+    bool ending;  /* under the mutex */
 };
 
 /* The rank that came least far, as somebody reports it. */
@@ -190,20 +191,9 @@ static void *watch(void *argument)
     return NULL;
 }
 
-Watchdog *watchdog_start(const Timer *timer, double seconds, const char *folder, WatchdogEnd *end, void *context,
-                         MPI_Comm comm)
+/* The memory that all ranks of a node see, and what this one says in it. */
+static void share_signs(Watchdog *w, MPI_Comm comm)
 {
-    if (seconds <= 0) return NULL;
-    Watchdog *w = calloc(1, sizeof *w);
-    CHECK(w);
-    w->timer = timer;
-    w->seconds = seconds;
-    w->end = end;
-    w->context = context;
-    snprintf(w->folder, sizeof w->folder, "%s", folder ? folder : "");
-    CHECK_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &w->node));
-    CHECK_MPI(MPI_Comm_size(w->node, &w->ranks));
-    CHECK_MPI(MPI_Comm_rank(w->node, &w->mine));
     MPI_Aint size;
     int unit, length;
     Sign *mine;
@@ -216,19 +206,56 @@ Watchdog *watchdog_start(const Timer *timer, double seconds, const char *folder,
     CHECK_MPI(MPI_Comm_rank(comm, &mine->rank));
     CHECK_MPI(MPI_Get_processor_name(host, &length));
     snprintf(mine->host, NAME, "%.*s", NAME - 1, host);
-    w->ticks = calloc((size_t)w->ranks, sizeof *w->ticks);
-    w->seen = calloc((size_t)w->ranks, sizeof *w->seen);
-    CHECK(w->ticks && w->seen);
     for (int i = 0; i < w->ranks; i++) w->seen[i] = seconds_now();
     CHECK_MPI(MPI_Barrier(w->node));
-    pthread_mutex_init(&w->mutex, NULL);
-    pthread_cond_init(&w->wake, NULL);
-    sigset_t all, before; /* signals are the main thread's business */
+}
+
+/* Signals are the main thread's business. */
+static bool start_thread(Watchdog *w, Error *err)
+{
+    sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    CHECK(pthread_create(&w->thread, NULL, watch, w) == 0);
+    int status = pthread_create(&w->thread, NULL, watch, w);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return w;
+    w->started = status == 0;
+    return w->started || error_fault(err, "the watchdog's thread cannot be started: %s", strerror(status));
+}
+
+bool watchdog_start(Watchdog **watchdog, const Timer *timer, double seconds, const char *folder, WatchdogEnd *end,
+                    void *context, MPI_Comm comm, Error *err)
+{
+    static const char no_memory[] = "out of memory for the watchdog";
+    *watchdog = NULL;
+    if (seconds <= 0) return true;
+    Watchdog *w = calloc(1, sizeof *w);
+    if (!error_agree(comm, w || error_fault(err, no_memory), err)) {
+        free(w);
+        return false;
+    }
+    w->timer = timer;
+    w->seconds = seconds;
+    w->end = end;
+    w->context = context;
+    w->window = MPI_WIN_NULL;
+    snprintf(w->folder, sizeof w->folder, "%s", folder ? folder : "");
+    pthread_mutex_init(&w->mutex, NULL);
+    pthread_cond_init(&w->wake, NULL);
+    CHECK_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &w->node));
+    CHECK_MPI(MPI_Comm_size(w->node, &w->ranks));
+    CHECK_MPI(MPI_Comm_rank(w->node, &w->mine));
+    w->ticks = calloc((size_t)w->ranks, sizeof *w->ticks);
+    w->seen = calloc((size_t)w->ranks, sizeof *w->seen);
+    bool ok = error_agree(comm, (w->ticks && w->seen) || error_fault(err, no_memory), err);
+    if (ok) {
+        share_signs(w, comm);
+        ok = error_agree(comm, start_thread(w, err), err);
+    }
+    if (ok)
+        *watchdog = w;
+    else
+        watchdog_end(w);
+    return ok;
 }
 
 void watchdog_step(Watchdog *w, int64_t step)
@@ -243,8 +270,8 @@ void watchdog_end(Watchdog *w)
     w->ending = true;
     pthread_cond_signal(&w->wake);
     pthread_mutex_unlock(&w->mutex);
-    pthread_join(w->thread, NULL);
-    CHECK_MPI(MPI_Win_free(&w->window));
+    if (w->started) pthread_join(w->thread, NULL);
+    if (w->window != MPI_WIN_NULL) CHECK_MPI(MPI_Win_free(&w->window));
     CHECK_MPI(MPI_Comm_free(&w->node));
     pthread_cond_destroy(&w->wake);
     pthread_mutex_destroy(&w->mutex);

@@ -97,6 +97,7 @@ bool machine_measure(Machine *machine, const Architecture *a, int threads, Error
 {
     double given = machine->gflops, bandwidth = machine->memory_bandwidth, measured = blas_rate(threads);
     machine->library_bytes = (double)memory_resident() + MPI_BYTES;
+    if (measured <= 0) return error_fault(err, "out of memory for measuring this machine");
     if (!measure_attention(machine, a, err) ||
         !measure_mlp(machine, architecture_family(a)->model(a).activation, err) || !measure_bandwidth(machine, err))
         return false;

@@ -77,7 +77,8 @@ bool run_begin(Run *run, const char *config_path, int set_count, char *const set
     log_open(&run->log, stderr, run->rank);
     stop_catch();
     run->timer = timer_new(PHASES, phase_name);
-    if (!config_load_all(config, config_path, set_count, sets, world, err) || !config_require(config, required, err))
+    if (!error_agree(world, run->timer || error_fault(err, "out of memory at the start"), err) ||
+        !config_load_all(config, config_path, set_count, sets, world, err) || !config_require(config, required, err))
         return false;
     lifecycle_begin(&run->life, config, world);
     if (*config->parallel.io)
@@ -168,11 +169,11 @@ static void note_hang(void *context, const char *message)
     (void)status_write(run->writer, EXIT_FAULT, message, 0, 0);
 }
 
-void run_watch(Run *run)
+bool run_watch(Run *run, Error *err)
 {
     const char *folder = run->writer ? writer_folder(run->writer) : NULL;
-    run->watchdog =
-        watchdog_start(run->timer, run->config.run.watchdog, folder, run->writer ? note_hang : NULL, run, run->world);
+    return watchdog_start(&run->watchdog, run->timer, run->config.run.watchdog, folder, run->writer ? note_hang : NULL,
+                          run, run->world, err);
 }
 
 void run_close(Run *run)

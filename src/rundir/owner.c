@@ -349,7 +349,10 @@ static bool take(Writer *w, const char *directory, double lease, bool take_over,
 Writer *writer_acquire(const char *directory, double lease, bool take_over, Log *log, MPI_Comm comm, Error *err)
 {
     Writer *w = calloc(1, sizeof *w);
-    CHECK(w);
+    if (!error_agree(comm, w || error_fault(err, "%s: out of memory", directory), err)) {
+        free(w);
+        return NULL;
+    }
     CHECK_MPI(MPI_Comm_rank(comm, &w->rank));
     snprintf(w->directory, sizeof w->directory, "%s", directory);
     w->lock = -1;

@@ -82,21 +82,18 @@ static void check_layouts(SelfCheck *s, int groups)
     }
 }
 
-/* d sum / d step along the gradient of one kind of weights, from four values of the sum. */
-static double slope(Tiny *t, int kind, const float *direction, double step)
+/* d sum / d step along the gradient of one kind of weights, from four values of the sum. kept: room for the weights. */
+static double slope(Tiny *t, int kind, const float *direction, double step, float *kept)
 {
     const double at[] = { 1, -1, 2, -2 }, weight[] = { 8, -8, -1, 1 };
     const int64_t bytes = t->model.parameters.local_floats * (int64_t)sizeof(float);
-    float *kept = malloc((size_t)bytes);
     double sum = 0;
-    CHECK(kept);
     memcpy(kept, t->model.weights, (size_t)bytes);
     for (int i = 0; i < 4; i++) {
         tiny_add(t, kind, t->model.weights, at[i] * step, direction);
         sum += weight[i] * tiny_run(t, false);
         memcpy(t->model.weights, kept, (size_t)bytes);
     }
-    free(kept);
     return sum / (12 * step);
 }
 
@@ -108,13 +105,14 @@ static void check_gradients(SelfCheck *s, Shape shape, int groups)
     double worst = 0;
     int kind = 0;
     bool ok = tiny_open(&t, s->world, shape, groups, &err);
-    gradient = ok ? malloc(sizeof(float) * (size_t)t.model.parameters.local_floats) : NULL;
+    int64_t floats = ok ? t.model.parameters.local_floats : 0;
+    gradient = ok ? malloc(2 * sizeof(float) * (size_t)floats) : NULL; /* and the weights meanwhile */
     if (ok && error_agree(s->world, gradient || error_fault(&err, "out of memory for a check"), &err)) {
         tiny_run(&t, true);
-        memcpy(gradient, t.model.gradients, sizeof(float) * (size_t)t.model.parameters.local_floats);
+        memcpy(gradient, t.model.gradients, sizeof(float) * (size_t)floats);
         for (int k = 0; k < TINY_KINDS; k++) {
             double square = tiny_dot(&t, k, gradient, gradient);
-            double wrong = fabs(slope(&t, k, gradient, 0.25 / square) / square - 1);
+            double wrong = fabs(slope(&t, k, gradient, 0.25 / square, gradient + floats) / square - 1);
             if (!(wrong <= worst)) worst = wrong, kind = k;
         }
         CHECK_MPI(MPI_Bcast(&worst, 1, MPI_DOUBLE, 0, s->world));

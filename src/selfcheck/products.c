@@ -78,16 +78,16 @@ static int64_t check_kind(const SelfCheck *s, Grid *grid, const struct Kind *kin
               operand_make(&c, grid, kind->m, kind->n, 3);
     Error ignored = { 0 };
     int64_t wrong = -1;
+    struct {
+        int64_t wrong;
+        int rank, place[2];
+    } mine, *all = malloc(sizeof *all * (size_t)s->ranks);
+    ok = ok && all;
     if (error_agree(s->world, ok || error_fault(&ignored, "memory"), &ignored)) {
         int place[2] = { 0, 0 };
-        struct {
-            int64_t wrong;
-            int rank, place[2];
-        } mine, *all = malloc(sizeof *all * (size_t)s->ranks);
         gemm(grid, kind->op_a, &a.matrix, kind->op_b, &b.matrix, kind->beta, &c.matrix);
         mine.wrong = wrong_numbers(kind, &c, &place[0], &place[1]);
         mine.rank = s->rank, mine.place[0] = place[0], mine.place[1] = place[1];
-        CHECK(all);
         CHECK_MPI(MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, s->world));
         wrong = 0;
         for (int r = s->ranks - 1; r >= 0; r--) {
@@ -96,8 +96,8 @@ static int64_t check_kind(const SelfCheck *s, Grid *grid, const struct Kind *kin
                 snprintf(text, FINDING_TEXT, "%s on a %d x %d grid: rank %d, row %d, column %d", kind->name, grid->rows,
                          grid->columns, r, all[r].place[0], all[r].place[1]);
         }
-        free(all);
     }
+    free(all);
     free(a.data);
     free(b.data);
     free(c.data);

@@ -29,7 +29,9 @@ bool tiny_open(Tiny *t, MPI_Comm world, Shape shape, int groups, Error *err)
                                 .share_prompt = true };
     const OptimizerSettings settings = { .beta1 = .9, .beta2 = .999, .epsilon = 1e-8 };
     *t = (Tiny){ .timer = timer_new(PHASES, phase_name) };
-    if (!grid_create(&t->grid, world, shape.replicas, shape.rows, shape.columns, err)) return false;
+    if (!error_agree(world, t->timer || error_fault(err, "out of memory for a check"), err) ||
+        !grid_create(&t->grid, world, shape.replicas, shape.rows, shape.columns, err))
+        return false;
     bool ok = error_agree(world,
                           pairs_invent(&t->pairs, PAIRS, 2 * TOKENS, 0.6, VOCAB, err) &&
                               pair_batcher_create(&t->batcher, &t->pairs, &t->grid, &batch, err),

@@ -19,10 +19,11 @@ char *config_text(const Config *config)
     char *text = NULL;
     size_t size;
     FILE *stream = open_memstream(&text, &size);
-    CHECK(stream);
+    if (!stream) return NULL;
     config_print(config, stream);
-    CHECK(fclose(stream) == 0);
-    return text;
+    if (fclose(stream) == 0) return text;
+    free(text);
+    return NULL;
 }
 
 /* The settings under a name in the run directory, written in the writer's folder and renamed. On rank 0. */
@@ -41,30 +42,35 @@ static bool write_config(const Run *run, const char *name, void (*print)(const C
     return ok || error_usage(err, "%s; set run.dir to a place that you may write to and that has room", why.message);
 }
 
-static char *host_list(MPI_Comm world)
+enum { HOSTS = 4096 };
+
+/* The names of all hosts, in the order of the ranks, as far as there is room for them. Collective. */
+static bool list_hosts(MPI_Comm world, char text[HOSTS], Error *err)
 {
-    enum { MOST = 4096 };
-    char mine[MPI_MAX_PROCESSOR_NAME + 1] = "", *text = calloc(1, MOST);
+    char mine[MPI_MAX_PROCESSOR_NAME + 1] = "";
     int length, ranks;
-    CHECK(text);
     CHECK_MPI(MPI_Get_processor_name(mine, &length));
     CHECK_MPI(MPI_Comm_size(world, &ranks));
     char(*all)[sizeof mine] = calloc((size_t)ranks, sizeof mine);
-    CHECK(all);
-    CHECK_MPI(MPI_Allgather(mine, sizeof mine, MPI_CHAR, all, sizeof mine, MPI_CHAR, world));
-    for (int r = 0; r < ranks; r++)
-        if ((r == 0 || strcmp(all[r], all[r - 1]) != 0) && strlen(text) + strlen(all[r]) + 2 < MOST)
-            strcat(strcat(text, r ? " " : ""), all[r]);
+    *text = '\0';
+    if (error_agree(world, all || error_fault(err, "out of memory for the names of %d hosts", ranks), err)) {
+        CHECK_MPI(MPI_Allgather(mine, sizeof mine, MPI_CHAR, all, sizeof mine, MPI_CHAR, world));
+        for (int r = 0; r < ranks; r++)
+            if ((r == 0 || strcmp(all[r], all[r - 1]) != 0) && strlen(text) + strlen(all[r]) + 2 < HOSTS)
+                strcat(strcat(text, r ? " " : ""), all[r]);
+        free(all);
+        return true;
+    }
     free(all);
-    return text;
+    return false;
 }
 
 static bool open_metrics(Trainer *t, const char *config, Error *err)
 {
     Run *run = &t->run;
-    char path[FILE_PATH], grid[LAYOUT_TEXT], mpi[MPI_MAX_LIBRARY_VERSION_STRING], started[32],
-        *hosts = host_list(run->world);
+    char path[FILE_PATH], grid[LAYOUT_TEXT], mpi[MPI_MAX_LIBRARY_VERSION_STRING], started[32], hosts[HOSTS];
     int length;
+    if (!list_hosts(run->world, hosts, err)) return false;
     time_t now = time(NULL);
     CHECK_MPI(MPI_Get_library_version(mpi, &length));
     mpi[strcspn(mpi, ",\n")] = '\0';
@@ -97,7 +103,6 @@ static bool open_metrics(Trainer *t, const char *config, Error *err)
     };
     t->metrics = t->step > 0 ? metrics_resume(path, &info, t->step, run->world, err)
                              : metrics_create(path, &info, run->world, err);
-    free(hosts);
     if (!t->metrics) return false;
     run_path(run, "log.jsonl", path);
     if (run->rank == 0)
@@ -114,7 +119,8 @@ bool record_open(Trainer *t, Error *err)
 {
     Run *run = &t->run;
     char *text = config_text(&run->config);
-    bool ok = run_make_folder(run, "checkpoints", err);
+    bool ok = error_agree(run->world, text || error_fault(err, "out of memory for the settings"), err) &&
+              run_make_folder(run, "checkpoints", err);
     bool written = run->rank > 0 || (ok && write_config(run, "config.cfg", config_print, err) &&
                                      write_config(run, "config.json", config_print_json, err));
     ok = ok && error_agree(run->world, written, err) && open_metrics(t, text, err);

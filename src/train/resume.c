@@ -70,15 +70,14 @@ static bool list_folder(const Run *run, Candidate *list, int *count, Error *err)
 static Candidate *list_candidates(const Run *run, const char *path, int *count, Error *err)
 {
     Candidate *list = calloc(MOST_CANDIDATES, sizeof *list);
-    CHECK(list);
     *count = 0;
-    bool ok = true;
-    if (run->rank == 0 && *path) {
+    bool ok = list || error_fault(err, "out of memory for the names of checkpoints");
+    if (ok && run->rank == 0 && *path) {
         list[0].step = 0;
         ok = snprintf(list[0].path, FILE_PATH, "%s", path) < FILE_PATH ||
              error_usage(err, "%.200s...: the path is too long", path);
         *count = 1;
-    } else if (run->rank == 0)
+    } else if (ok && run->rank == 0)
         ok = list_folder(run, list, count, err);
     if (!error_agree(run->world, ok, err)) {
         free(list);
@@ -262,8 +261,7 @@ static bool tidy(const Trainer *t, const char *loaded, const Candidate *broken, 
 {
     int count = 0;
     Candidate *list = calloc(MOST_CANDIDATES, sizeof *list);
-    CHECK(list);
-    bool ok = true;
+    bool ok = list || error_fault(err, "out of memory for the names of checkpoints");
     for (int i = 0; ok && i < broken_count; i++) ok = set_aside(&broken[i], "broken", err);
     ok = ok && list_folder(&t->run, list, &count, err);
     for (int i = 0; ok && i < count; i++)

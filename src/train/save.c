@@ -45,6 +45,10 @@ static bool write_checkpoint(Trainer *t, const char *path, double worst, Error *
 {
     Run *run = &t->run;
     char *text = config_text(&run->config), layout[LAYOUT_TEXT];
+    if (!error_agree(run->world, text || error_fault(err, "out of memory for the settings"), err)) {
+        free(text);
+        return false;
+    }
     layout_text(&run->layout, layout);
     const Checkpoint about = {
         .layout = layout,
@@ -105,7 +109,7 @@ static void *remove_file(void *path)
 static bool remove_meanwhile(const Trainer *t, const char *path, int64_t step)
 {
     char *doomed = malloc(FILE_PATH + 64);
-    CHECK(doomed);
+    if (!doomed) return unlink(path) == 0;
     snprintf(doomed, FILE_PATH + 64, "%s/removed-%lld", writer_folder(t->run.writer), (long long)step);
     if (rename(path, doomed) != 0) {
         free(doomed);

@@ -108,9 +108,9 @@ static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Er
     if (!run_begin(run, options->config, options->set_count, options->sets, required, world, err) ||
         !error_agree(world, run->rank > 0 || refuse_second_run(run, options->overwrite, resume, err), err) ||
         !error_agree(world, run->rank > 0 || frozen_refuse_foreign(&run->config, err), err) ||
-        !run_own_folder(run, options->take_over, err) || !run_open(run, "train", run->config.model.path, true, err))
+        !run_own_folder(run, options->take_over, err) || !run_open(run, "train", run->config.model.path, true, err) ||
+        !run_watch(run, err))
         return false;
-    run_watch(run);
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some",
                            run->config.data.path);

@@ -17,7 +17,7 @@ typedef struct Timer Timer;
 double seconds_now(void);
 
 /* A timer for phases 0 .. count - 1, count >= 1, reset. `names` is not copied and may not go away.
- * (POSIX has timer_create for itself.) Not collective. */
+ * (POSIX has timer_create for itself.) NULL without memory. Not collective. */
 Timer *timer_new(int count, const char *const names[]);
 void timer_free(Timer *timer); /* NULL is harmless */
 

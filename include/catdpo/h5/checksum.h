@@ -21,8 +21,8 @@ uint64_t checksum_slab(const Slab *slab, DataType type, const void *values);
 /* Replace each of count contributions by its sum over comm. Collective. */
 void checksum_sum(int count, uint64_t sums[], MPI_Comm comm);
 
-/* FNV-1a (64 bits) of the lines "NAME=CHECKSUM\n" (16 hexadecimal digits) in the byte order of the names. Not
- * collective. */
-void weights_digest(int count, const char *const names[], const uint64_t checksums[], char digest[WEIGHTS_DIGEST]);
+/* FNV-1a (64 bits) of the lines "NAME=CHECKSUM\n" (16 hexadecimal digits) in the byte order of the names. False
+ * without memory. Not collective. */
+bool weights_digest(int count, const char *const names[], const uint64_t checksums[], char digest[WEIGHTS_DIGEST]);
 
 #endif

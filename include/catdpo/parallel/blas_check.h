@@ -10,7 +10,7 @@ typedef struct BlasReport {
     int threads;       /* BLAS threads a rank */
     int node_ranks;    /* ranks on this node */
     int node_cores;    /* cores that the ranks of this node may use, together */
-    double gflops;     /* measured sgemm rate of the slowest rank, all ranks at work, GF/s a rank */
+    double gflops; /* measured sgemm rate of the slowest rank, all ranks at work, GF/s a rank; 0: no memory for that */
     char warning[512]; /* what is wrong and its remedy; "" if nothing is */
 } BlasReport;
 
@@ -20,8 +20,8 @@ typedef struct BlasReport {
  */
 void blas_repair(char *argv[]);
 
-/* Sets `threads` BLAS threads; GF/s of sgemm on matrices that fit the caches, on this process alone. Not collective,
- * needs no MPI. */
+/* Sets `threads` BLAS threads; GF/s of sgemm on matrices that fit the caches, on this process alone; 0 without memory
+ * for them. Not collective, needs no MPI. */
 double blas_rate(int threads);
 
 /* Sets `threads` BLAS threads, measures and judges. The same report on all ranks. Collective over comm. */

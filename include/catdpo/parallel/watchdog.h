@@ -19,10 +19,11 @@ typedef struct Watchdog Watchdog;
 /* What is done last, by the one rank that says the message, in the watchdog's thread. */
 typedef void WatchdogEnd(void *context, const char *message);
 
-/* Watches `timer` (not owned). folder (NULL: none) is where nodes tell each other. seconds = 0: NULL is returned and
- * nothing watched. end (NULL: nothing) with its context is called before the processes end. Collective over comm. */
-Watchdog *watchdog_start(const Timer *timer, double seconds, const char *folder, WatchdogEnd *end, void *context,
-                         MPI_Comm comm);
+/* Watches `timer` (not owned). folder (NULL: none) is where nodes tell each other. seconds = 0: *watchdog is NULL and
+ * nothing watched. end (NULL: nothing) with its context is called before the processes end. False without memory or a
+ * thread, agreed. Collective over comm. */
+bool watchdog_start(Watchdog **watchdog, const Timer *timer, double seconds, const char *folder, WatchdogEnd *end,
+                    void *context, MPI_Comm comm, Error *err);
 
 /* The step that is being worked on, for the message. NULL is harmless. Not collective. */
 void watchdog_step(Watchdog *watchdog, int64_t step);

@@ -57,8 +57,8 @@ bool run_place_model(Run *run, const TransformerLimits *limits, Error *err);
 /* The lines about model, grid, memory and BLAS at the beginning of the log; `data` between them. Not collective. */
 void run_print_header(Run *run, const char *model_path, const char *data);
 
-/* Watch for ranks that hang. Collective over world. */
-void run_watch(Run *run);
+/* Watch for ranks that hang. Errors are agreed. Collective over world. */
+bool run_watch(Run *run, Error *err);
 
 /* Weights of a model file or checkpoint, of the architecture that the run was opened with. Collective over world. */
 bool run_load_model(Run *run, const char *path, Error *err);
