@@ -131,6 +131,18 @@ static void write_json(const Option *option, const Config *config, const char *k
     }
 }
 
+char *config_text(const Config *config)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *stream = open_memstream(&text, &size);
+    if (!stream) return NULL;
+    config_print(config, stream);
+    if (fclose(stream) == 0) return text;
+    free(text);
+    return NULL;
+}
+
 void config_print_json(const Config *config, FILE *out)
 {
     Json j = json_begin(out);

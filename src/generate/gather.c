@@ -40,6 +40,10 @@ static void packed_free(Packed *p)
 static bool pack(const Generator *g, int64_t answers, Packed *p, Error *err)
 {
     size_t tokens = (size_t)g->used + 1;
+    *p = (Packed){ 0 };
+    if (g->used > INT32_MAX / g->grid->replicas)
+        return error_fault(err, "answers of %lld tokens are more than one file holds: generate fewer prompts at once",
+                           (long long)g->used);
     *p = (Packed){ .length = malloc(sizeof *p->length * ((size_t)answers + 1)),
                    .finish = calloc((size_t)answers + 1, 1),
                    .token = malloc(sizeof *p->token * tokens),

@@ -136,19 +136,9 @@ static bool take_over(Generation *x, const Run *run, bool overwrite, Error *err)
     return error_agree(run->world, ok, err);
 }
 
-static char *config_text(const Config *config)
-{
-    char *text = NULL;
-    size_t size;
-    FILE *out = open_memstream(&text, &size);
-    if (!out) return NULL;
-    config_print(config, out);
-    return fclose(out) == 0 ? text : NULL;
-}
-
 static bool save(Generation *x, Run *run, Error *err)
 {
-    Gathered all;
+    Gathered all = { 0 };
     double start = seconds_now();
     char *config = config_text(&run->config), prompts[FILE_PATH + 256];
     const Vocabulary *vocabulary = x->vocabulary.count > 0 ? &x->vocabulary : NULL;
@@ -166,8 +156,8 @@ static bool save(Generation *x, Run *run, Error *err)
         s->settings = x->settings;
         s->config = config;
         ok = samples_write(x->out, NULL, s, run->world, err);
-        gathered_free(&all);
     }
+    gathered_free(&all);
     free(config);
     lifecycle_saved(&run->life, seconds_now() - start);
     return ok;
@@ -185,6 +175,9 @@ bool generation_open(Generation *x, Run *run, bool overwrite, Error *err)
     if (!error_agree(run->world, ok, err)) return false;
     describe(x, config);
     ok = generate_layout(&run->layout, config, a, &x->prompts, &x->limits, run->world, err);
+    if (ok && (double)x->prompts.count * x->limits.samples > INT32_MAX)
+        ok = error_usage(err, "%lld prompts with %d answers each are more than one file holds: lower generate.samples",
+                         (long long)x->prompts.count, x->limits.samples);
     TransformerLimits limits = generator_model_limits(&x->limits, run->layout.columns, x->prompts.longest);
     if (!error_agree(run->world, ok, err) || !run_place_model(run, &limits, err)) return false;
     const SampleSettings sampling = generate_sampling(config);

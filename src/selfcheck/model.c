@@ -168,8 +168,7 @@ static void check_repeat(SelfCheck *s, Shape shape, int groups)
 void selfcheck_model(SelfCheck *s)
 {
     Shape shapes[LAYOUTS];
-    int layouts = selfcheck_layouts(s->ranks, shapes), groups = 3;
-    for (int l = 0; l < layouts; l++) groups = shapes[l].rows > groups ? shapes[l].rows : groups;
+    int layouts = selfcheck_layouts(s->ranks, shapes), groups = tiny_groups(shapes, layouts);
     check_gradients(s, shapes[layouts > 2 ? 2 : 0], groups);
     check_layouts(s, groups);
     check_repeat(s, shapes[layouts > 2 ? 2 : 0], groups);

@@ -80,8 +80,7 @@ static bool read_model(Tiny *t, const char *path, bool *equal, Error *err)
 static void check_model_file(SelfCheck *s, const char *path)
 {
     Shape shapes[LAYOUTS];
-    int layouts = selfcheck_layouts(s->ranks, shapes), groups = 3;
-    for (int l = 0; l < layouts; l++) groups = shapes[l].rows > groups ? shapes[l].rows : groups;
+    int layouts = selfcheck_layouts(s->ranks, shapes), groups = tiny_groups(shapes, layouts);
     Error err = { 0 };
     bool equal = true;
     int reads = 0;

@@ -8,6 +8,13 @@
 
 enum { PAIRS = 6, TOKENS = 36, HEAD = 8, LAYERS = 2, VOCAB = 131, HIDDEN = 44, MLP = 59 };
 
+int tiny_groups(const Shape shapes[], int count)
+{
+    int groups = 3;
+    for (int i = 0; i < count; i++) groups = shapes[i].rows > groups ? shapes[i].rows : groups;
+    return groups;
+}
+
 bool tiny_open(Tiny *t, MPI_Comm world, Shape shape, int groups, Error *err)
 {
     const Architecture a = { .name = "llama",

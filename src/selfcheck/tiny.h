@@ -17,6 +17,9 @@ typedef struct Tiny {
     double sum; /* of the pass under way: see tiny_run */
 } Tiny;
 
+/* Key/value heads that all of these layouts can share out. */
+int tiny_groups(const Shape shapes[], int count);
+
 /* A model with `groups` key/value heads and its pairs on this layout of `world`, weights filled. Collective over world,
  * errors agreed; tiny_close in any case. */
 bool tiny_open(Tiny *t, MPI_Comm world, Shape shape, int groups, Error *err);

@@ -14,18 +14,6 @@
 
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
 
-char *config_text(const Config *config)
-{
-    char *text = NULL;
-    size_t size;
-    FILE *stream = open_memstream(&text, &size);
-    if (!stream) return NULL;
-    config_print(config, stream);
-    if (fclose(stream) == 0) return text;
-    free(text);
-    return NULL;
-}
-
 /* The settings under a name in the run directory, written in the writer's folder and renamed. On rank 0. */
 static bool write_config(const Run *run, const char *name, void (*print)(const Config *config, FILE *out), Error *err)
 {

@@ -136,6 +136,8 @@ bool config_require(const Config *config, const char *const keys[], Error *err);
 /* The resolved config in libconfig syntax, every key with its value; it parses back to the same Config. Not collective.
  * (libconfig has the name config_write for itself.) */
 void config_print(const Config *config, FILE *out);
+/* The same as text, owned by the caller; NULL without memory for it. */
+char *config_text(const Config *config);
 
 /* The same as JSON, for other programs: {"group": {"key": value}}. Not collective. */
 void config_print_json(const Config *config, FILE *out);

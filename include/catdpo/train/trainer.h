@@ -71,8 +71,6 @@ bool record_open(Trainer *t, Error *err);
 /* Metrics, log and progress of the step just done. Not agreed: false on a rank where something failed. Collective over
  * world. */
 bool record_step(Trainer *t, StepMetrics *row, Error *err);
-/* The settings as resolved, as text; owned by the caller. NULL without memory. */
-char *config_text(const Config *config);
 
 /* ---- save.c ---- */
 
