@@ -110,6 +110,13 @@ static void test_draws_follow_the_distribution(void **state)
     }
 }
 
+static bool in_list(int token, const int32_t *list, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (list[i] == token) return true;
+    return false;
+}
+
 static void test_any_number_of_ranks(void **state)
 {
     (void)state;
@@ -120,6 +127,8 @@ static void test_any_number_of_ranks(void **state)
     };
     const int32_t before[] = { 4, 1, 4, 22, 17 };
     Axis vocab = cut(), whole = axis_even(VOCAB, 1, 0);
+    double entropy, lse = lse_of(&entropy);
+    int repeated = 0;
     for (int s = 0; s < 3; s++)
         for (int64_t first = 0; first < 1000; first += AT_ONCE) {
             SampledToken here[AT_ONCE], alone[AT_ONCE];
@@ -128,8 +137,12 @@ static void test_any_number_of_ranks(void **state)
             for (int j = 0; j < AT_ONCE; j++) {
                 assert_int_equal(here[j].token, alone[j].token);
                 assert_true(here[j].logp == alone[j].logp && here[j].entropy == alone[j].entropy);
+                /* of the model itself, also of a token that the penalty held back */
+                assert_true(fabs(here[j].logp - (logit_of(here[j].token) - lse)) < 1e-5);
+                repeated += in_list(here[j].token, before, 5);
             }
         }
+    assert_true(repeated > 0);
 }
 
 static void test_greedy(void **state)
