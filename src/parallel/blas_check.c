@@ -155,8 +155,9 @@ static bool set_threads(int threads)
 static double measure_sgemm(void)
 {
     enum { SIZE = 512, ROUNDS = 4 };
-    float *a = malloc(sizeof(float) * SIZE * SIZE * 3), *b = a + SIZE * SIZE, *c = b + SIZE * SIZE;
+    float *a = malloc(sizeof(float) * SIZE * SIZE * 3);
     if (!a) return 0;
+    float *b = a + SIZE * SIZE, *c = b + SIZE * SIZE;
     for (int i = 0; i < 3 * SIZE * SIZE; i++) a[i] = (float)(i % 13) / 13;
     double best = 0;
     for (int round = 0; round < ROUNDS; round++) {

@@ -96,6 +96,10 @@ static void check_sgemm(SelfCheck *s, int threads)
     CHECK_MPI(MPI_Allreduce(mine, least, 2, MPI_DOUBLE, MPI_MIN, s->world));
     s->rates.sgemm_gflops = blas.gflops;
     s->rates.memory_bandwidth = least[1];
+    if (blas.gflops <= 0 || least[1] <= 0) {
+        selfcheck_add(s, "sgemm", CHECK_WRONG, "give the job more memory", "no memory to measure sgemm and copies");
+        return;
+    }
     double share = blas.gflops / (least[0] * threads);
     CheckVerdict verdict = *blas.warning || share < 0.4 ? CHECK_SLOW : CHECK_OK;
     selfcheck_add(s, "sgemm", verdict,
@@ -143,6 +147,7 @@ static double psgemm_rate(SelfCheck *s, Grid *grid)
 
 static void check_psgemm(SelfCheck *s)
 {
+    if (s->rates.sgemm_gflops <= 0) return; /* no memory to measure it: check_sgemm has said so */
     Shape shapes[LAYOUTS];
     int layouts = selfcheck_layouts(s->ranks, shapes);
     for (int l = 0; l < layouts; l++) {
