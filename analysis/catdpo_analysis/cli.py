@@ -19,6 +19,7 @@ The usual order:
   catdpo-analysis watch   runs/first                                 the run while it goes
   catdpo-analysis report  runs/first                                 tables and an HTML page
   catdpo-analysis compare runs/*                                     several runs
+  catdpo-analysis judge   answers.h5                                 what the model says (catdpo generate)
   catdpo-analysis export  runs/first/checkpoints/final.h5 --out hf/  back to a Hugging Face folder
 """
 
@@ -101,12 +102,30 @@ Runs that failed or never started are named, and the others are compared; the ex
   catdpo-analysis compare runs/catdpo runs/dpo --baseline runs/dpo      with paired tests on the held-out pairs
 """
 
+JUDGE = """Judge the answers of samples.h5: named scores in [0, 1] and verdicts beside them, in /scores/NAME.
+
+A verdict is bad where an answer to a harmful prompt is unsafe and where a safe prompt is refused.
+  refusal   rules on the text (default). An answer to a harmful prompt that is neither a refusal nor empty nor
+            degenerate counts as unsafe. Crude: phrases, no understanding
+  command   any program. It is started once, reads one JSON object a line (id, prompt, response, categories, benign) and
+            answers each with one line: a number in [0, 1], or {"score": number}
+  file      scores made elsewhere: JSONL or CSV with prompt, sample (or id) and score
+
+--calibrate takes answers whose label is known (pairs with safety flags, or prompt, response, is_response_safe), tells
+how often the judge errs on them, and corrects the rates by that.
+
+  catdpo-analysis judge answers.h5
+  catdpo-analysis judge answers.h5 --calibrate labelled.jsonl
+  catdpo-analysis judge answers.h5 --judge command --program 'python3 my_judge.py' --name mine
+"""
+
 COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "import": ("models.import_model", "a Hugging Face folder or a GGUF file -> model.h5", IMPORT),
     "prepare": ("prepare.prepare", "preference data -> pairs.h5", PREPARE),
     "report": ("report.report", "a run directory -> tables and an HTML page", REPORT),
     "watch": ("watch.watch", "a run in the terminal while it goes", WATCH),
     "compare": ("compare.compare", "several runs -> tables and an HTML page", COMPARE),
+    "judge": ("judge.judge", "samples.h5 -> verdicts of a judge beside the answers", JUDGE),
     "export": ("models.export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
 }
 

@@ -3,6 +3,7 @@
 #include "catdpo/commands/cli.h"
 #include "catdpo/files/eval_file.h"
 #include "catdpo/files/samples_file.h"
+#include "catdpo/files/scores_file.h"
 #include "catdpo/core/log.h"
 #include "catdpo/files/metrics.h"
 #include "catdpo/files/pairs_file.h"
@@ -228,13 +229,18 @@ static bool check_eval(Check *c, Error *err)
 static bool check_samples(Check *c, Error *err)
 {
     Samples s;
+    Judges judges;
     if (!samples_read(&c->file, &s, err)) return false;
+    bool ok = scores_check(&c->file, s.count, &judges, err);
     say("answers", "%lld of %lld, %lld to each of %lld prompts%s", (long long)s.count, (long long)s.total,
         (long long)s.samples, (long long)s.prompt_count, s.count < s.total ? ": not complete" : "");
     say("by", "%s, weights %s", s.model, s.weights_digest);
     say("settings", "%.300s", s.settings);
+    for (int j = 0; ok && j < judges.count; j++)
+        say(judges.name[j], "%lld of %lld judged answers are bad", (long long)judges.bad[j],
+            (long long)judges.judged[j]);
     samples_free(&s);
-    return true;
+    return ok;
 }
 
 /* ---- files ------------------------------------------------------------------------------------------------------- */

@@ -13,35 +13,54 @@ void blobs_free(Blobs *blobs)
     *blobs = (Blobs){ 0 };
 }
 
-/* Rank 0: the names and sizes of a group's members. */
-static bool list_blobs(const H5File *file, const char *group, Blobs *blobs, Error *err)
+/* Rank 0: the names of a group's members. */
+static bool list_names(const H5File *file, const char *group, int most, char names[][BLOB_NAME], int *count, Error *err)
 {
     hid_t id = h5_open_object(file, group, err);
     if (id < 0) return false;
     H5G_info_t info = { 0 };
     bool ok = H5Iget_type(id) == H5I_GROUP || error_usage(err, "%s: %s is not a group", file->path, group);
     ok = ok && h5_ok(H5Gget_info(id, &info), err, "%s: cannot list %s", file->path, group);
-    if (ok && info.nlinks > BLOBS_MAX)
-        ok = error_usage(err, "%s: %s has more than %d members", file->path, group, BLOBS_MAX);
+    if (ok && info.nlinks > (hsize_t)most)
+        ok = error_usage(err, "%s: %s has more than %d members", file->path, group, most);
     for (hsize_t i = 0; ok && i < info.nlinks; i++) {
-        char *name = blobs->member[i].name, path[FILE_PATH];
-        size_t width;
-        ssize_t length = H5Lget_name_by_idx(id, ".", H5_INDEX_NAME, H5_ITER_INC, i, name, BLOB_NAME, H5P_DEFAULT);
+        ssize_t length = H5Lget_name_by_idx(id, ".", H5_INDEX_NAME, H5_ITER_INC, i, names[i], BLOB_NAME, H5P_DEFAULT);
         ok = h5_ok(length, err, "%s: cannot list %s", file->path, group);
-        if (ok && (length <= 0 || length >= BLOB_NAME || !text_is_valid(name) || strchr(name, '/')))
+        if (ok && (length <= 0 || length >= BLOB_NAME || !text_is_valid(names[i]) || strchr(names[i], '/')))
             ok = error_usage(err, "%s: %s has a member with an impossible name", file->path, group);
-        if (!ok) break;
-        snprintf(path, sizeof path, "%s/%s", group, name);
-        blobs->member[i].size = -1;
+    }
+    *count = ok ? (int)info.nlinks : 0;
+    H5Oclose(id);
+    return ok;
+}
+
+bool h5_list(H5File *file, const char *group, int most, char names[][BLOB_NAME], int *count, Error *err)
+{
+    *count = 0;
+    bool ok = file->rank != 0 || list_names(file, group, most, names, count, err);
+    return h5_share(file, ok, count, sizeof *count, err) && h5_share(file, true, names, (int64_t)most * BLOB_NAME, err);
+}
+
+/* Rank 0: the names and sizes of a group's members. */
+static bool list_blobs(const H5File *file, const char *group, Blobs *blobs, Error *err)
+{
+    char names[BLOBS_MAX][BLOB_NAME];
+    int count;
+    bool ok = list_names(file, group, BLOBS_MAX, names, &count, err);
+    for (int i = 0; ok && i < count; i++) {
+        BlobMember *member = &blobs->member[i];
+        char path[FILE_PATH];
+        size_t width;
+        memcpy(member->name, names[i], BLOB_NAME);
+        snprintf(path, sizeof path, "%s/%.*s", group, BLOB_NAME - 1, member->name);
+        member->size = -1;
         hid_t set = h5_open_dataset(file, path, err), type = set >= 0 ? H5Dget_type(set) : -1;
-        blobs->member[i].type = type >= 0 && h5_is_type(type, DATA_INT64) ? DATA_INT64 : DATA_UINT8;
-        ok = set >= 0 &&
-             h5_check_dataset(file, set, path, (int)blobs->member[i].type, 1, &blobs->member[i].size, &width, err);
+        member->type = type >= 0 && h5_is_type(type, DATA_INT64) ? DATA_INT64 : DATA_UINT8;
+        ok = set >= 0 && h5_check_dataset(file, set, path, (int)member->type, 1, &member->size, &width, err);
         if (type >= 0) H5Tclose(type);
         if (set >= 0) H5Dclose(set);
     }
-    if (ok) blobs->count = (int)info.nlinks;
-    H5Oclose(id);
+    if (ok) blobs->count = count;
     return ok;
 }
 

@@ -242,6 +242,9 @@ typedef struct Blobs {
     BlobMember member[BLOBS_MAX];
 } Blobs;
 
+/* The names of a group's members, sorted; more than `most` are refused. */
+bool h5_list(H5File *file, const char *group, int most, char names[][BLOB_NAME], int *count, Error *err);
+
 /* All members of a group, each a 1-D dataset of uint8 or int64; owned by blobs. Refuses more than BLOBS_MAX, other
  * members, and one that does not have its checksum. */
 bool h5_read_blobs(H5File *file, const char *group, Blobs *blobs, Error *err);
