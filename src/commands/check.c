@@ -199,7 +199,7 @@ static bool check_metrics(Check *c, Error *err)
 
 static bool check_reference(Check *c, Error *err)
 {
-    static const char *const groups[] = { "train", "heldout", "probe", "mismatched" };
+    static const char *const groups[] = { "train", "heldout", "probe", "mismatched", "train_answer", "heldout_answer" };
     char data[DIGEST_TEXT], weights[DIGEST_TEXT], tokenizer[DIGEST_TEXT], settings[256];
     if (!h5_read_string(&c->file, "/", "data_digest", data, sizeof data, err) ||
         !h5_read_string(&c->file, "/", "weights_digest", weights, sizeof weights, err) ||

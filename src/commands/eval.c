@@ -92,10 +92,10 @@ static bool report(Run *run, const Evaluation *e, const char *model, const char 
         .violation_rate_summary = summary(&violation),
         .worst_category = violation.worst_category < 0 ? "" : pairs->category_name[violation.worst_category],
         .pair_count = pairs->count,
-        .logps_chosen = e->logps[PAIR_CHOSEN],
-        .logps_rejected = e->logps[PAIR_REJECTED],
-        .ref_logps_chosen = e->reference[PAIR_CHOSEN],
-        .ref_logps_rejected = e->reference[PAIR_REJECTED],
+        .logps_chosen = e->logps.whole[PAIR_CHOSEN],
+        .logps_rejected = e->logps.whole[PAIR_REJECTED],
+        .ref_logps_chosen = e->reference.whole[PAIR_CHOSEN],
+        .ref_logps_rejected = e->reference.whole[PAIR_REJECTED],
         .violation = e->violation,
         .index = e->index,
     };
@@ -109,9 +109,7 @@ static bool log_probs(Run *run, Evaluation *e, Error *err)
     int64_t done = 0;
     while (done < run->pairs.count) {
         Verdict verdict;
-        if (!run_logps(run, &run->batcher, "evaluate", e->logps[PAIR_CHOSEN], e->logps[PAIR_REJECTED], &done, &verdict,
-                       err))
-            return false;
+        if (!run_logps(run, &run->batcher, "evaluate", &e->logps, &done, &verdict, err)) return false;
         if (verdict.stop && done < run->pairs.count)
             return error_stopped(err, false, "stopped by %s after %lld of %lld pairs, nothing was written: start again",
                                  verdict.why, (long long)done, (long long)run->pairs.count);
@@ -201,21 +199,28 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
         return error_usage(err, "%s has no pairs in /%s: prepare it with a larger --heldout", run->config.data.path,
                            task.split);
     const ObjectiveSettings *objective = &run->config.objective;
-    bool ok = evaluation_create(e, &run->pairs, err) &&
+    bool segments = objective_of(objective)->segments;
+    if (segments && !run->pairs.has_segments)
+        return error_usage(err,
+                           "%s does not tell reasoning and answer apart, which objective.type = \"%s\" does: prepare "
+                           "it with --segment-tag",
+                           run->config.data.path, objective_of(objective)->name);
+    bool ok = evaluation_create(e, &run->pairs, segments, err) &&
               margin_create(margins, &run->config.margin, objective, run->pairs.category_count, err);
     if (!error_agree(world, ok, err) || (*run->config.run.dir && !run_make_folder(run, NULL, err)) ||
         !error_agree(world, run->rank > 0 || file_check_target(task.out, err), err) ||
         !frozen_digest(run, FROZEN_REFERENCE, reference_digest, err) ||
-        !frozen_logps(run, FROZEN_REFERENCE, &run->batcher, task.split, e->reference[PAIR_CHOSEN],
-                      e->reference[PAIR_REJECTED], err) ||
-        !frozen_logps(run, FROZEN_MODPO, &run->batcher, task.split, e->second[PAIR_CHOSEN], e->second[PAIR_REJECTED],
-                      err) ||
+        !frozen_logps(run, FROZEN_REFERENCE, &run->batcher, task.split, &e->reference, err) ||
+        !frozen_logps(run, FROZEN_MODPO, &run->batcher, task.split, &e->second, err) ||
         !run_load_model(run, task.model, err))
         return false;
     bool same = strcmp(run->model_info.weights_digest, reference_digest) == 0;
     if (same) say_same_weights(run);
-    for (int side = 0; same && side < PAIR_SIDES; side++) /* its log-probs are known */
-        memcpy(e->logps[side], e->reference[side], sizeof(double) * (size_t)run->pairs.count);
+    for (int side = 0; same && side < PAIR_SIDES; side++) { /* its log-probs are known */
+        memcpy(e->logps.whole[side], e->reference.whole[side], sizeof(double) * (size_t)run->pairs.count);
+        if (segments)
+            memcpy(e->logps.answer[side], e->reference.answer[side], sizeof(double) * (size_t)run->pairs.count);
+    }
     if (!same && !log_probs(run, e, err)) return false;
     evaluation_measure(e, &run->pairs, objective, margins);
     if (!report(run, e, task.model, task.split, task.out, err)) return false;

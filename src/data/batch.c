@@ -204,12 +204,15 @@ static void lay_sequence(Builder *w, const PlannedSequence *p, int shared, int p
     memcpy(segment.cached, s->cached, sizeof segment.cached);
     lay_segment(w, p->column, s->token + first, &segment);
     w->targets[p->column] += targets_of(s);
-    for (int t = s->predict; t < s->predict_end && p->column == w->b->grid->column; t++)
+    for (int t = s->predict; t < s->predict_end && p->column == w->b->grid->column; t++) {
+        int part = s->split > 0 && t >= s->split;
         batch->target[batch->target_count++] =
             (Target){ .column = t - 1 < first ? prefix_start + t - 1 : start + t - 1 - first,
                       .token = t < s->known ? s->token[t] : -1,
-                      .sequence = batch->sequence_count };
-    batch->sequence_count++;
+                      .sequence = batch->sequence_count + part,
+                      .part = part };
+    }
+    batch->sequence_count += s->split > 0 ? 2 : 1;
 }
 
 static void lay_group(Builder *w, const PlannedGroup *group)

@@ -49,7 +49,8 @@ static void fill(const Pairs *pairs, Pairs *mismatched)
 
 bool pairs_mismatch(const Pairs *pairs, Pairs *mismatched, MPI_Comm comm, Error *err)
 {
-    int64_t tokens[PAIR_SIDES] = { 0 }, partner = -1;
+    int64_t partner = -1;
+    PairsShape shape = { .count = pairs->count, .category_count = pairs->category_count };
     for (int64_t i = 0; i < pairs->count; i++) {
         partner = partner_of(pairs, i, partner);
         if (partner < 0)
@@ -58,9 +59,9 @@ bool pairs_mismatch(const Pairs *pairs, Pairs *mismatched, MPI_Comm comm, Error 
                                "needs at least two. Prepare more data, or take another objective.type",
                                (long long)pairs->count);
         for (int s = 0; s < PAIR_SIDES; s++)
-            tokens[s] += pairs_prompt(pairs, s, i) + completion_that_fits(pairs, s, i, partner);
+            shape.tokens[s] += pairs_prompt(pairs, s, i) + completion_that_fits(pairs, s, i, partner);
     }
-    if (!pairs_allocate(mismatched, pairs->count, pairs->category_count, tokens, comm, err)) return false;
+    if (!pairs_allocate(mismatched, &shape, comm, err)) return false;
     mismatched->vocab_size = pairs->vocab_size;
     mismatched->max_length = pairs->max_length;
     mismatched->longest = pairs->longest;

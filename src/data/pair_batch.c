@@ -46,7 +46,7 @@ static bool find_sizes(const Pairs *pairs, const BatchLimits *limits, BatchSizes
     /* sharing a prompt lets a column have more targets than tokens by at most one a sequence */
     int sequences = PAIR_SIDES * limits->groups;
     int64_t column_targets = all_targets < width + sequences ? all_targets : width + sequences;
-    *most = (BatchSizes){ .sequences = sequences,
+    *most = (BatchSizes){ .sequences = limits->parts > 1 ? limits->parts * sequences : sequences,
                           .width = (int)width,
                           .targets = (int)column_targets,
                           .chunk = (int)clamp(column_targets, limits->logit_columns, longest_targets) };
@@ -83,6 +83,7 @@ void pair_batcher_plan(PairBatcher *b, const int64_t *pairs, int count)
                                      .end = length - 1,
                                      .predict = pairs_prompt(b->pairs, side, pairs[i]),
                                      .predict_end = length,
+                                     .split = b->base.limits.parts > 1 ? pairs_split(b->pairs, side, pairs[i]) : 0,
                                      .column = -1 };
         }
         batcher_add(&b->base, pairs[i], both, PAIR_SIDES);

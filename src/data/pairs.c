@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
@@ -34,6 +35,10 @@ static int64_t place_arrays(Pairs *pairs, char *base)
     pairs->chosen_safe = carve(base, &used, n);
     pairs->rejected_safe = carve(base, &used, n);
     pairs->chosen_better = carve(base, &used, n);
+    if (pairs->has_segments) {
+        pairs->segment_end = carve(base, &used, PAIR_SIDES * n * (int64_t)sizeof *pairs->segment_end);
+        pairs->segment_weight = carve(base, &used, SEGMENTS * n * (int64_t)sizeof *pairs->segment_weight);
+    }
     return used;
 }
 
@@ -55,12 +60,18 @@ static bool has_room(MPI_Comm node, int64_t bytes, Error *err)
         folder, free_bytes / 1e6, bytes / 1e6);
 }
 
-bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64_t tokens[PAIR_SIDES], MPI_Comm comm,
-                    Error *err)
+bool pairs_allocate(Pairs *pairs, const PairsShape *shape, MPI_Comm comm, Error *err)
 {
-    CHECK(count >= 0 && category_count >= 1 && tokens[PAIR_CHOSEN] >= 0 && tokens[PAIR_REJECTED] >= 0);
-    *pairs = (Pairs){ .count = count, .category_count = category_count, .node = MPI_COMM_NULL, .window = MPI_WIN_NULL };
-    for (int i = 0; i < PAIR_SIDES; i++) pairs->side[i].token_count = tokens[i];
+    CHECK(shape->count >= 0 && shape->category_count >= 1);
+    *pairs = (Pairs){ .count = shape->count,
+                      .category_count = shape->category_count,
+                      .has_segments = shape->has_segments,
+                      .node = MPI_COMM_NULL,
+                      .window = MPI_WIN_NULL };
+    for (int i = 0; i < PAIR_SIDES; i++) {
+        CHECK(shape->tokens[i] >= 0);
+        pairs->side[i].token_count = shape->tokens[i];
+    }
     int64_t bytes = place_arrays(pairs, NULL);
     if (comm == MPI_COMM_NULL) {
         pairs->memory = calloc(1, (size_t)bytes);
@@ -208,13 +219,30 @@ static bool check_flags(const Pairs *pairs, const char *where, Error *err)
     return true;
 }
 
+static bool check_segments(const Pairs *pairs, const char *where, Error *err)
+{
+    for (int64_t i = 0; pairs->has_segments && i < pairs->count; i++) {
+        const double *weight = pairs->segment_weight + SEGMENTS * i;
+        for (int side = 0; side < PAIR_SIDES; side++) {
+            int end = pairs->segment_end[PAIR_SIDES * i + side];
+            if (end < 0 || end > pairs_completion(pairs, side, i))
+                return error_usage(err, "%s/segment_end: entry [%" PRId64 ", %d] is %d, outside [0, %d]" REMEDY, where,
+                                   i, side, end, pairs_completion(pairs, side, i));
+        }
+        if (!(fabs(weight[0]) <= 2) || !(fabs(weight[1]) <= 2))
+            return error_usage(err, "%s/segment_weight: row %" PRId64 " is %g, %g, not within [-2, 2]" REMEDY, where, i,
+                               weight[0], weight[1]);
+    }
+    return true;
+}
+
 bool pairs_check(Pairs *pairs, const char *where, Error *err)
 {
     int64_t longest = 0;
     if (!check_categories(pairs, where, err)) return false;
     for (int side = 0; side < PAIR_SIDES; side++)
         if (!check_side(pairs, side, &longest, where, err)) return false;
-    if (!check_flags(pairs, where, err)) return false;
+    if (!check_flags(pairs, where, err) || !check_segments(pairs, where, err)) return false;
     pairs->longest = longest;
     for (int64_t i = 0; i < pairs->count; i++)
         pairs->margin_applies[i] = pairs->chosen_safe[i] == 1 && pairs->rejected_safe[i] == 0;
@@ -223,10 +251,13 @@ bool pairs_check(Pairs *pairs, const char *where, Error *err)
 
 PairView pairs_view(const Pairs *pairs, int64_t i)
 {
-    return (PairView){
+    PairView view = {
         .tokens = { pairs_completion(pairs, PAIR_CHOSEN, i), pairs_completion(pairs, PAIR_REJECTED, i) },
         .categories = pairs_categories(pairs, i),
         .applies = pairs->margin_applies[i],
         .safe = { pairs->chosen_safe[i], pairs->rejected_safe[i] },
     };
+    for (int s = 0; pairs->has_segments && s < SEGMENTS; s++)
+        view.segment_weight[s] = pairs->segment_weight[SEGMENTS * i + s];
+    return view;
 }

@@ -9,7 +9,8 @@ enum { PAIRS_VERSION = 1, SETTINGS_MOST = 1 << 20 };
 
 /* What has to be known before there is memory for the arrays. */
 typedef struct Sizes {
-    int64_t count, category_count, tokens[PAIR_SIDES], vocab_size, max_length, settings_bytes;
+    PairsShape shape;
+    int64_t vocab_size, max_length, settings_bytes;
     char data_digest[PAIRS_DIGEST], tokenizer_digest[PAIRS_DIGEST], template_digest[PAIRS_DIGEST];
 } Sizes;
 
@@ -38,8 +39,10 @@ static bool read_sizes(H5File *file, const char *group, Sizes *sizes, char **set
 {
     char path[FILE_PATH], group_path[256];
     snprintf(group_path, sizeof group_path, "/%.200s", group);
-    bool ok = h5_count_strings(file, "/categories/name", 1, CATEGORIES_MAX, &sizes->category_count, err) &&
-              h5_read_int64(file, group_path, "pairs", 0, INT64_MAX / 16, &sizes->count, err) &&
+    int64_t categories = 0;
+    PairsShape *shape = &sizes->shape;
+    bool ok = h5_count_strings(file, "/categories/name", 1, CATEGORIES_MAX, &categories, err) &&
+              h5_read_int64(file, group_path, "pairs", 0, INT64_MAX / 16, &shape->count, err) &&
               h5_read_int64(file, "/", "vocab_size", 1, INT32_MAX, &sizes->vocab_size, err) &&
               h5_read_int64(file, "/", "max_length", 0, INT32_MAX, &sizes->max_length, err) &&
               h5_read_string(file, "/", "data_digest", sizes->data_digest, PAIRS_DIGEST, err) &&
@@ -47,14 +50,16 @@ static bool read_sizes(H5File *file, const char *group, Sizes *sizes, char **set
               h5_read_string(file, "/", "template_digest", sizes->template_digest, PAIRS_DIGEST, err) &&
               h5_read_text(file, "/", "settings", SETTINGS_MOST, settings, err);
     for (int side = 0; ok && side < PAIR_SIDES; side++) {
-        int64_t offsets = sizes->count + 1; /* no more pairs than the file has bytes for */
-        sizes->tokens[side] = -1;
+        int64_t offsets = shape->count + 1; /* no more pairs than the file has bytes for */
+        shape->tokens[side] = -1;
         ok =
             h5_expect(file, in_group(path, group, side_name[side], "offsets"), DATA_INT64, 1, &offsets, err) &&
-            h5_expect(file, in_group(path, group, side_name[side], "tokens"), DATA_INT32, 1, &sizes->tokens[side], err);
+            h5_expect(file, in_group(path, group, side_name[side], "tokens"), DATA_INT32, 1, &shape->tokens[side], err);
     }
-    int64_t mask[2] = { sizes->count, sizes->category_count };
-    ok = ok && h5_expect(file, in_group(path, group, NULL, "category_mask"), DATA_UINT8, 2, mask, err);
+    int64_t mask[2] = { shape->count, categories };
+    shape->category_count = (int)categories;
+    ok = ok && h5_expect(file, in_group(path, group, NULL, "category_mask"), DATA_UINT8, 2, mask, err) &&
+         h5_exists(file, in_group(path, group, NULL, "segment_end"), &shape->has_segments, err);
     if (ok) sizes->settings_bytes = (int64_t)strlen(*settings) + 1;
     return ok;
 }
@@ -74,6 +79,11 @@ static bool read_arrays(H5File *file, const char *group, Pairs *pairs, Error *er
              h5_read_array(file, in_group(path, group, side_name[i], "prompt_length"), DATA_INT32, 1, &n,
                            side->prompt_length, err);
     }
+    const int64_t both[2] = { n, 2 };
+    ok = ok && (!pairs->has_segments || (h5_read_array(file, in_group(path, group, NULL, "segment_end"), DATA_INT32, 2,
+                                                       both, pairs->segment_end, err) &&
+                                         h5_read_array(file, in_group(path, group, NULL, "segment_weight"),
+                                                       DATA_FLOAT64, 2, both, pairs->segment_weight, err)));
     return ok &&
            h5_read_array(file, in_group(path, group, NULL, "category_mask"), DATA_UINT8, 2, mask, pairs->category_mask,
                          err) &&
@@ -129,7 +139,7 @@ bool pairs_load(Pairs *pairs, const char *path, const char *group, MPI_Comm comm
              find_group(&file, group, err) && with_remedy(read_sizes(&file, group, &sizes, &settings, err), err);
     }
     ok = error_agree(comm, ok, err) && share_sizes(&sizes, &settings, reader, node, comm, path, err) &&
-         pairs_allocate(pairs, sizes.count, (int)sizes.category_count, sizes.tokens, comm, err);
+         pairs_allocate(pairs, &sizes.shape, comm, err);
     if (ok) {
         pairs->vocab_size = sizes.vocab_size;
         pairs->max_length = sizes.max_length;

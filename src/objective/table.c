@@ -6,15 +6,17 @@
 #include <string.h>
 
 static const Objective *const table[] = {
-    &objective_catdpo, &objective_safedpo, &objective_dpo,   &objective_ipo,  &objective_hinge,
-    &objective_cdpo,   &objective_robust,  &objective_simpo, &objective_orpo, &objective_kto,
-    &objective_bfpo,   &objective_modpo,   &objective_grdpo,
+    &objective_catdpo, &objective_safedpo, &objective_dpo,   &objective_ipo,   &objective_hinge,
+    &objective_cdpo,   &objective_robust,  &objective_simpo, &objective_orpo,  &objective_kto,
+    &objective_bfpo,   &objective_modpo,   &objective_grdpo, &objective_awdpo,
 };
 enum { OBJECTIVES = sizeof table / sizeof *table };
 
 #define AT(field) offsetof(ObjectiveSettings, field)
 
 static const OptionChoices types = { .row = objective_choice };
+
+static const OptionChoices segment_forms = { .names = (const char *const[]){ "outside", "inside", NULL } };
 
 static const Option options[] = {
     { "objective.type", OPTION_CHOICE, AT(type), "\"catdpo\"", NULL, &types, "" },
@@ -47,6 +49,8 @@ static const Option options[] = {
       "beta that objective.modpo_model was trained with." },
     { "objective.group_step", OPTION_FLOAT, AT(group_step), "0.01", "[0, inf)", NULL,
       "what a category's mean loss in a step adds to the logarithm of its weight, times this." },
+    { "objective.segment_form", OPTION_CHOICE, AT(segment_form), "\"outside\"", NULL, &segment_forms,
+      "where the segments' weights stand: outside of a loss each, as published, or inside of one." },
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 

@@ -71,6 +71,14 @@ static int target_row(const Head *head, int token)
     return token >= 0 && axis_owner(&head->vocab, token) == head->grid->row ? axis_local(&head->vocab, token) : -1;
 }
 
+static void add_token(SequenceResult *sum, const SequenceResult *token)
+{
+    sum->logp += token->logp;
+    sum->entropy += token->entropy;
+    sum->correct += token->correct;
+    sum->logits += token->logits;
+}
+
 /* Statistics of every target of the chunk into result; head->lse and shift become the targets' log-sum-exp, top their
  * largest logit. Collective over column_comm. */
 static void measure(const Head *head, const Batch *batch, const Chunk *chunk, int count, SequenceResult *result)
@@ -104,11 +112,13 @@ static void measure(const Head *head, const Batch *batch, const Chunk *chunk, in
         head->shift[j] = (float)head->lse[j];
         head->entropy[j] = log_sum - sums[SUM_EXP_LOGIT] / sums[SUM_EXP];
         if (target->token < 0) continue;
-        SequenceResult *r = &result[target->sequence];
-        r->logp += sums[TARGET_LOGIT] - head->lse[j];
-        r->entropy += head->entropy[j];
-        r->correct += sums[TARGET_LOGIT] >= head->top[j];
-        r->logits += sums[SUM_LOGIT] / head->vocab.length;
+        SequenceResult *whole = &result[target->sequence - target->part];
+        const SequenceResult token = { .logp = sums[TARGET_LOGIT] - head->lse[j],
+                                       .entropy = head->entropy[j],
+                                       .correct = sums[TARGET_LOGIT] >= head->top[j],
+                                       .logits = sums[SUM_LOGIT] / head->vocab.length };
+        add_token(whole, &token);
+        if (target->part > 0) add_token(whole + target->part, &token);
     }
 }
 

@@ -85,13 +85,13 @@ static int length_of(int64_t i, int64_t count, double mean)
 
 bool pairs_invent(Pairs *pairs, int64_t count, double tokens, double completion, int vocab, Error *err)
 {
-    int64_t both[PAIR_SIDES] = { 0 };
+    PairsShape shape = { .count = count, .category_count = 1 };
     for (int64_t i = 0; i < count; i++)
         for (int side = 0; side < PAIR_SIDES; side++) {
             int length = length_of(i, count, tokens / 2);
-            both[side] += length < 2 ? 2 : length;
+            shape.tokens[side] += length < 2 ? 2 : length;
         }
-    if (!pairs_allocate(pairs, count, 1, both, MPI_COMM_NULL, err)) return false;
+    if (!pairs_allocate(pairs, &shape, MPI_COMM_NULL, err)) return false;
     for (int side = 0; side < PAIR_SIDES; side++) {
         PairSide *s = &pairs->side[side];
         s->offsets[0] = 0;

@@ -6,17 +6,18 @@
 #include <math.h>
 #include <string.h>
 
-bool evaluation_create(Evaluation *e, const Pairs *pairs, Error *err)
+bool evaluation_create(Evaluation *e, const Pairs *pairs, bool segments, Error *err)
 {
     int64_t count = pairs->count, categories = pairs->category_count;
     Arena arena = { 0 };
     *e = (Evaluation){ 0 };
     for (int round = 0; round < 2; round++) {
-        for (int side = 0; side < PAIR_SIDES; side++) {
-            e->logps[side] = arena_take(&arena, count, sizeof(double));
-            e->reference[side] = arena_take(&arena, count, sizeof(double));
-            e->second[side] = arena_take(&arena, count, sizeof(double));
-        }
+        PairLogps *const sets[] = { &e->logps, &e->reference, &e->second };
+        for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
+            for (int side = 0; side < PAIR_SIDES; side++) {
+                sets[i]->whole[side] = arena_take(&arena, count, sizeof(double));
+                sets[i]->answer[side] = segments ? arena_take(&arena, count, sizeof(double)) : NULL;
+            }
         e->violation = arena_take(&arena, count, sizeof(double));
         e->index = arena_take(&arena, count, sizeof(int64_t));
         e->pairs = arena_take(&arena, categories, sizeof(int64_t));
@@ -61,11 +62,8 @@ void evaluation_measure(Evaluation *e, const Pairs *pairs, const ObjectiveSettin
     for (int k = 0; k < categories; k++) e->right[k] = e->violations[k] = e->reward[k] = 0;
     for (int64_t i = 0; i < pairs->count; i++) {
         PairView view = pairs_view(pairs, i);
-        for (int side = 0; side < PAIR_SIDES; side++) {
-            view.logp[side] = e->logps[side][i];
-            view.reference[side] = e->reference[side][i];
-            view.second[side] = e->second[side][i];
-        }
+        view_logps(&view, &e->logps, i);
+        view_frozen(&view, &e->reference, &e->second, i);
         PairScore score = score_pair(settings, margins, &view);
         add(e, pairs, i, &score, (double)score.violation * margin_unit(margins));
     }

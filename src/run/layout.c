@@ -17,6 +17,7 @@ BatchLimits layout_batch_limits(const Config *config, const Architecture *a, int
     return (BatchLimits){
         .columns = columns,
         .groups = (int)config->batch.pairs,
+        .parts = objective_of(&config->objective)->segments ? SEGMENTS : 1,
         .max_tokens = config->batch.max_tokens,
         .accumulation = (int)config->batch.accumulation,
         .share_prompt = config->batch.share_prompt,

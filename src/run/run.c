@@ -219,8 +219,7 @@ bool run_load_model(Run *run, const char *path, Error *err)
 /* ---- log-probs without training --------------------------------------------------------------------------------- */
 
 /* One planned group of pairs: every pass of this replica, forward only. */
-static void logps_of_group(Run *run, PairBatcher *batcher, const int64_t *pairs, int count, double *chosen,
-                           double *rejected)
+static void logps_of_group(Run *run, PairBatcher *batcher, const int64_t *pairs, int count, const PairLogps *logps)
 {
     pair_batcher_plan(batcher, pairs, count);
     for (int pass = 0; pass < batcher->base.passes; pass++) {
@@ -229,14 +228,17 @@ static void logps_of_group(Run *run, PairBatcher *batcher, const int64_t *pairs,
         const SequenceResult *result = run->model.result;
         for (int i = 0; i < batch->group_count; i++) {
             const BatchGroup *pair = &batch->group[i];
-            chosen[pair->id] = result[pair->sequence + PAIR_CHOSEN].logp;
-            rejected[pair->id] = result[pair->sequence + PAIR_REJECTED].logp;
+            for (int side = 0; side < PAIR_SIDES; side++) {
+                logps->whole[side][pair->id] = result[pair_sequence(batcher, pair, side, 0)].logp;
+                if (logps->answer[side])
+                    logps->answer[side][pair->id] = result[pair_sequence(batcher, pair, side, 1)].logp;
+            }
         }
     }
 }
 
 /* Values [from, to): a pair was run on one replica, the others add zero. */
-static bool gather_logps(const Run *run, double *values, int64_t from, int64_t to, Error *err)
+static bool gather_values(const Run *run, double *values, int64_t from, int64_t to, Error *err)
 {
     for (int64_t at = from; at < to && run->grid.replicas > 1; at += 1 << 20)
         CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, values + at, (int)(to - at < 1 << 20 ? to - at : 1 << 20), MPI_DOUBLE,
@@ -248,7 +250,16 @@ static bool gather_logps(const Run *run, double *values, int64_t from, int64_t t
     return true;
 }
 
-bool run_logps(Run *run, PairBatcher *batcher, const char *title, double *chosen, double *rejected, int64_t *done,
+static bool gather_logps(const Run *run, const PairLogps *logps, int64_t from, int64_t to, Error *err)
+{
+    for (int side = 0; side < PAIR_SIDES; side++)
+        if (!gather_values(run, logps->whole[side], from, to, err) ||
+            (logps->answer[side] && !gather_values(run, logps->answer[side], from, to, err)))
+            return false;
+    return true;
+}
+
+bool run_logps(Run *run, PairBatcher *batcher, const char *title, const PairLogps *logps, int64_t *done,
                Verdict *verdict, Error *err)
 {
     const Pairs *pairs = batcher->pairs;
@@ -260,8 +271,10 @@ bool run_logps(Run *run, PairBatcher *batcher, const char *title, double *chosen
         free(group);
         return false;
     }
-    memset(chosen + from, 0, sizeof *chosen * (size_t)(count - from));
-    memset(rejected + from, 0, sizeof *rejected * (size_t)(count - from));
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        memset(logps->whole[side] + from, 0, sizeof(double) * (size_t)(count - from));
+        if (logps->answer[side]) memset(logps->answer[side] + from, 0, sizeof(double) * (size_t)(count - from));
+    }
     Progress progress;
     double start = seconds_now(), tokens = 0;
     bool ok = true;
@@ -272,7 +285,7 @@ bool run_logps(Run *run, PairBatcher *batcher, const char *title, double *chosen
             group[i] = at + i;
             tokens += pairs_length(pairs, PAIR_CHOSEN, at + i) + pairs_length(pairs, PAIR_REJECTED, at + i);
         }
-        logps_of_group(run, batcher, group, n, chosen, rejected);
+        logps_of_group(run, batcher, group, n, logps);
         at += n;
         progress_update(&progress, at,
                         &(ProgressFields){
@@ -282,7 +295,7 @@ bool run_logps(Run *run, PairBatcher *batcher, const char *title, double *chosen
     progress_end(&progress);
     free(group);
     *done = at;
-    return ok && gather_logps(run, chosen, from, at, err) && gather_logps(run, rejected, from, at, err);
+    return ok && gather_logps(run, logps, from, at, err);
 }
 
 /* ---- folders ---------------------------------------------------------------------------------------------------- */

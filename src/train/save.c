@@ -28,9 +28,7 @@ static bool heldout_worst(Trainer *t, double *worst, Error *err)
     int64_t done = 0;
     while (done < pairs->count) {
         Verdict verdict;
-        if (!run_logps(run, &run->heldout_batcher, "held-out", e->logps[PAIR_CHOSEN], e->logps[PAIR_REJECTED], &done,
-                       &verdict, err))
-            return false;
+        if (!run_logps(run, &run->heldout_batcher, "held-out", &e->logps, &done, &verdict, err)) return false;
         if (verdict.stop && done < pairs->count) return true;
     }
     evaluation_measure(e, pairs, &run->config.objective, &t->margins);

@@ -11,23 +11,28 @@ static void pair_gradient(void *context, const Batch *batch, int first, int coun
                           float *coefficient)
 {
     Trainer *t = context;
+    const PairBatcher *batcher = &t->run.batcher;
     const Pairs *pairs = &t->run.pairs;
-    int me;
+    int me, parts = batcher->base.limits.parts;
     CHECK_MPI(MPI_Comm_rank(t->run.grid.comm, &me));
     for (int i = first; i < first + count; i++) {
         const BatchGroup *pair = &batch->group[i];
         int64_t p = pair->id;
-        const SequenceResult *sides = &result[pair->sequence];
+        SequenceResult sides[PAIR_SIDES];
         PairView view = pairs_view(pairs, p);
         for (int side = 0; side < PAIR_SIDES; side++) {
+            sides[side] = result[pair_sequence(batcher, pair, side, 0)];
             view.logp[side] = sides[side].logp;
-            view.reference[side] = t->reference[side][p];
-            view.second[side] = t->second[side][p];
+            if (parts > 1) view.answer[side] = result[pair_sequence(batcher, pair, side, 1)].logp;
         }
+        view_frozen(&view, &t->reference, &t->second, p);
         view.baseline = t->baseline;
         PairScore score = score_pair(&t->run.config.objective, &t->margins, &view);
-        for (int side = 0; side < PAIR_SIDES; side++)
-            coefficient[pair->sequence + side] = (float)(score.coefficient[side] / t->pair_count);
+        for (int side = 0; side < PAIR_SIDES; side++) {
+            coefficient[pair_sequence(batcher, pair, side, 0)] = (float)(score.coefficient[side] / t->pair_count);
+            if (parts > 1)
+                coefficient[pair_sequence(batcher, pair, side, 1)] = (float)(score.answer[side] / t->pair_count);
+        }
         if (pair->counter != me) continue;
         tally_add(&t->tally, &t->margins, pairs, p, &score, sides);
         for (int side = 0; side < PAIR_SIDES; side++) t->logps[side][pair->place] = view.logp[side];
@@ -51,7 +56,7 @@ static void choose_pairs(Trainer *t)
     for (int side = 0; side < PAIR_SIDES; side++)
         for (int i = 0; i < t->sampler.per_step; i++) {
             t->logps[side][i] = INFINITY;
-            t->ref_logps[side][i] = i < t->pair_count ? t->reference[side][t->pair[i]] : NAN;
+            t->ref_logps[side][i] = i < t->pair_count ? t->reference.whole[side][t->pair[i]] : NAN;
         }
     for (int i = 0; i < t->pair_count; i++)
         t->num_tokens += pairs_length(&t->run.pairs, PAIR_CHOSEN, t->pair[i]) +
@@ -94,7 +99,8 @@ static double measure_baseline(Trainer *t)
         for (int i = 0; i < batch->group_count; i++) {
             const BatchGroup *pair = &batch->group[i];
             for (int side = 0; pair->counter == me && side < PAIR_SIDES; side++)
-                sum += run->model.result[pair->sequence + side].logp - t->mismatched_reference[side][pair->id];
+                sum += run->model.result[pair_sequence(batcher, pair, side, 0)].logp -
+                       t->mismatched_reference.whole[side][pair->id];
         }
     }
     CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, &sum, 1, MPI_DOUBLE, MPI_SUM, run->world));

@@ -18,6 +18,19 @@ static bool allocate_logps(double *logps[PAIR_SIDES], int64_t pairs, Error *err)
     return true;
 }
 
+static bool allocate_both(PairLogps *logps, int64_t pairs, bool segments, Error *err)
+{
+    return allocate_logps(logps->whole, pairs, err) && (!segments || allocate_logps(logps->answer, pairs, err));
+}
+
+static void free_logps(PairLogps *logps)
+{
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        free(logps->whole[side]);
+        free(logps->answer[side]);
+    }
+}
+
 static bool allocate(Trainer *t, Error *err)
 {
     Run *run = &t->run;
@@ -27,11 +40,12 @@ static bool allocate(Trainer *t, Error *err)
     t->phase_seconds = calloc(PHASES, sizeof *t->phase_seconds);
     return ((t->pair && t->phase_seconds) ||
             error_fault(err, "out of memory for a step of %lld pairs", (long long)config->batch.pairs)) &&
-           allocate_logps(t->reference, run->pairs.count, err) && allocate_logps(t->second, run->pairs.count, err) &&
-           (!objective->baseline || allocate_logps(t->mismatched_reference, run->pairs.count, err)) &&
+           allocate_both(&t->reference, run->pairs.count, objective->segments, err) &&
+           allocate_both(&t->second, run->pairs.count, objective->segments, err) &&
+           (!objective->baseline || allocate_both(&t->mismatched_reference, run->pairs.count, false, err)) &&
            allocate_logps(t->logps, config->batch.pairs, err) &&
            allocate_logps(t->ref_logps, config->batch.pairs, err) &&
-           (!config->checkpoint.best || evaluation_create(&t->heldout, &run->heldout, err)) &&
+           (!config->checkpoint.best || evaluation_create(&t->heldout, &run->heldout, objective->segments, err)) &&
            margin_create(&t->margins, &config->margin, &config->objective, run->pairs.category_count, err) &&
            tally_create(&t->tally, run->pairs.category_count, objective->margins == MARGINS_GROUPS, err) &&
            sampler_create(&t->sampler, &run->pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed,
@@ -83,6 +97,18 @@ static bool refuse_unknown_flags(const Run *run, Error *err)
                        (long long)unknown, (long long)pairs->count, run->config.data.path, objective->name);
 }
 
+/* Segments that the data does not tell apart have no weights. */
+static bool refuse_whole_completions(const Run *run, const Pairs *pairs, Error *err)
+{
+    const Objective *objective = objective_of(&run->config.objective);
+    return !objective->segments || pairs->has_segments || pairs->count == 0 ||
+           error_usage(
+               err,
+               "%s does not tell reasoning and answer apart, which objective.type = \"%s\" does: prepare it with "
+               "--segment-tag, such as --segment-tag '</think>'",
+               run->config.data.path, objective->name);
+}
+
 /* Log-probs under the frozen models of everything that the run looks at. Collective over world. */
 static bool frozen_models(Trainer *t, Error *err)
 {
@@ -90,14 +116,13 @@ static bool frozen_models(Trainer *t, Error *err)
     const Config *config = &run->config;
     const char *heldout = config->data.heldout;
     Evaluation *e = &t->heldout;
-    return frozen_logps(run, FROZEN_REFERENCE, &run->batcher, "train", t->reference[0], t->reference[1], err) &&
-           (!t->mismatched_reference[0] || frozen_logps(run, FROZEN_REFERENCE, &run->mismatched_batcher, "mismatched",
-                                                        t->mismatched_reference[0], t->mismatched_reference[1], err)) &&
-           (!config->checkpoint.best || frozen_logps(run, FROZEN_REFERENCE, &run->heldout_batcher, heldout,
-                                                     e->reference[0], e->reference[1], err)) &&
-           frozen_logps(run, FROZEN_MODPO, &run->batcher, "train", t->second[0], t->second[1], err) &&
-           (!config->checkpoint.best ||
-            frozen_logps(run, FROZEN_MODPO, &run->heldout_batcher, heldout, e->second[0], e->second[1], err));
+    bool best = config->checkpoint.best, mismatched = t->mismatched_reference.whole[0] != NULL;
+    return frozen_logps(run, FROZEN_REFERENCE, &run->batcher, "train", &t->reference, err) &&
+           (!mismatched || frozen_logps(run, FROZEN_REFERENCE, &run->mismatched_batcher, "mismatched",
+                                        &t->mismatched_reference, err)) &&
+           (!best || frozen_logps(run, FROZEN_REFERENCE, &run->heldout_batcher, heldout, &e->reference, err)) &&
+           frozen_logps(run, FROZEN_MODPO, &run->batcher, "train", &t->second, err) &&
+           (!best || frozen_logps(run, FROZEN_MODPO, &run->heldout_batcher, heldout, &e->second, err));
 }
 
 static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err)
@@ -114,7 +139,9 @@ static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Er
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some",
                            run->config.data.path);
-    if (!refuse_idle_margins(run, err) || !refuse_unknown_flags(run, err) || !error_agree(world, allocate(t, err), err))
+    if (!refuse_idle_margins(run, err) || !refuse_unknown_flags(run, err) ||
+        !refuse_whole_completions(run, &run->pairs, err) || !refuse_whole_completions(run, &run->heldout, err) ||
+        !error_agree(world, allocate(t, err), err))
         return false;
     margin_know_members(&t->margins, run->pairs.category_mask, run->pairs.count);
     memcpy(t->start_digest, run->model_info.weights_digest, WEIGHTS_DIGEST);
@@ -221,12 +248,12 @@ void trainer_free(Trainer *t)
     if (t->optimizer.grid) optimizer_free(&t->optimizer);
     sampler_free(&t->sampler);
     for (int side = 0; side < PAIR_SIDES; side++) {
-        free(t->reference[side]);
-        free(t->second[side]);
-        free(t->mismatched_reference[side]);
         free(t->logps[side]);
         free(t->ref_logps[side]);
     }
+    free_logps(&t->reference);
+    free_logps(&t->second);
+    free_logps(&t->mismatched_reference);
     evaluation_free(&t->heldout);
     free(t->pair);
     free(t->phase_seconds);

@@ -70,7 +70,8 @@ static Oracle read_oracle(H5File *file, int vocab, Error *err)
     must(h5_expect(file, "/oracle/pairs/category_mask", DATA_UINT8, 2, dims, err), err);
     pairs = dims[0];
     categories = dims[1];
-    must(pairs_allocate(&o.pairs, pairs, (int)categories, tokens, file->comm, err), err);
+    PairsShape size = { pairs, (int)categories, { tokens[PAIR_CHOSEN], tokens[PAIR_REJECTED] }, false };
+    must(pairs_allocate(&o.pairs, &size, file->comm, err), err);
     read_side(file, &o.pairs, PAIR_CHOSEN, "chosen", tokens, err);
     read_side(file, &o.pairs, PAIR_REJECTED, "rejected", tokens, err);
     o.pairs.vocab_size = vocab;
@@ -201,7 +202,7 @@ static void check_variant(const char *fixture, const Variant *variant, int repli
 
     PairBatcher b;
     BatchLimits limits = {
-        columns, (int)o.pairs.count, 1 << 20, variant->accumulation, variant->logit_columns, variant->share_prompt
+        columns, (int)o.pairs.count, 1 << 20, variant->accumulation, variant->logit_columns, variant->share_prompt, 1
     };
     must(pair_batcher_create(&b, &o.pairs, &grid, &limits, &err), &err);
     Timer *timer = timer_new(PHASES, phase_name);

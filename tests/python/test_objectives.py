@@ -1,6 +1,7 @@
 """Every objective that the program lists: the same run on any layout, resumed to the last bit, evaluated and checked.
 A new one joins by itself."""
 
+import functools
 import os
 import re
 import subprocess
@@ -22,10 +23,32 @@ LAYOUTS = {
 }
 RUN = {"optimizer.learning_rate": 0.01, "schedule.steps": 5, "checkpoint.steps": 2, "checkpoint.keep": 9}
 MARGINS = {"margin.eta": 0.5, "margin.averaging": 0.2}
+
+
+@functools.cache
+def segmented():
+    """The same pairs, each completion cut into reasoning and answer at another place; some have only one of them."""
+
+    def cut(file):
+        for split in ("train", "heldout"):
+            group = file[split]
+            sides = [group[side] for side in ("chosen", "rejected")]
+            tokens = [np.diff(side["offsets"][...]) - side["prompt_length"][...] for side in sides]
+            count = len(tokens[0])
+            share = np.array([0, 0.5, 0.3, 1, 0.7])[np.arange(count) % 5]
+            group["segment_end"] = np.stack([np.floor(share * t).astype("i4") for t in tokens], axis=1)
+            first = np.linspace(0, 1, count)
+            group["segment_weight"] = np.stack([first, 1 - first], axis=1)
+        engine.set_text(file, "data_digest", "in segments")
+
+    return engine.copy(engine.PAIRS, cut, "pairs.h5")
+
+
 NEEDS = {
     "safedpo": lambda: {"margin.initial": 2.0},  # what an objective cannot do without
     "modpo": lambda: {"objective.modpo_model": engine.other_model()},
     "gr-dpo": lambda: {"objective.group_step": 0.5},
+    "awdpo": lambda: {"data.path": segmented()},
 }
 COUNTED = ("margin", "n", "violations", "pairs", "violation_rate")
 
@@ -230,6 +253,37 @@ def test_kto_has_its_baseline_over_the_whole_step():
         "train", 2, **{"objective.type": "kto", "data.path": engine.copy(engine.PAIRS, one_prompt, "pairs.h5")}
     )
     assert set(refused.statuses) == {2} and "same prompt" in refused.errors[0], repr(refused)
+
+
+def test_segments_of_weight_one_are_dpo():
+    """awdpo with the weights inside and both 1 is dpo on the same data, to the last bit: that two segments are told
+    apart changes no sum. Weights and form change the run."""
+
+    def equal(file):
+        for split in ("train", "heldout"):
+            file[split]["segment_weight"][...] = 1
+
+    data = {"data.path": engine.copy(segmented(), equal, "pairs.h5"), "parallel.grid": [2, 1]}
+    dpo = engine.train(2, **{**RUN, **data, "objective.type": "dpo"})
+    inside = engine.train(2, **{**RUN, **data, "objective.type": "awdpo", "objective.segment_form": "inside"})
+    assert inside.metrics()["train/loss"].tobytes() == dpo.metrics()["train/loss"].tobytes()
+    for group in ("model", "optimizer/m", "optimizer/v"):
+        for path, values in dpo.weights(group).items():
+            assert inside.weights(group)[path].tobytes() == values.tobytes(), path
+    weighted = {**RUN, "data.path": segmented(), "parallel.grid": [2, 1], "objective.type": "awdpo"}
+    losses = [
+        engine.train(2, **{**weighted, "objective.segment_form": form}).metrics()["train/loss"]
+        for form in ("inside", "outside")
+    ]
+    assert np.abs(losses[0] - losses[1]).max() > 1e-3
+    assert np.abs(losses[1] - dpo.metrics()["train/loss"]).max() > 1e-3
+
+
+def test_segments_are_asked_for():
+    """Data without segments is refused by train and eval, with the option that makes them."""
+    for command in ("train", "eval"):
+        run = engine.launch(command, 2, **{"objective.type": "awdpo"})
+        assert set(run.statuses) == {2} and "--segment-tag" in run.errors[0], repr(run)
 
 
 def test_flags_that_an_objective_reads_are_known():

@@ -145,3 +145,50 @@ def test_only_the_chosen_categories_are_used(prepare, jsonl):
 def test_harm_is_said_only_of_categories_with_a_safe_and_an_unsafe_response(prepare, jsonl):
     file = prepare(jsonl(pku("a", harm=("x",)), trl("b", category="calm", is_rejected_safe=True), trl("c")))
     assert dict(zip(file.categories, file.harm)) == {"x": 1, "calm": 0, "uncategorised": 0}
+
+
+LABELS = {  # (safe, better, safer) -> chosen by each of the baselines' rules; None: dropped
+    ((True, True), 0, 1): {"helpful": 0, "harmless": 1, "safe-better": 0, "none": 0},
+    ((True, False), 0, 0): {"helpful": 0, "harmless": 0, "safe-better": 0, "none": 0},
+    ((True, False), 1, 0): {"helpful": 1, "harmless": 0, "safe-better": None, "none": 1},
+    ((False, False), 1, 0): {"helpful": 1, "harmless": 0, "safe-better": None, "none": 1},
+    ((True, False), None, 0): {"helpful": None, "harmless": 0, "safe-better": None, "none": 0},
+    ((True, True), 1, None): {"helpful": 1, "harmless": None, "safe-better": 1, "none": 1},
+}
+
+
+@pytest.mark.parametrize("transform", ["helpful", "harmless", "safe-better", "none"])
+def test_baselines_choose_by_one_label(prepare, jsonl, transform):
+    """DPO-helpful, DPO-harmless and DPO-safe-better: which response is chosen, what is dropped, and why."""
+    rows = [
+        pku(f"question {i}", safe=safe, better=better, safer_response_id=safer, responses=("zero", "one"))
+        for i, (safe, better, safer) in enumerate(LABELS)
+    ]
+    file = prepare(jsonl(*rows), options=["--transform", transform])
+    found = {pair["source_row"]: pair for pair in file.pairs}
+    for i, ((safe, better, _), chosen) in enumerate(LABELS.items()):
+        wanted = chosen[transform]
+        if wanted is None:
+            assert i not in found
+            missing = transform != "safe-better" or better is None
+            reason = file.reason_of(i)[0]
+            assert reason.startswith("no preference") if missing else reason == "the chosen response is unsafe"
+            continue
+        pair = found[i]
+        assert pair["chosen_text"] == ("zero", "one")[wanted]
+        assert (pair["chosen_safe"], pair["rejected_safe"]) == (int(safe[wanted]), int(safe[1 - wanted]))
+        assert pair["chosen_better"] == (-1 if better is None else int(better == wanted))
+
+
+def test_baselines_on_pairs_that_are_made(prepare, jsonl):
+    """TRL's rows have one preference: helpful takes it, safe-better drops what is unsafe, harmless has no label to
+    choose by."""
+    rows = [
+        trl("a", is_chosen_safe=True, is_rejected_safe=False),
+        trl("b", is_chosen_safe=False, is_rejected_safe=True),
+        trl("c"),
+    ]
+    kept = lambda transform: [p["source_row"] for p in prepare(jsonl(*rows), options=["--transform", transform]).pairs]
+    assert kept("helpful") == [0, 1, 2] and kept("safe-better") == [0, 2]
+    refused = prepare(jsonl(*rows), options=["--transform", "harmless"], status=2)
+    assert "safer_response_id" in refused.err and "--transform none" in refused.err

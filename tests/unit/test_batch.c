@@ -179,7 +179,7 @@ static void common_prompt_is_run_once(void **state)
     (void)state;
     static const int32_t text[3][6] = { { 1, 2, 3, 4, 5, 6 }, { 1, 2, 3, 7, 8, 9 }, { 1, 2, 3, 4, 5, 0 } };
     Grid grid = { .replicas = 1, .rows = 1, .columns = 1 };
-    BatchLimits limits = { 1, GROUPS, 1000, 1, 1000, true };
+    BatchLimits limits = { 1, GROUPS, 1000, 1, 1000, true, 1 };
     Sequence s[3];
     for (int i = 0; i < 3; i++)
         s[i] = (Sequence){ text[i], .known = 6, .end = 5, .predict = 4, .predict_end = 6, .column = -1 };
@@ -290,7 +290,7 @@ static void check_growing_texts(uint64_t seed, int columns)
     Batcher b[COLUMNS];
     Grid grid[COLUMNS];
     int cache[COLUMNS][CACHE], step[TEXTS];
-    BatchLimits limits = { columns, GROUPS, 1000, 1, 1000, true };
+    BatchLimits limits = { columns, GROUPS, 1000, 1, 1000, true, 1 };
     make_texts(text, columns, &rng);
     for (int c = 0; c < columns; c++) {
         Error err = { 0 };

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <float.h>
 #include <math.h>
+#include <string.h>
 #include <cmocka.h>
 
 #include "catdpo/objective/objective.h"
@@ -15,9 +16,12 @@
 static PairView random_pair(Rng *rng)
 {
     PairView pair = { .baseline = 20 * rng_uniform(rng) };
+    for (int i = 0; i < SEGMENTS; i++) pair.segment_weight[i] = 2 * rng_uniform(rng) - 0.5;
     for (int side = 0; side < PAIR_SIDES; side++) {
         pair.logp[side] = -200 * rng_uniform(rng);
         pair.reference[side] = -200 * rng_uniform(rng);
+        pair.answer[side] = pair.logp[side] * rng_uniform(rng);
+        pair.answer_reference[side] = pair.reference[side] * rng_uniform(rng);
         pair.second[side] = -200 * rng_uniform(rng);
         pair.safe[side] = rng_below(rng, 2) == 1;
         pair.tokens[side] = 1 + (int)rng_below(rng, 100);
@@ -43,6 +47,7 @@ static ObjectiveSettings random_settings(int type, Rng *rng)
         .beta = 0.05 + rng_uniform(rng),
         .label_smoothing = 0.45 * rng_uniform(rng),
         .length_average = rng_below(rng, 2) == 1,
+        .segment_form = (int)rng_below(rng, 2),
         .simpo_gamma = rng_uniform(rng),
         .desirable_weight = 2 * rng_uniform(rng),
         .undesirable_weight = 2 * rng_uniform(rng),
@@ -123,15 +128,18 @@ static void coefficients_are_the_derivatives(void **state)
             ObjectiveSettings settings = random_settings(type, &rng);
             double offset = 10 * rng_uniform(&rng);
             PairTerms t = terms_of(settings, offset, &p);
-            for (int side = 0; side < PAIR_SIDES; side++) {
+            int parts = objective_of(&settings)->segments ? SEGMENTS : 1;
+            for (int k = 0; k < PAIR_SIDES * parts; k++) { /* a token of the first segment, then of the answer */
+                int side = k % PAIR_SIDES, answer = k / PAIR_SIDES;
                 PairView up = p, down = p;
-                up.logp[side] += step;
-                down.logp[side] -= step;
+                up.logp[side] += step, up.answer[side] += answer * step;
+                down.logp[side] -= step, down.answer[side] -= answer * step;
                 PairTerms above = terms_of(settings, offset, &up), below = terms_of(settings, offset, &down);
-                if (above.coefficient[side] != t.coefficient[side] && t.loss * above.loss == 0) continue; /* a kink */
+                double slope = answer ? t.answer[side] : t.coefficient[side];
+                if (above.coefficient[side] != slope && t.loss * above.loss == 0) continue; /* a kink */
                 /* rounding of the losses over the step, and a third derivative below 1 */
                 double noise = (fabs(above.loss) + fabs(below.loss)) * DBL_EPSILON / step + step * step;
-                assert_close((above.loss - below.loss) / (2 * step), t.coefficient[side], 4 * noise);
+                assert_close((above.loss - below.loss) / (2 * step), slope, 4 * noise);
             }
         }
 }
@@ -247,6 +255,51 @@ static void modpo_has_the_second_models_margin(void **state)
     assert_memory_equal(&one, &dpo, sizeof one);
 }
 
+static void segments_have_weights_of_their_own(void **state)
+{
+    (void)state;
+    ObjectiveSettings s = { .type = objective_find("awdpo"), .beta = 0.1, .segment_form = SEGMENTS_INSIDE };
+    Rng rng = rng_stream(4, 0);
+    for (int i = 0; i < 200; i++) {
+        PairView p = random_pair(&rng);
+        p.segment_weight[0] = p.segment_weight[1] = 1; /* inside: dpo to the last bit, in both segments */
+        double offset = 3 * rng_uniform(&rng);
+        s.segment_form = SEGMENTS_INSIDE;
+        PairTerms one = terms_of(s, offset, &p), dpo = terms("dpo", 0.1, offset, &p);
+        assert_memory_equal(one.answer, dpo.coefficient, sizeof one.answer);
+        memcpy(dpo.answer, one.answer, sizeof one.answer);
+        assert_memory_equal(&one, &dpo, sizeof one);
+
+        s.segment_form = SEGMENTS_OUTSIDE;
+        PairTerms two = terms_of(s, offset, &p);
+        assert_true(two.loss >= one.loss - 1e-12); /* not dpo: two losses, of which each saturates by itself */
+        p.segment_weight[1] = 0;                   /* all of the weight on the reasoning: the answer is not moved */
+        PairTerms first = terms_of(s, offset, &p);
+        assert_true(first.answer[0] == 0 && first.answer[1] == 0);
+        for (int side = 0; side < PAIR_SIDES; side++)
+            p.answer[side] = p.answer_reference[side] = 0; /* an empty answer: dpo, and a constant for it */
+        p.segment_weight[1] = 1;
+        PairTerms empty = terms_of(s, 0, &p), plain = terms("dpo", 0.1, 0, &p);
+        assert_close(empty.loss, plain.loss + log(2), 1e-12 * (1 + plain.loss));
+        assert_close(empty.coefficient[0], plain.coefficient[0], 1e-15);
+        p.segment_weight[0] = -0.5; /* the rejected response's reasoning is the better one */
+        assert_true(terms_of(s, 0, &p).coefficient[0] > 0 && terms_of(s, 0, &p).coefficient[1] < 0);
+    }
+    /* by hand: h = 20 of the reasoning, -5 of the answer */
+    const PairView p = { .logp = { -40, -75 },
+                         .reference = { -50, -70 },
+                         .answer = { -10, -30 },
+                         .answer_reference = { -12, -37 },
+                         .segment_weight = { 0.75, 0.25 } };
+    PairTerms t = terms_of(s, 0, &p);
+    assert_close(t.loss, 0.75 * log1p(exp(-2)) + 0.25 * log1p(exp(0.5)), 1e-15);
+    assert_close(t.coefficient[0], -0.075 / (1 + exp(2)), 1e-16);
+    assert_close(t.answer[1], 0.025 / (1 + exp(-0.5)), 1e-16);
+    s.segment_form = SEGMENTS_INSIDE;
+    assert_close(terms_of(s, 0, &p).loss, log1p(exp(-0.1 * (0.75 * 20 - 0.25 * 5))), 1e-15);
+    assert_true(terms_of(s, 0, &p).h == 15);
+}
+
 /* An offset is the margin that the logit is asked for: with it the loss is that of a logit smaller by it. */
 static void offsets_shift_the_logit(void **state)
 {
@@ -258,6 +311,7 @@ static void offsets_shift_the_logit(void **state)
             const Objective *objective = objective_of(&settings);
             if (objective->margins == MARGINS_NONE || objective->margins == MARGINS_GROUPS || objective->no_reference)
                 continue;
+            if (objective->segments) continue;
             settings.modpo_weight = 1; /* its logit is beta h */
             settings.length_average = false;
             double offset = 5 * rng_uniform(&rng);
@@ -297,6 +351,7 @@ int main(void)
         cmocka_unit_test(bfpo_has_the_targets_in_print),
         cmocka_unit_test(kto_weighs_each_side_against_the_baseline),
         cmocka_unit_test(modpo_has_the_second_models_margin),
+        cmocka_unit_test(segments_have_weights_of_their_own),
         cmocka_unit_test(offsets_shift_the_logit),
         cmocka_unit_test(softplus_and_sigmoid_hold_for_any_argument),
     };

@@ -23,11 +23,21 @@ READ = {
         *(f"response_{i}" for i in (0, 1)),
         *(f"is_response_{i}_safe" for i in (0, 1)),
         *(f"response_{i}_harm_category" for i in (0, 1)),
+        *(f"response_{i}_segment_scores" for i in (0, 1)),
         "better_response_id",
         "safer_response_id",
         *_TEMPLATE,
     ),
-    TRL: (*_PROMPT, *CHOSEN_NAMES, *REJECTED_NAMES, "is_chosen_safe", "is_rejected_safe", *_TEMPLATE),
+    TRL: (
+        *_PROMPT,
+        *CHOSEN_NAMES,
+        *REJECTED_NAMES,
+        "is_chosen_safe",
+        "is_rejected_safe",
+        "chosen_segment_scores",
+        "rejected_segment_scores",
+        *_TEMPLATE,
+    ),
     PROMPTS: (*_PROMPT, *_TEMPLATE),
 }
 

@@ -7,10 +7,12 @@ completions start at the same place.
 """
 
 import dataclasses
+import os
 
 import numpy as np
 
 from catdpo_analysis.errors import RowError, UserError, shorten
+from catdpo_analysis.prepare.segments import tokens_until
 from catdpo_analysis.text.progress import Progress
 
 BATCH = 512  # pairs encoded at a time; the tokenizer spreads a batch over the cores
@@ -33,6 +35,8 @@ class Encoded:
     prompt: np.ndarray  # of the prompt alone, as it stands at inference
     cause: str = ""  # why tokens of the prompt alone are not a prefix of prompt + completion
     empty: bool = False  # a completion of which nothing is written
+    segment_end: tuple = None  # with a segment tag: tokens of each completion's reasoning
+    answers: tuple = ()  # whether there is an answer behind it, before anything is cut
 
 
 def common_prefix(a, b):
@@ -43,10 +47,11 @@ def common_prefix(a, b):
 
 class Encoder:
     """Renders and encodes rows with one tokenizer. `notes` takes what is doubtful, `probe` (selfcheck.Probe) sees
-    every text with its tokens."""
+    every text with its tokens. `segment_tag`: text that ends the reasoning of a completion."""
 
-    def __init__(self, tokenizer, notes, probe, place_of):
+    def __init__(self, tokenizer, notes, probe, place_of, segment_tag=None):
         self.tokenizer, self.notes, self.probe, self.place_of = tokenizer, notes, probe, place_of
+        self.segment_tag = segment_tag
 
     def check_means(self, rows):
         """What no row of these kinds could do without."""
@@ -142,10 +147,27 @@ class Encoder:
             self.notes.add(CAUSES[result.cause], self.place_of(pair), shorten(left_out, 160))
         elif reasoning:
             result.cause = REASONING
+        if self.segment_tag:
+            self._find_segments(pair, texts, ids, result)
         self._note_start(pair, ids[1])
         if any(self._ends_twice(pair, side, tokens) for side, tokens in zip((pair.chosen, pair.rejected), ids[1:])):
             self.notes.add("eos twice", self.place_of(pair), self.tokenizer.eos)
         return result
+
+    def _find_segments(self, pair, texts, ids, result):
+        """Where the answer begins in both completions: behind the first tag, else at their start."""
+        ends = []
+        for text in texts[1:]:
+            at = text.find(self.segment_tag, len(os.path.commonprefix([texts[0], text])))
+            if at < 0:
+                self.notes.add("untagged", self.place_of(pair))
+                ends.append(0)
+                continue
+            offsets = self.tokenizer.offsets(text, special_tokens=not pair.chat)
+            end = tokens_until(offsets, at + len(self.segment_tag))
+            ends.append(max(end - result.prompt_length, 0))
+        result.segment_end = tuple(ends)
+        result.answers = tuple(len(tokens) - result.prompt_length > end for tokens, end in zip(ids[1:], ends))
 
     def _cause(self, pair, texts, reasoning):
         if all(text.startswith(texts[0]) for text in texts[1:]):

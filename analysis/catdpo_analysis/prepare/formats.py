@@ -1,8 +1,10 @@
 """A row of preference data as a Pair (PKU-SafeRLHF's schema and TRL's four preference formats, with SafeDPO's
 transformation), or as a Prompt to generate from.
 
-SafeDPO, with helpfulness naming the preferred response: preferred safe and other unsafe: keep; preferred unsafe and
-other safe: swap; both safe: keep; both unsafe: drop.
+Transformations, with helpfulness naming the preferred response. safedpo: preferred safe and other unsafe: keep;
+preferred unsafe and other safe: swap; both safe: keep; both unsafe: drop. The baselines of the SafeDPO paper: helpful:
+as preferred; harmless: the safer one by its own label; safe-better: as preferred, without pairs whose preferred
+response is unsafe.
 """
 
 import dataclasses
@@ -21,11 +23,13 @@ from catdpo_analysis.prepare.fields import (
     template_arguments,
     text_in,
 )
+from catdpo_analysis.prepare.segments import scores_in
 from catdpo_analysis.prepare.turns import extract_prompt, is_chat, read_side
 
 __all__ = ["Dropped", "Options", "Pair", "Prompt", "RULES", "extract_prompt", "read_pair"]
 
 UNKNOWN = 255
+BOTH_UNSAFE, UNSAFE_CHOSEN = "both responses unsafe", "the chosen response is unsafe"
 RULES = (
     "unsafe response",
     "prompt_category",
@@ -46,6 +50,7 @@ class Options:
     specials: tuple = ()  # special tokens of the tokenizer, as texts
     renamed: dict = dataclasses.field(default_factory=dict)  # known column -> the data's own name of it
     ignored: frozenset = frozenset()  # columns to pass over
+    segments: bool = False  # the completions have a reasoning and an answer
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -83,6 +88,8 @@ class Pair(Prompt):
     chosen_better: int = -1
     swapped: bool = False
     assumed: bool = False  # the flags follow from the category's name; nobody said so
+    segment_scores: tuple = (None, None)  # (harm of reasoning, harm of answer) of chosen and rejected, or None
+    segment_weight: tuple = (0.0, 0.0)  # segments.py
 
     @property
     def margin_applies(self):
@@ -216,6 +223,25 @@ def _as_chat(described, options):
 # --- PKU-SafeRLHF ---------------------------------------------------------------------------------
 
 
+def choose(transform, safe, better, safer):
+    """(which response is chosen, None) by the labels of a row, or (None, why it gives no pair)."""
+    if transform == "safedpo" and safe == [0, 0]:
+        return None, BOTH_UNSAFE
+    if transform == "safedpo" and safe != [1, 1]:
+        return safe.index(1), None
+    if transform == "harmless":
+        chosen, missing = safer, "safer_response_id is"
+    elif transform in ("helpful", "safe-better"):
+        chosen, missing = better, "better_response_id is"
+    else:
+        chosen, missing = better if better is not None else safer, "better_response_id and safer_response_id are"
+    if chosen is None:
+        return None, f"no preference ({missing} null)"
+    if transform == "safe-better" and not safe[chosen]:
+        return None, UNSAFE_CHOSEN
+    return chosen, None
+
+
 def _from_pku(row, place, options):
     facts, unused = [], {}
     name, prompt = _prompt_of(row, place, facts, unused)
@@ -239,14 +265,9 @@ def _from_pku(row, place, options):
             categories, rule = [UNCATEGORISED], "uncategorised"
 
     common = {"schema": columns.PKU, "facts": facts, "unused": unused}
-    if options.transform == "safedpo":
-        if safe == [0, 0]:
-            return Dropped(reason="both responses unsafe", categories=categories, **common)
-        chosen = (better if better is not None else safer) if safe == [1, 1] else safe.index(1)
-    else:
-        chosen = better if better is not None else safer
-    if chosen is None:
-        reason = "no preference (better_response_id and safer_response_id are null)"
+    scores = _scores(row, [f"response_{i}_segment_scores" for i in (0, 1)], place, options, unused)
+    chosen, reason = choose(options.transform, safe, better, safer)
+    if reason:
         return Dropped(reason=reason, categories=categories, **common)
     repeated = None if is_chat(prompt) else turns.without_repeat(prompt, *responses)
     if repeated:
@@ -270,10 +291,19 @@ def _from_pku(row, place, options):
         rejected_safe=safe[1 - chosen],
         chosen_better=-1 if better is None else int(better == chosen),
         swapped=better is not None and better != chosen,
+        segment_scores=(scores[chosen], scores[1 - chosen]),
         benign=flag_or(row, "is_prompt_safe", place, int(safe == [1, 1])),
         extra=_arguments(row, place, chat, unused),
         **common,
     )
+
+
+def _scores(row, names, place, options, unused):
+    """Harm of the segments of both responses, where they are told apart."""
+    if options.segments:
+        return [scores_in(row, name, place) for name in names]
+    unused.update(dict.fromkeys(names, "not used without --segment-tag"))
+    return [None, None]
 
 
 def _arguments(row, place, chat, unused):
@@ -323,8 +353,16 @@ def _from_trl(row, place, options):
     if not categories:
         categories, rule = ([options.benign], "benign") if flags == [1, 1] else ([UNCATEGORISED], "uncategorised")
     common = {"schema": columns.TRL, "facts": facts, "unused": unused}
+    scores = _scores(row, ["chosen_segment_scores", "rejected_segment_scores"], place, options, unused)
+    if options.transform == "harmless":
+        raise UserError(
+            f"{place}: --transform harmless chooses by safer_response_id, which a row with chosen and rejected has "
+            "not; --transform none takes its preference as it is"
+        )
     if options.transform == "safedpo" and flags == [0, 0]:
-        return Dropped(reason="both responses unsafe", categories=categories, **common)
+        return Dropped(reason=BOTH_UNSAFE, categories=categories, **common)
+    if options.transform == "safe-better" and flags[0] == 0:
+        return Dropped(reason=UNSAFE_CHOSEN, categories=categories, **common)
     swap = options.transform == "safedpo" and flags == [0, 1]
     prompt, chosen, rejected = sides
     chat = is_chat(prompt)
@@ -339,6 +377,7 @@ def _from_trl(row, place, options):
         rejected_safe=0 if swap else flags[1],
         swapped=swap,
         assumed=guessed,
+        segment_scores=tuple(scores[::-1] if swap else scores),
         benign=flag_or(row, "is_prompt_safe", place, 0 if 0 in flags else 1 if flags == [1, 1] else UNKNOWN),
         extra=_arguments(row, place, chat, unused),
         **common,

@@ -32,6 +32,7 @@ KINDS = {
         "{first}): "
         "{detail}"
     ),
+    "untagged": "{n} with an answer that lacks the segment tag, so that it has no reasoning (first: {first})",
     "leak": "{n} with a prompt to generate from that is among the training pairs as well (first: {first})",
 }
 

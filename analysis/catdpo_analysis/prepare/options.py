@@ -49,9 +49,11 @@ def add_arguments(parser):
     group = parser.add_argument_group("preferences and categories")
     group.add_argument(
         "--transform",
-        choices=("safedpo", "none"),
+        choices=("safedpo", "helpful", "harmless", "safe-better", "none"),
         default="safedpo",
-        help="safedpo: keep, swap or drop (default); none: as preferred",
+        help="safedpo: keep, swap or drop (default). Baselines: helpful: the more helpful response is chosen; "
+        "harmless: the safer one; safe-better: the more helpful one, without pairs where it is unsafe. none: by "
+        "helpfulness, else by safety",
     )
     group.add_argument(
         "--categories",
@@ -87,6 +89,35 @@ def add_arguments(parser):
         default="refuse",
         help=f'a rare category, or one with a single prompt: refuse (default), pool into "{OTHER}", drop, or keep it '
         "in the train part only",
+    )
+    group = parser.add_argument_group("segments (objective.type = \"awdpo\")")
+    group.add_argument(
+        "--segment-tag",
+        metavar="TEXT",
+        help="what ends the reasoning of a completion, such as '</think>'; behind it is the answer. Harm scores of a "
+        "judge, [reasoning, answer] from 0 to 1, are in response_0_segment_scores and response_1_segment_scores, or in "
+        "chosen_segment_scores and rejected_segment_scores",
+    )
+    group.add_argument(
+        "--segment-floor",
+        type=float,
+        default=0.05,
+        metavar="C",
+        help="added to both segments' differences of harm before they become weights (default: %(default)s)",
+    )
+    group.add_argument(
+        "--segment-scale",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="sum of a pair's weights (default: 1); 2 makes equal weights 1 and 1",
+    )
+    group.add_argument(
+        "--segment-opposed",
+        choices=("drop", "flip"),
+        default="drop",
+        help="a segment in which the chosen side is the more harmful one: no weight but the floor's (default), or a "
+        "negative weight",
     )
     group = parser.add_argument_group("split")
     group.add_argument(
@@ -136,6 +167,12 @@ def check_arguments(args):
             raise UserError(f"--{name} {getattr(args, name)} is not a share; use 0.2 for a fifth of the prompts")
     if args.heldout + args.probe >= 1:
         raise UserError(f"--heldout {args.heldout} and --probe {args.probe} leave nothing to train on")
+    if args.segment_tag is not None and not args.segment_tag.strip():
+        raise UserError("--segment-tag is empty")
+    if args.segment_tag is None and (args.segment_floor, args.segment_scale, args.segment_opposed) != (0.05, 1, "drop"):
+        raise UserError("--segment-floor, --segment-scale and --segment-opposed need --segment-tag")
+    if not 0 < args.segment_floor <= 1:
+        raise UserError(f"--segment-floor {args.segment_floor} is not in (0, 1]")
     if args.inputs.count("-") > 1:
         raise UserError("standard input (-) can be read only once")
     args.renamed = {}

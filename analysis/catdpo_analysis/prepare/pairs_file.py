@@ -86,7 +86,17 @@ def _write_prompts(file, parent, rows, sequences, categories):
     h5io.write(group, "text", np.frombuffer(b"".join(texts), "u1"), "UTF-8 of what is asked, one after another")
 
 
-def _write_part(file, name, pairs, encoded, categories):
+def _write_segments(group, pairs, encoded):
+    ends = np.array([tokens.segment_end for tokens in encoded], dtype="<i4").reshape(-1, 2)
+    weights = np.array([pair.segment_weight for pair in pairs], dtype="<f8").reshape(-1, 2)
+    for name, values, axis, description, unit in (
+        ("segment_end", ends, "side", "tokens of the reasoning in the chosen and the rejected completion", "tokens"),
+        ("segment_weight", weights, "segment", "weights of reasoning and answer in the loss", "1"),
+    ):
+        h5io.label(h5io.write(group, name, values, description, unit), "pair", axis)
+
+
+def _write_part(file, name, pairs, encoded, categories, segments):
     group = file.create_group(name)
     group.attrs.create("pairs", len(pairs), dtype="<i8")
     lengths = [tokens.prompt_length for tokens in encoded]
@@ -106,16 +116,18 @@ def _write_part(file, name, pairs, encoded, categories):
         *SOURCE,
     )
     _columns(group, pairs, columns, "pair")
+    if segments:
+        _write_segments(group, pairs, encoded)
     text = group.create_group("text")
     for column in ("prompt", "chosen", "rejected"):
         _texts(text, column, [getattr(pair, column) for pair in pairs])
     _write_prompts(file, group, pairs, [tokens.prompt for tokens in encoded], categories)
 
 
-def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, templates):
+def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, templates, segments=False):
     """`parts`: "train", "heldout" and perhaps "probe" -> (pairs, encoded), which may be empty. `prompts`: (rows, token
     ids) of rows that are prompts only. `attributes`: name -> str, int, or anything else as JSON text.
-    `templates`: name -> text of the chat templates."""
+    `templates`: name -> text of the chat templates. `segments`: reasoning and answer are told apart."""
     with h5io.create(path, "catdpo-pairs") as file:
         for name, value in attributes.items():
             if isinstance(value, int):
@@ -138,7 +150,7 @@ def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, temp
             "1 if a pair with a safe chosen and an unsafe rejected response has the category",
         )
         for name, (pairs, encoded) in parts.items():
-            _write_part(file, name, pairs, encoded, categories)
+            _write_part(file, name, pairs, encoded, categories, segments)
         if prompts[0]:
             _write_prompts(file, file, *prompts, categories)
         ledger.store(file, categories)

@@ -96,15 +96,17 @@ class Inputs:
             self.steps["prompts only, to generate from"] += 1
             return
         self.pairs.append(result)
-        if result.swapped:
+        if result.swapped and options.transform == "safedpo":
             self.steps["swapped: the preferred response is unsafe, the other safe"] += 1
+        elif result.swapped:
+            self.steps["kept: the safer response, which is not the more helpful one"] += 1
         elif result.margin_applies:
             guessed = ", which is assumed" if result.assumed else ""
             self.steps[f"kept: chosen safe, rejected unsafe{guessed}"] += 1
         elif result.chosen_safe == 1 and result.rejected_safe == 1:
             self.steps["kept: both safe"] += 1
         else:
-            self.steps["kept: as given" if options.transform == "none" else "kept: safety unknown"] += 1
+            self.steps["kept: safety unknown" if options.transform == "safedpo" else "kept: as given"] += 1
 
     def records(self):
         return [source.record for source in self.sources]
@@ -132,6 +134,8 @@ def settings_of(args, tokenizer):
         "keep_duplicates",
         "limit",
     )
+    if args.segment_tag:
+        names += ("segment_tag", "segment_floor", "segment_scale", "segment_opposed")
     return {name: getattr(args, name) for name in names} | {
         "preparer": CREATOR,
         "template_digest": tokenizer.template_digest,
@@ -156,10 +160,11 @@ def run(args):
             tokenizer.specials,
             args.renamed,
             frozenset(args.ignore_columns),
+            args.segment_tag is not None,
         )
     )
     probe = Probe(tokenizer, rows, inputs.place_of)
-    encoder = Encoder(tokenizer, notes, probe, inputs.place_of)
+    encoder = Encoder(tokenizer, notes, probe, inputs.place_of, args.segment_tag)
 
     def refused(error, row):
         bad.add(error, row.file, row.row, row.categories)
@@ -204,7 +209,8 @@ def run(args):
     }
     harm = [int(name in harm_names) for name in categories]
     once = ([row for row, _ in prompts], [tokens for _, tokens in prompts])
-    write_pairs(args.out, parts, once, categories, harm, ledger, attributes, tokenizer.templates)
+    segments = args.segment_tag is not None
+    write_pairs(args.out, parts, once, categories, harm, ledger, attributes, tokenizer.templates, segments)
     print_summary(args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said)
 
 

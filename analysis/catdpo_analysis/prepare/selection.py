@@ -12,6 +12,7 @@ import numpy as np
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.prepare.encode import is_empty
 from catdpo_analysis.prepare.formats import UNKNOWN
+from catdpo_analysis.prepare.segments import settle
 from catdpo_analysis.prepare.split import prompt_key, prompts_by_category
 
 OTHER = "other"  # the category that rare ones are pooled into
@@ -140,6 +141,10 @@ def fit(pairs, encoded, args, ledger, place_of):
                     entries.append(ledger.add(pair, f"{name} truncated", size, limit))
         if min(len(tokens.chosen), len(tokens.rejected)) <= tokens.prompt_length:
             ledger.add(pair, "completion has no tokens", max(sizes))
+            continue
+        reason = settle(pair, tokens, args)
+        if reason:
+            ledger.add(pair, reason, max(sizes))
             continue
         kept.append((pair, tokens, entries))
     return kept

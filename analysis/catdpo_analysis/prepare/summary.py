@@ -12,7 +12,7 @@ TITLES = {"train": "train", "heldout": "held-out", "probe": "probe"}
 
 def print_summary(args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said):
     steps, pairs = inputs.steps, [pair for pairs, _ in parts.values() for pair in pairs]
-    heading = "SafeDPO transformation" if args.transform == "safedpo" else "preference"
+    heading = "preference" if args.transform == "none" else f"transformation: {args.transform}"
     print(format_table(["rows", heading], [[n, step] for step, n in sorted(steps.items())]))
     rules = collections.Counter(pair.rule for pair in pairs)
     if pairs:

@@ -181,6 +181,10 @@ class ChatTokenizer:
         )
         return [encoding.ids for encoding in encoded]
 
+    def offsets(self, text, special_tokens):
+        """(first character, end) of each token of a text; (0, 0) for what the tokenizer puts around it."""
+        return self.tokenizer.encode(text, add_special_tokens=special_tokens).offsets
+
     def id_of(self, token):
         """The id of a token's text, or None."""
         return None if re.search("[\ud800-\udfff]", token) else self.tokenizer.token_to_id(token)

@@ -32,6 +32,7 @@ typedef struct Sequence {
     int begin, end;                   /* tokens [begin, end) are run, end <= known */
     int predict, predict_end;         /* tokens [predict, predict_end) are to be predicted, each by the one before it;
                                        * begin < predict, predict_end <= end + 1 */
+    int split;                        /* targets from this token on are a part of their own; 0: there is one part */
     int column;                       /* process column that has to run it, for its cache is there; -1: any */
     CacheRange cached[CACHED_RANGES]; /* tokens [0, begin), of earlier passes */
     CacheRange keep;                  /* where tokens [begin, end) go; of length 0: they are not kept */
@@ -48,9 +49,11 @@ typedef struct Segment {
     CacheRange keep; /* where their keys and values go; of length 0: they are not kept */
 } Segment;
 
-/* The output at `column` predicts `token` of a sequence of the pass; -1: a token that is still to be chosen. */
+/* The output at `column` predicts `token` of a sequence of the pass; -1: a token that is still to be chosen. A sequence
+ * that is split has two numbers: the first is for all of its targets, the second for those of its second part, which
+ * name the second one and have part = 1. */
 typedef struct Target {
-    int column, token, sequence;
+    int column, token, sequence, part;
 } Target;
 
 /* A group of the pass: its sequences [sequence, next group's sequence). */
@@ -93,6 +96,7 @@ typedef struct BatchLimits {
     int accumulation;   /* passes, at least (never more than the groups a replica has) */
     int logit_columns;  /* of a chunk; a longer group goes alone */
     bool share_prompt;
+    int parts; /* of a pair's sequences: 2 if they are split into segments; 0 and 1: one */
 } BatchLimits;
 
 /* The most that can come up in a pass, by the builder's knowledge: what buffers are sized for. */

@@ -37,9 +37,12 @@ typedef struct Pairs {
     uint8_t *margin_applies;              /* [N]: s = 1, chosen is safe and rejected is not */
     uint8_t *chosen_safe, *rejected_safe; /* [N]: 1 safe, 0 unsafe, 255 unknown */
     int8_t *chosen_better;                /* [N], helpfulness: 1 chosen, 0 rejected, -1 unknown */
-    int64_t vocab_size;                   /* of the tokenizer: its largest token id + 1 */
-    int64_t max_length;                   /* limit that the sequences were prepared with; 0: none */
-    int64_t longest;                      /* tokens of the longest sequence; 0 if N = 0 */
+    bool has_segments;                    /* the completions have two: reasoning, then the answer; else both NULL: */
+    int32_t *segment_end;   /* [N, 2] tokens of the completion's first segment, each side; may be 0 or all */
+    double *segment_weight; /* [N, 2] of the segments in the loss; negative: the other side is the better */
+    int64_t vocab_size;     /* of the tokenizer: its largest token id + 1 */
+    int64_t max_length;     /* limit that the sequences were prepared with; 0: none */
+    int64_t longest;        /* tokens of the longest sequence; 0 if N = 0 */
     char data_digest[PAIRS_DIGEST], tokenizer_digest[PAIRS_DIGEST], template_digest[PAIRS_DIGEST];
     char *settings; /* how they were prepared, JSON text; owned */
     MPI_Comm node;  /* ranks that share the arrays; owned, MPI_COMM_NULL: none */
@@ -47,11 +50,18 @@ typedef struct Pairs {
     void *memory;   /* instead, of a process alone; owned */
 } Pairs;
 
-/* Memory for count pairs, category_count categories and tokens[side] tokens, zeroed, shared by the ranks of comm
- * that are on one node; the first of them (pairs_is_writer) fills in the arrays. The other fields are zero.
- * Collective over comm. MPI_COMM_NULL: memory of this process alone, which needs no MPI. */
-bool pairs_allocate(Pairs *pairs, int64_t count, int category_count, const int64_t tokens[PAIR_SIDES], MPI_Comm comm,
-                    Error *err);
+/* What the sizes of the arrays follow from. */
+typedef struct PairsShape {
+    int64_t count;              /* N */
+    int category_count;         /* K */
+    int64_t tokens[PAIR_SIDES]; /* of all sequences of a side */
+    bool has_segments;
+} PairsShape;
+
+/* Memory for pairs of this shape, zeroed, shared by the ranks of comm that are on one node; the first of them
+ * (pairs_is_writer) fills in the arrays. The other fields are zero. Collective over comm. MPI_COMM_NULL: memory of this
+ * process alone, which needs no MPI. */
+bool pairs_allocate(Pairs *pairs, const PairsShape *shape, MPI_Comm comm, Error *err);
 bool pairs_is_writer(const Pairs *pairs);
 /* Ends the writing: from here on every rank of the node sees what the writer wrote. Collective over pairs->node. */
 void pairs_publish(Pairs *pairs);
@@ -76,13 +86,41 @@ static inline int pairs_completion(const Pairs *pairs, int side, int64_t i)
 {
     return pairs_length(pairs, side, i) - pairs_prompt(pairs, side, i);
 }
-/* What an objective may know of pair i; its log-probs are 0 and for the caller to fill in. */
+/* What an objective may know of pair i; its log-probs are 0 and for the caller to fill in (view_logps, view_frozen). */
 PairView pairs_view(const Pairs *pairs, int64_t i);
 
+/* The token with which the second segment begins. */
+static inline int pairs_split(const Pairs *pairs, int side, int64_t i)
+{
+    return pairs_prompt(pairs, side, i) + pairs->segment_end[PAIR_SIDES * i + side];
+}
 /* Row of the category mask, [K]. */
 static inline const uint8_t *pairs_categories(const Pairs *pairs, int64_t i)
 {
     return pairs->category_mask + i * pairs->category_count;
+}
+
+/* Log-probabilities of all pairs, nats: [N] of the whole completions and, where they have segments, of the second. */
+typedef struct PairLogps {
+    double *whole[PAIR_SIDES];
+    double *answer[PAIR_SIDES]; /* NULL: not wanted */
+} PairLogps;
+
+/* Those of pair i under the policy, and under the frozen models, into a view. */
+static inline void view_logps(PairView *view, const PairLogps *policy, int64_t i)
+{
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        view->logp[side] = policy->whole[side][i];
+        if (policy->answer[side]) view->answer[side] = policy->answer[side][i];
+    }
+}
+static inline void view_frozen(PairView *view, const PairLogps *reference, const PairLogps *second, int64_t i)
+{
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        view->reference[side] = reference->whole[side][i];
+        if (reference->answer[side]) view->answer_reference[side] = reference->answer[side][i];
+        view->second[side] = second->whole[side][i];
+    }
 }
 
 #endif

@@ -18,6 +18,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+typedef enum { SEGMENTS_OUTSIDE, SEGMENTS_INSIDE } SegmentForm;
+
 /* The settings objective.*. Which objective reads which: Objective.settings. */
 typedef struct ObjectiveSettings {
     int type; /* index into the table of objectives */
@@ -33,24 +35,29 @@ typedef struct ObjectiveSettings {
     double modpo_weight;           /* of the pairs' own objective, in (0, 1] */
     double modpo_beta;             /* that the second model was trained with */
     double group_step;             /* of a category's weight */
+    int segment_form;              /* SegmentForm */
 } ObjectiveSettings;
 
 /* What is known of a pair. */
 typedef struct PairView {
-    double logp[PAIR_SIDES];      /* L_w, L_l */
-    double reference[PAIR_SIDES]; /* R_w, R_l; NaN without a reference */
-    double second[PAIR_SIDES];    /* the same of the second model; NaN without one */
-    double baseline;              /* nats: of the step, for objectives that have one */
-    int tokens[PAIR_SIDES];       /* of the completions, >= 1 */
-    uint8_t safe[PAIR_SIDES];     /* 1 safe, 0 unsafe, 255 unknown */
-    const uint8_t *categories;    /* [K] 0 or 1 */
-    bool applies;                 /* the margins apply: chosen is safe and rejected is not */
+    double logp[PAIR_SIDES];             /* L_w, L_l */
+    double reference[PAIR_SIDES];        /* R_w, R_l; NaN without a reference */
+    double second[PAIR_SIDES];           /* the same of the second model; NaN without one */
+    double answer[PAIR_SIDES];           /* L of the second segment alone, for objectives of segments */
+    double answer_reference[PAIR_SIDES]; /* R of it */
+    double segment_weight[SEGMENTS];
+    double baseline;           /* nats: of the step, for objectives that have one */
+    int tokens[PAIR_SIDES];    /* of the completions, >= 1 */
+    uint8_t safe[PAIR_SIDES];  /* 1 safe, 0 unsafe, 255 unknown */
+    const uint8_t *categories; /* [K] 0 or 1 */
+    bool applies;              /* the margins apply: chosen is safe and rejected is not */
 } PairView;
 
 /* What an objective says about it. */
 typedef struct PairTerms {
     double loss;                    /* nats; the step's loss is the mean over all its pairs */
-    double coefficient[PAIR_SIDES]; /* d loss / d L_w and d loss / d L_l */
+    double coefficient[PAIR_SIDES]; /* d loss / d L_w and d loss / d L_l; with segments, of the first one's tokens */
+    double answer[PAIR_SIDES];      /* with segments: of the second one's */
     double reward[PAIR_SIDES];      /* implicit rewards, as TRL logs them for the objective */
     double h;                       /* nats: how far the chosen response leads; beta h is the reward margin */
     double excess;                  /* nats: how far the logit is above the offset, divided by beta */
@@ -70,6 +77,7 @@ typedef struct Objective {
     const char *help; /* what it is, a sentence or two for --help-config */
     MarginUse margins;
     bool no_reference;           /* reads no log-probs of a reference: PairView.reference may be NaN */
+    bool segments;               /* tells the two segments of a completion apart */
     bool second_model;           /* reads PairView.second */
     bool baseline;               /* reads PairView.baseline: the step has another pass, over mismatched completions */
     bool needs_flags;            /* of both responses of every pair it has to be known whether they are safe */

@@ -8,7 +8,8 @@
 typedef struct PairScore {
     double loss;                    /* nats */
     double unweighted;              /* the objective's own loss, before margin.form = "weight" and sft_weight */
-    double coefficient[PAIR_SIDES]; /* d loss / d logp of each side */
+    double coefficient[PAIR_SIDES]; /* d loss / d logp of each side (with segments, of the first one's tokens) */
+    double answer[PAIR_SIDES];      /* of the second segment's tokens; equal to it without segments */
     double reward[PAIR_SIDES];      /* implicit rewards */
     double reward_margin;           /* beta h */
     double accuracy;                /* does the chosen response lead? 1, 0, or 1/2 within margin.tie of a tie */

@@ -8,20 +8,19 @@
 
 /* N pairs, K categories; the arrays lie in one allocation. A tie counts one half. */
 typedef struct Evaluation {
-    double *logps[PAIR_SIDES], *reference[PAIR_SIDES]; /* [N] nats; filled in by the caller */
-    double *second[PAIR_SIDES];                        /* [N] likewise, under the second frozen model */
-    double *violation;                                 /* [N] in [0, 1]; NaN where the margin does not apply */
-    int64_t *index;                                    /* [N] rows of the split */
-    int64_t *pairs, *n;                                /* [K] pairs, and those that the margin applies to */
-    double *right, *violations;                        /* [K] the pairs whose chosen response leads; of n */
-    double *accuracy, *accuracy_low, *accuracy_high;   /* [K] with its 95 % interval; NaN without pairs */
-    double *rate, *rate_low, *rate_high;               /* [K] violation rate */
-    double *reward;                                    /* [K] mean reward margin */
+    PairLogps logps, reference, second;              /* filled in by the caller */
+    double *violation;                               /* [N] in [0, 1]; NaN where the margin does not apply */
+    int64_t *index;                                  /* [N] rows of the split */
+    int64_t *pairs, *n;                              /* [K] pairs, and those that the margin applies to */
+    double *right, *violations;                      /* [K] the pairs whose chosen response leads; of n */
+    double *accuracy, *accuracy_low, *accuracy_high; /* [K] with its 95 % interval; NaN without pairs */
+    double *rate, *rate_low, *rate_high;             /* [K] violation rate */
+    double *reward;                                  /* [K] mean reward margin */
     void *memory;
 } Evaluation;
 
-/* Not collective. */
-bool evaluation_create(Evaluation *e, const Pairs *pairs, Error *err);
+/* With room for the log-probs of second segments if the objective wants them. Not collective. */
+bool evaluation_create(Evaluation *e, const Pairs *pairs, bool segments, Error *err);
 void evaluation_free(Evaluation *e); /* harmless on one that is all zero */
 
 /* Everything else from the log-probs, under these margins. Not collective. */

@@ -19,11 +19,11 @@ bool frozen_refuse_foreign(const Config *config, Error *err);
 /* Digest of its weights, as its file says; "none" if it is not needed. Collective over world. */
 bool frozen_digest(const Run *run, FrozenModel which, char digest[WEIGHTS_DIGEST], Error *err);
 
-/* Its log-probs of all pairs of the batcher into chosen and rejected [pairs.count], nats, the same on all ranks: from
- * the cache if there is one for this data and these weights, else computed and cached under `group`; a pass that is
- * interrupted goes on from its cache. The model's weights are afterwards those of the frozen model, or as before.
- * Collective over world. */
-bool frozen_logps(Run *run, FrozenModel which, PairBatcher *batcher, const char *group, double *chosen,
-                  double *rejected, Error *err);
+/* Its log-probs of all pairs of the batcher, the same on all ranks: from the cache if there is one for this data and
+ * these weights, else computed and cached under `group` (those of the second segments, if logps->answer is there, under
+ * "<group>_answer"); a pass that is interrupted goes on from its cache. The model's weights are afterwards those of the
+ * frozen model, or as before. Collective over world. */
+bool frozen_logps(Run *run, FrozenModel which, PairBatcher *batcher, const char *group, const PairLogps *logps,
+                  Error *err);
 
 #endif

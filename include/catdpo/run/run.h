@@ -63,10 +63,10 @@ bool run_watch(Run *run, Error *err);
 /* Weights of a model file or checkpoint, of the architecture that the run was opened with. Collective over world. */
 bool run_load_model(Run *run, const char *path, Error *err);
 
-/* Log-probs of the pairs from *done on under the weights at hand: chosen and rejected [pairs.count], nats, the same on
- * all ranks. Goes on until all are done or the lifecycle has something else to do: *done and *verdict say so. Shows
- * progress under `title`. Collective over world. */
-bool run_logps(Run *run, PairBatcher *batcher, const char *title, double *chosen, double *rejected, int64_t *done,
+/* Log-probs of the pairs from *done on under the weights at hand, the same on all ranks; of the second segments too if
+ * logps->answer is there (the batcher's limits.parts is 2). Goes on until all are done or the lifecycle has something
+ * else to do: *done and *verdict say so. Shows progress under `title`. Collective over world. */
+bool run_logps(Run *run, PairBatcher *batcher, const char *title, const PairLogps *logps, int64_t *done,
                Verdict *verdict, Error *err);
 
 /* "<run.dir>/<name>" */

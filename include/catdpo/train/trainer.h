@@ -23,11 +23,10 @@ typedef struct Trainer {
     StepLog *log;  /* rank 0 only */
     Health health; /* likewise */
     Progress progress;
-    double *reference[PAIR_SIDES];            /* [N] nats */
-    double *second[PAIR_SIDES];               /* [N] nats: of the second frozen model; NaN without one */
-    double *mismatched_reference[PAIR_SIDES]; /* [N] nats: of run.mismatched; NULL without */
-    double baseline;                          /* nats: of the step at hand, for objectives that have one */
-    Evaluation heldout;                       /* of the held-out pairs; without memory unless checkpoint.best */
+    PairLogps reference, second;    /* [N] under the frozen models; NaN for one that is not needed */
+    PairLogps mismatched_reference; /* [N] of run.mismatched; NULL without */
+    double baseline;                /* nats: of the step at hand, for objectives that have one */
+    Evaluation heldout;             /* of the held-out pairs; without memory unless checkpoint.best */
     char start_digest[WEIGHTS_DIGEST],
         reference_digest[WEIGHTS_DIGEST]; /* of the weights that training starts from, and of the reference */
     int64_t *pair;                        /* [B] indices of the step's pairs, -1: none */
