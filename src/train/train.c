@@ -179,10 +179,17 @@ static bool prepare(Trainer *t, const TrainOptions *options, MPI_Comm world, Err
 static void say_how_to_stop(Run *run)
 {
     long launcher = stop_launcher();
-    char kill[64] = "";
-    if (launcher) snprintf(kill, sizeof kill, " or kill -USR1 %ld", launcher);
+    const char *job = getenv("SLURM_JOB_ID"), *step = getenv("SLURM_STEP_ID"), *wrong = "";
+    char other[96] = "";
+    if (launcher) {
+        snprintf(other, sizeof other, " or kill -USR1 %ld", launcher);
+        wrong = " (at Ctrl-C mpirun kills the ranks within two seconds)";
+    } else if (job && step) {
+        snprintf(other, sizeof other, " or scancel --signal=USR1 %.32s.%.32s", job, step);
+        wrong = " (at two Ctrl-C srun kills the ranks at once)";
+    }
     log_info(&run->log, "stop     touch %s%s: a checkpoint after the step at hand, then the end%s", run->life.stop,
-             kill, launcher ? " (Ctrl-C: mpirun kills the ranks within two seconds)" : "");
+             other, wrong);
 }
 
 /* All steps, or as many as there is time for. */

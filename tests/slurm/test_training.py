@@ -1,6 +1,7 @@
 """Training as batch jobs on several nodes: the losses of a single process, parts that add up to the uninterrupted run,
 and what scancel and failures leave."""
 
+import json
 import os
 import subprocess
 
@@ -138,9 +139,14 @@ def test_limits_of_slurm(lab):
 
 @pytest.mark.parametrize("name, status", [("diverges", 1), ("mistake", 2)])
 def test_failure(jobs, name, status):
-    """A failure of the program is the job's, with its status, and is not tried again."""
+    """A failure of the program is the job's, with its status, and is not tried again; the run directory has its reason,
+    the job and the name of its log."""
     job = jobs[name].ends("FAILED", status)
     assert job.restarts() == 0
+    with open(os.path.join(job.directory, "status.json")) as file:
+        said = json.load(file)
+    assert said["status"] == "failed" and said["exit_status"] == status and said["reason"] in repr(job)
+    assert said["job"] == str(job.id) and os.path.basename(said["log"]) == f"catdpo-train-{job.id}.out"
     assert not os.path.exists(os.path.join(job.directory, "checkpoints", "final.h5"))
 
 
