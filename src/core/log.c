@@ -115,17 +115,24 @@ static void write_rate(double rate, char text[32])
         snprintf(text, 32, "%.2fM tok/s", rate / 1e6);
 }
 
-/* "worst Privacy 0.62", with as much of the name as `room` columns hold; empty if they hold less than a few letters. */
+/* "worst Privacy 62% violated", with as much of the name, and the last word only, as `room` columns hold; empty if they
+ * hold less than a few letters. */
 static void write_worst(const ProgressFields *fields, int room, char *text, size_t size)
 {
+    static const char unit[] = " violated";
     text[0] = '\0';
     if (!fields->worst || isnan(fields->worst_rate)) return;
-    int longest = room - (int)strlen("worst  0.62");
+    char rate[16];
+    snprintf(rate, sizeof rate, "%.0f%%", 100 * fields->worst_rate);
+    int longest = room - (int)strlen("worst  ") - (int)strlen(rate), whole = text_columns(fields->worst);
+    if (longest > LONGEST_NAME + (int)strlen(unit)) longest = LONGEST_NAME + (int)strlen(unit);
+    int wanted = whole < LONGEST_NAME ? whole : LONGEST_NAME;
+    bool with_unit = longest >= wanted + (int)strlen(unit);
     if (longest > LONGEST_NAME) longest = LONGEST_NAME;
-    if (longest < SHORTEST_NAME && longest < text_columns(fields->worst)) return;
+    if (longest < SHORTEST_NAME && longest < whole) return;
     int bytes = text_bytes(fields->worst, longest);
     while (bytes > 0 && fields->worst[bytes - 1] == ' ') bytes--;
-    snprintf(text, size, "worst %.*s %.2f", bytes, fields->worst, fields->worst_rate);
+    snprintf(text, size, "worst %.*s %s%s", bytes, fields->worst, rate, with_unit ? unit : "");
 }
 
 int progress_line(const Progress *p, int64_t done, double now, const ProgressFields *fields, int width, char *text,

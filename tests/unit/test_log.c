@@ -64,9 +64,9 @@ static void line_fits_every_width(void **state)
     char text[512];
     int columns = progress_line(&p, 300, 160, &fields, 0, text, sizeof text);
     assert_int_equal(columns, (int)strlen(text) - 2); /* two letters take two bytes each */
-    assert_string_equal(text,
-                        "train  300/1200  loss 0.6931  12.3k tok/s  worst Privat\303\244sph\303\244re und Datens 0.62"
-                        "  epoch 1  3:00 left");
+    assert_string_equal(
+        text, "train  300/1200  loss 0.6931  12.3k tok/s  worst Privat\303\244sph\303\244re und Datens 62% violated"
+              "  epoch 1  3:00 left");
     for (int width = 20; width < 200; width++) {
         columns = progress_line(&p, 300, 160, &fields, width, text, sizeof text);
         assert_true(columns < width);
@@ -74,8 +74,8 @@ static void line_fits_every_width(void **state)
         assert_true((width < 27) == !strstr(text, "3:00 left"));
     }
     progress_line(&p, 300, 160, &fields, 80, text, sizeof text);
-    assert_string_equal(text,
-                        "train  300/1200  loss 0.6931  12.3k tok/s  worst Privat\303\244sph\303\244re 0.62  3:00 left");
+    assert_string_equal(
+        text, "train  300/1200  loss 0.6931  12.3k tok/s  worst Privat\303\244sph\303\244re u 62%  3:00 left");
     ProgressFields none = { NAN, NAN, NULL, NAN, NULL };
     progress_line(&p, 1200, 3800, &none, 80, text, sizeof text);
     assert_string_equal(text, "train 1200/1200 [########################################]  in 1:01:40");
