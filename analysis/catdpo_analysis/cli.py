@@ -119,6 +119,17 @@ how often the judge errs on them, and corrects the rates by that.
   catdpo-analysis judge answers.h5 --judge command --program 'python3 my_judge.py' --name mine
 """
 
+BEHAVIOUR = """What models say: rates of unsafe answers by category, their spread, differences between models on the
+same prompts, and a page on which the answers are read side by side.
+
+For each model: unsafe answers (macro mean over categories, worst category, gap from best to worst, variance, and excess
+variance without the noise of the rates), refusals of safe prompts, degenerate, empty and cut-off answers, length.
+Between models: differences with bootstrap intervals over prompts, McNemar's test by category with Holm's correction.
+Answers that no judge has seen are judged by the refusal rules (see judge).
+
+  catdpo-analysis behaviour before.h5 after.h5 --out answers.html
+"""
+
 COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "import": ("models.import_model", "a Hugging Face folder or a GGUF file -> model.h5", IMPORT),
     "prepare": ("prepare.prepare", "preference data -> pairs.h5", PREPARE),
@@ -126,6 +137,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "watch": ("watch.watch", "a run in the terminal while it goes", WATCH),
     "compare": ("compare.compare", "several runs -> tables and an HTML page", COMPARE),
     "judge": ("judge.judge", "samples.h5 -> verdicts of a judge beside the answers", JUDGE),
+    "behaviour": ("behaviour.behaviour", "judged answers of one or several models -> rates, tests, a page", BEHAVIOUR),
     "export": ("models.export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.history import with_log
 from catdpo_analysis.files.evaluations import read_evaluations
+from catdpo_analysis.files.paths import names_of
 from catdpo_analysis.files.run_data import Evaluation, Metrics, paired_changes, read_metrics
 from catdpo_analysis.files.settings import read_settings, setting_text
 from catdpo_analysis.files.stats import holm, interval_of_mean, mcnemar, recent, summarise
@@ -128,15 +129,6 @@ def expand(patterns):
     for path in paths:
         unique.setdefault(os.path.realpath(path), path.rstrip("/") or "/")
     return list(unique.values())
-
-
-def names_of(paths):
-    """Short names that differ: the ends of the paths."""
-    parts = [os.path.abspath(path).split(os.sep) for path in paths]
-    depth = 1
-    while depth < max(map(len, parts)) and len({tuple(part[-depth:]) for part in parts}) < len(parts):
-        depth += 1
-    return [os.sep.join(part[-depth:]) for part in parts]
 
 
 def read_entries(paths):

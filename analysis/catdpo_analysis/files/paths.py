@@ -31,3 +31,12 @@ def expand(text):
         return os.environ[name]
 
     return home + VARIABLE.sub(value, rest)
+
+
+def names_of(paths):
+    """Short names that differ: the ends of the paths."""
+    parts = [os.path.abspath(path).split(os.sep) for path in paths]
+    depth = 1
+    while depth < max(map(len, parts)) and len({tuple(part[-depth:]) for part in parts}) < len(parts):
+        depth += 1
+    return [os.sep.join(part[-depth:]) for part in parts]

@@ -6,7 +6,7 @@ import jinja2
 
 from catdpo_analysis.files import h5io
 
-FOLDERS = ("page", "report", "compare")  # packages with templates
+FOLDERS = ("page", "behaviour", "report", "compare")  # packages with templates
 
 
 def environment():

@@ -1,0 +1,1 @@
+"""What models say: rates of judged answers by category, compared between models, and the answers themselves."""
