@@ -489,6 +489,7 @@ static bool finish(Loader *loader, bool agree, Error *err)
     }
     if (loader->count > 0) *err = loader->faults;
     objective_resolve(&loader->config->objective);
+    margin_resolve(&loader->config->margin);
     return loader->count == 0 && (!agree || check_agreement(loader, err));
 }
 

@@ -13,6 +13,7 @@
 static const OptionChoices scopes = { .names = (const char *const[]){ "category", "global", "fixed", NULL } };
 static const OptionChoices forms = { .names = (const char *const[]){ "offset", "weight", NULL } };
 static const OptionChoices aggregations = { .names = (const char *const[]){ "max", "mean", "sum", NULL } };
+static const OptionChoices target_forms = { .names = (const char *const[]){ "absolute", "mean", "best", NULL } };
 static const OptionChoices signals = { .names = (const char *const[]){ "likelihood", "reward", "margin", NULL } };
 static const OptionChoices samplings = { .names = (const char *const[]){ "uniform", "balanced", "sequential", NULL } };
 static const OptionChoices schedules = { .names = (const char *const[]){ "constant", "linear", "cosine", NULL } };
@@ -76,8 +77,20 @@ static const Option table[] = {
       "Largest margin that an update may reach." },
     { "margin.eta", OPTION_FLOAT, AT(margin.eta), "0.1", "[0, inf)", NULL,
       "Step of an update: margin += eta (violation rate - target), then clipped to min and max." },
-    { "margin.target", OPTION_FLOAT, AT(margin.target), "0.2", "[0, 1]", NULL,
-      "Violation rate that is accepted; above it the margin grows." },
+    { "margin.target", OPTION_FLOAT_OR_AUTO, AT(margin.target), "\"auto\"", "[0, 1]", NULL,
+      "Violation rate that is accepted; above it the margin grows. auto: 0.2, or 0 with a target_form that compares "
+      "categories." },
+    { "margin.target_form", OPTION_CHOICE, AT(margin.target_form), "\"absolute\"", NULL, &target_forms,
+      "What the target is added to. absolute: nothing. mean: the mean of the categories' rates, so that a margin grows "
+      "only where its category is worse than the others, and the gap is what is controlled. best: the lowest of "
+      "them." },
+    { "margin.prior", OPTION_FLOAT, AT(margin.prior), "0.0", "[0, inf)", NULL,
+      "Weight, in pairs, of the rate of all categories together in the rate of each: (violations + prior x common "
+      "rate) "
+      "/ (pairs + prior), the posterior mean under a Beta prior; 0: the rate as counted." },
+    { "margin.deadband", OPTION_FLOAT, AT(margin.deadband), "0.0", "[0, inf)", NULL,
+      "Move a margin only when its rate differs from what is accepted by more than so many of its standard errors; 0: "
+      "always." },
     { "margin.averaging", OPTION_FLOAT, AT(margin.averaging), "0.02", "(0, 1]", NULL,
       "Weight of one pair in the running violation rate; n new pairs weigh 1 - (1 - averaging)^n." },
     { "margin.initial_rate", OPTION_FLOAT, AT(margin.initial_rate), "0.5", "[0, 1]", NULL,

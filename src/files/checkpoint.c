@@ -63,6 +63,8 @@ static const Field fields[] = {
           "safety margin of each category, in units of beta * h", .most = 1e300),
     ARRAY("/margins/violation_rate", DATA_FLOAT64, CATEGORY, violation_rate, "1",
           "running violation rate of each category", .most = 1),
+    ARRAY("/margins/standard_error", DATA_FLOAT64, CATEGORY, standard_error, "1", "standard error of violation_rate",
+          .most = 1, .since = 2),
     ARRAY("/margins/n", DATA_INT64, CATEGORY, n, "1", "pairs counted since the beginning", .most = COUNTS_MOST),
     ARRAY("/margins/violations", DATA_INT64, CATEGORY, violations, "1",
           "their violations, in the attribute `unit` of the group", .most = UNITS_MOST),
@@ -70,12 +72,13 @@ static const Field fields[] = {
           "counts and violations that have not entered an update yet", .most = UNITS_MOST),
     { "/margins", "unit", FIELD_NUMBER, MEMBER(unit), .least = 0x1p-32, .most = 0.5 },
     { "/margins", "pooled_rate", FIELD_NUMBER, MEMBER(pooled_rate), .most = 1 },
+    { "/margins", "pooled_error", FIELD_NUMBER, MEMBER(pooled_error), .most = 1, .since = 2 },
     COUNTER("/margins", "updates", margin_updates),
     COUNTER("/margins", "last_update", last_update),
     { .kind = FIELD_END },
 };
 
-const Format checkpoint_format = { CHECKPOINT_FORMAT, 1, fields, axes, AXES };
+const Format checkpoint_format = { CHECKPOINT_FORMAT, CHECKPOINT_VERSION, fields, axes, AXES };
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */
 
@@ -107,11 +110,13 @@ static Checkpoint describe(const Checkpoint *about, const Optimizer *o, const Ma
     c.category_count = m->category_count;
     c.margin = m->margin;
     c.violation_rate = m->violation_rate;
+    c.standard_error = m->standard_error;
     c.n = m->n;
     c.violations = m->violations;
     c.pending = m->pending;
     c.unit = margin_unit(m);
     c.pooled_rate = m->pooled_rate;
+    c.pooled_error = m->pooled_error;
     c.margin_updates = m->updates;
     c.last_update = m->last_update;
     return c;
@@ -279,6 +284,9 @@ static bool take_margins(const H5File *file, const Checkpoint *c, MarginState *m
     memcpy(m->n, c->n, k * sizeof *m->n);
     memcpy(m->pending, c->pending, k * sizeof *m->pending);
     m->pooled_rate = c->pooled_rate;
+    m->pooled_error = c->standard_error ? c->pooled_error : margin_initial_error(c->pooled_rate);
+    for (size_t i = 0; i < k; i++)
+        m->standard_error[i] = c->standard_error ? c->standard_error[i] : margin_initial_error(c->violation_rate[i]);
     m->updates = c->margin_updates;
     m->last_update = c->last_update;
     return convert(file, c->violations, m->violations, (int)k, factor, err) &&

@@ -126,6 +126,17 @@ static const Field columns[] = {
     COLUMN("/train/category/loss", DATA_FLOAT64, category_loss, "nat", "mean over the category's pairs",
            PER_CATEGORY(ANY)),
 
+    COLUMN("/train/category/standard_error", DATA_FLOAT64, standard_error, "1", "standard error of violation_rate",
+           PER_CATEGORY(SHARE, .since = 2)),
+    COLUMN(
+        "/train/category/coefficient_share", DATA_FLOAT64, coefficient_share, "1",
+        "part of the sum of |d loss / d log-prob| over the step's pairs that the category's pairs have: its share of "
+        "the gradient as far as that is known without a gradient for each category",
+        PER_CATEGORY(SHARE, .since = 2)),
+    COLUMN("/train/category/saturation", DATA_FLOAT64, saturation, "1",
+           "mean of sigmoid(offset - beta h) over the category's pairs: 0: they pull no more",
+           PER_CATEGORY(SHARE, .since = 2)),
+
     COLUMN("/train/pairs", DATA_INT64, pair_index, "1", "rows of /train in pairs.h5; -1: none",
            PER_PAIR(.least = -1, .most = INT64_MAX)),
     COLUMN("/train/pair/logps_chosen", DATA_FLOAT64, pair_logps[0], "nat",

@@ -81,7 +81,9 @@ bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm c
     bool ok = h5_has_attribute(file, "/", "format", &marked, err) &&
               (!marked || h5_read_string(file, "/", "format", format, sizeof format, err));
     bool checkpoint = ok && strcmp(format, CHECKPOINT_FORMAT) == 0;
-    ok = ok && h5_check_format(file, checkpoint ? CHECKPOINT_FORMAT : MODEL_FORMAT, 1, err) &&
+    ok = ok &&
+         h5_check_format(file, checkpoint ? CHECKPOINT_FORMAT : MODEL_FORMAT, checkpoint ? CHECKPOINT_VERSION : 1,
+                         err) &&
          (!checkpoint || h5_read_int64(file, "/", "step", 0, INT64_MAX, &info->step, err)) &&
          read_architecture(file, &info->architecture, err) && check_size(file, &info->architecture, err) &&
          h5_read_string(file, "/model", "tokenizer_digest", info->tokenizer_digest, sizeof info->tokenizer_digest,

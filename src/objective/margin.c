@@ -10,6 +10,11 @@
 enum { HARD_UNITS = 2 }; /* units of one violation */
 static const int64_t SOFT_UNITS = INT64_C(1) << 32;
 
+void margin_resolve(MarginSettings *m)
+{
+    if (isnan(m->target)) m->target = m->target_form == TARGET_ABSOLUTE ? 0.2 : 0;
+}
+
 bool margin_agree(const MarginSettings *m, const ObjectiveSettings *objective, const char *keys[2], char *message,
                   size_t size)
 {
@@ -30,6 +35,11 @@ bool margin_agree(const MarginSettings *m, const ObjectiveSettings *objective, c
                  "margin.form = \"weight\", but objective.type = \"%s\" has no margins: leave margin.form at "
                  "\"offset\", or set %s",
                  row->name, remedy);
+    } else if (m->target_form != TARGET_ABSOLUTE && m->scope == SCOPE_GLOBAL) {
+        keys[0] = "margin.target_form", keys[1] = "margin.scope";
+        snprintf(message, size,
+                 "margin.target_form compares categories with each other, but margin.scope = \"global\" has one margin "
+                 "for all: set margin.target_form to \"absolute\", or margin.scope to \"category\"");
     } else if (use == MARGINS_FIXED && m->initial == 0) {
         keys[0] = "objective.type", keys[1] = "margin.initial";
         snprintf(message, size,
@@ -46,6 +56,8 @@ bool margin_agree(const MarginSettings *m, const ObjectiveSettings *objective, c
     }
     return keys[0] == NULL;
 }
+
+double margin_initial_error(double rate) { return sqrt(rate * (1 - rate)); }
 
 bool margin_create(MarginState *state, const MarginSettings *settings, const ObjectiveSettings *objective,
                    int category_count, Error *err)
@@ -64,6 +76,9 @@ bool margin_create(MarginState *state, const MarginSettings *settings, const Obj
         .max = settings->max,
         .eta = settings->eta,
         .target = settings->target,
+        .target_form = (TargetForm)settings->target_form,
+        .prior = settings->prior,
+        .deadband = settings->deadband,
         .averaging = settings->averaging,
         .tie = settings->tie,
         .temperature = settings->temperature,
@@ -72,18 +87,21 @@ bool margin_create(MarginState *state, const MarginSettings *settings, const Obj
         .group_step = objective->group_step,
         .normaliser = 1,
         .pooled_rate = settings->initial_rate,
+        .pooled_error = margin_initial_error(settings->initial_rate),
     };
     CHECK(category_count >= 1);
-    state->margin = calloc(k, 2 * sizeof(double) + 5 * sizeof(int64_t));
+    state->margin = calloc(k, 3 * sizeof(double) + 5 * sizeof(int64_t));
     if (!state->margin) return error_fault(err, "no memory left for the margins of %d categories", category_count);
     state->violation_rate = state->margin + k;
-    state->n = (int64_t *)(void *)(state->violation_rate + k);
+    state->standard_error = state->violation_rate + k;
+    state->n = (int64_t *)(void *)(state->standard_error + k);
     state->violations = state->n + k;
     state->pending = state->violations + k;
     state->members = state->pending + 2 * k;
     for (size_t c = 0; c < k; c++) {
         state->margin[c] = use == MARGINS_NONE || use == MARGINS_GROUPS ? 0 : settings->initial;
         state->violation_rate[c] = settings->initial_rate;
+        state->standard_error[c] = state->pooled_error;
     }
     return true;
 }
@@ -234,18 +252,87 @@ static double power(double base, int64_t n)
     return result;
 }
 
-/* The running rate after n more pairs with these violations. */
-static double averaged(const MarginState *state, double rate, int64_t n, int64_t violations)
+/* A running rate and its standard error after n more pairs with these violations; the prior has this weight, in pairs,
+ * and lies at `centre`. */
+static void follow(const MarginState *state, double *rate, double *error, int64_t n, int64_t violations, double prior,
+                   double centre)
 {
-    if (n == 0) return rate; /* absent is not the same as without violation */
-    double weight = 1 - power(1 - state->averaging, n);
-    double fresh = (double)violations * margin_unit(state) / (double)n;
-    return rate + weight * (fresh - rate);
+    if (n == 0) return; /* absent is not the same as without violation */
+    double weight = 1 - power(1 - state->averaging, n), keep = 1 - weight;
+    double hits = (double)violations * margin_unit(state) + prior * centre, all = (double)n + prior;
+    double q = (hits + 0.5) / (all + 1);
+    *rate += weight * (hits / all - *rate);
+    *error = sqrt(keep * keep * (*error * *error) + weight * weight * (q * (1 - q) / (all + 2)));
 }
 
-static double moved(const MarginState *state, double margin, double rate)
+/* Brings the rates of all categories and the pooled one up to what is pending. */
+static void follow_all(MarginState *state)
 {
-    return fmin(fmax(margin + state->eta * (rate - state->target), state->min), state->max);
+    int count = state->category_count;
+    int64_t n = 0, violations = 0;
+    for (int k = 0; k < count; k++) n += state->pending[k], violations += state->pending[count + k];
+    double centre = n > 0 ? (double)violations * margin_unit(state) / (double)n : 0;
+    for (int k = 0; k < count; k++)
+        follow(state, &state->violation_rate[k], &state->standard_error[k], state->pending[k],
+               state->pending[count + k], state->prior, centre);
+    follow(state, &state->pooled_rate, &state->pooled_error, n, violations, 0, 0);
+}
+
+/* What the rates of categories are compared with. */
+typedef struct TargetReference {
+    double rate;
+    int categories; /* that have been counted */
+    int best;       /* of them with the smallest rate; -1: none */
+    double squares; /* sum of their squared standard errors */
+} TargetReference;
+
+static TargetReference find_reference(const MarginState *state)
+{
+    TargetReference r = { .best = -1 };
+    double sum = 0;
+    for (int k = 0; k < state->category_count; k++) {
+        if (state->n[k] == 0) continue;
+        if (r.best < 0 || state->violation_rate[k] < state->violation_rate[r.best]) r.best = k;
+        sum += state->violation_rate[k];
+        r.squares += state->standard_error[k] * state->standard_error[k];
+        r.categories++;
+    }
+    if (state->target_form == TARGET_MEAN && r.categories > 0) r.rate = sum / r.categories;
+    if (state->target_form == TARGET_BEST && r.best >= 0) r.rate = state->violation_rate[r.best];
+    return r;
+}
+
+/* Standard error of category k's rate less the reference. */
+static double excess_error(const MarginState *state, const TargetReference *r, int k)
+{
+    double own = state->standard_error[k] * state->standard_error[k], m = r->categories;
+    if (state->target_form == TARGET_MEAN) return sqrt((1 - 1 / m) * (1 - 1 / m) * own + (r->squares - own) / (m * m));
+    if (state->target_form == TARGET_BEST && k != r->best)
+        return sqrt(own + state->standard_error[r->best] * state->standard_error[r->best]);
+    return state->standard_error[k];
+}
+
+static double moved(const MarginState *state, double margin, double excess, double error)
+{
+    if (state->deadband > 0 && fabs(excess) <= state->deadband * error) return margin;
+    return fmin(fmax(margin + state->eta * excess, state->min), state->max);
+}
+
+static void move_all(MarginState *state)
+{
+    int count = state->category_count;
+    int64_t all = 0;
+    TargetReference reference = find_reference(state);
+    for (int k = 0; k < count; k++) {
+        all += state->pending[k];
+        if (state->scope == SCOPE_CATEGORY && state->pending[k] > 0)
+            state->margin[k] = moved(state, state->margin[k], state->violation_rate[k] - reference.rate - state->target,
+                                     excess_error(state, &reference, k));
+    }
+    if (state->scope == SCOPE_GLOBAL && all > 0) {
+        double margin = moved(state, state->margin[0], state->pooled_rate - state->target, state->pooled_error);
+        for (int k = 0; k < count; k++) state->margin[k] = margin;
+    }
 }
 
 void margin_update(MarginState *state, const int64_t *counts, int64_t step)
@@ -257,26 +344,13 @@ void margin_update(MarginState *state, const int64_t *counts, int64_t step)
     }
     for (int k = 0; k < 2 * count; k++) state->pending[k] += counts[k];
     if (step % state->interval != 0) return;
-
-    bool move = state->scope != SCOPE_FIXED && step > state->warmup_steps;
-    int64_t all_n = 0, all_violations = 0;
-    for (int k = 0; k < count; k++) {
-        int64_t n = state->pending[k], violations = state->pending[count + k];
-        all_n += n, all_violations += violations;
-        state->violation_rate[k] = averaged(state, state->violation_rate[k], n, violations);
-        if (move && state->scope == SCOPE_CATEGORY && n > 0)
-            state->margin[k] = moved(state, state->margin[k], state->violation_rate[k]);
-    }
-    state->pooled_rate = averaged(state, state->pooled_rate, all_n, all_violations);
-    if (move && state->scope == SCOPE_GLOBAL && all_n > 0) {
-        double margin = moved(state, state->margin[0], state->pooled_rate);
-        for (int k = 0; k < count; k++) state->margin[k] = margin;
-    }
-    memset(state->pending, 0, 2 * (size_t)count * sizeof *state->pending);
-    if (move) {
+    follow_all(state);
+    if (state->scope != SCOPE_FIXED && step > state->warmup_steps) {
+        move_all(state);
         state->updates++;
         state->last_update = step;
     }
+    memset(state->pending, 0, 2 * (size_t)count * sizeof *state->pending);
 }
 
 int margin_worst(const MarginState *state)

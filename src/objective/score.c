@@ -30,6 +30,7 @@ PairScore score_pair(const ObjectiveSettings *settings, const MarginState *margi
         .loss = terms.loss,
         .unweighted = unweighted,
         .reward_margin = settings->beta * terms.h,
+        .saturation = sigmoid(-settings->beta * terms.excess),
         .accuracy = fabs(terms.h) < margins->tie ? 0.5 : terms.h > 0, /* at the start h is rounding alone */
         .violation = violation_score(margins, violation_signal(margins, pair, &terms)),
     };

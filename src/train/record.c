@@ -141,6 +141,7 @@ bool record_step(Trainer *t, StepMetrics *row, Error *err)
     row->epoch = (double)t->step / (double)t->sampler.steps_per_epoch;
     row->num_tokens = t->num_tokens;
     row->violation_rate = t->margins.violation_rate;
+    row->standard_error = t->margins.standard_error;
     row->pair_index = t->pair;
     for (int side = 0; side < PAIR_SIDES; side++) {
         row->pair_logps[side] = t->logps[side];

@@ -12,10 +12,21 @@ enum {
     REJECTED = CHOSEN + 4,
     ENTROPY = REJECTED + 4,
     CORRECT,
+    PULL, /* |coefficients| */
     SCALARS
 };                                                         /* indices into sums */
 enum { SIDE_REWARD, SIDE_LOGP, SIDE_LOGITS, SIDE_TOKENS }; /* behind CHOSEN and REJECTED */
-enum { CATEGORY_PAIRS, CATEGORY_REWARD, CATEGORY_ACCURACY, CATEGORY_LOSS, CATEGORY_SUMS };
+enum {
+    CATEGORY_PAIRS,
+    CATEGORY_REWARD,
+    CATEGORY_ACCURACY,
+    CATEGORY_LOSS,
+    CATEGORY_PULL,
+    CATEGORY_SATURATION,
+    CATEGORY_SUMS
+};
+
+enum { ROWS = 7 }; /* of K numbers that tally_fill hands out */
 
 int64_t tally_bytes(int category_count, bool groups)
 {
@@ -31,7 +42,7 @@ bool tally_create(Tally *t, int category_count, bool groups, Error *err)
     t->groups = t->counts ? t->counts + 2 * k : NULL;
     t->partial = calloc(2 * k, sizeof *t->partial);
     t->sums = calloc(SCALARS + CATEGORY_SUMS * k, sizeof *t->sums);
-    t->row = calloc(5 * k, sizeof *t->row);
+    t->row = calloc(ROWS * k, sizeof *t->row);
     t->pairs = calloc(k, sizeof *t->pairs);
     if (t->counts && t->partial && t->sums && t->row && t->pairs) return true;
     tally_free(t);
@@ -73,6 +84,8 @@ void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t
         t->sums[ENTROPY] += result[side].entropy;
     }
     t->sums[CORRECT] += result[PAIR_CHOSEN].correct;
+    double pull = fabs(score->coefficient[PAIR_CHOSEN]) + fabs(score->coefficient[PAIR_REJECTED]);
+    t->sums[PULL] += pull;
     for (int k = 0; k < t->category_count; k++)
         if (mask[k]) {
             double *sums = t->sums + SCALARS + CATEGORY_SUMS * k;
@@ -80,6 +93,8 @@ void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t
             sums[CATEGORY_REWARD] += score->reward_margin;
             sums[CATEGORY_ACCURACY] += score->accuracy;
             sums[CATEGORY_LOSS] += score->loss;
+            sums[CATEGORY_PULL] += pull;
+            sums[CATEGORY_SATURATION] += score->saturation;
         }
 }
 
@@ -109,7 +124,7 @@ void tally_fill(const Tally *t, const MarginState *margins, StepMetrics *row)
     row->mean_token_accuracy = s[CORRECT] / chosen[SIDE_TOKENS];
 
     double *violations = t->row, *reward = t->row + k, *accuracy = t->row + 2 * k, *loss = t->row + 3 * k,
-           *margin = t->row + 4 * k;
+           *margin = t->row + 4 * k, *share = t->row + 5 * k, *saturation = t->row + 6 * k;
     for (int i = 0; i < k; i++) {
         const double *sums = s + SCALARS + CATEGORY_SUMS * i;
         t->pairs[i] = (int64_t)sums[CATEGORY_PAIRS];
@@ -118,6 +133,8 @@ void tally_fill(const Tally *t, const MarginState *margins, StepMetrics *row)
         accuracy[i] = sums[CATEGORY_ACCURACY] / sums[CATEGORY_PAIRS];
         loss[i] = sums[CATEGORY_LOSS] / sums[CATEGORY_PAIRS];
         margin[i] = margins->margin[i];
+        share[i] = sums[CATEGORY_PULL] / s[PULL];
+        saturation[i] = sums[CATEGORY_SATURATION] / sums[CATEGORY_PAIRS];
     }
     row->n = t->counts;
     row->violations = violations;
@@ -126,6 +143,8 @@ void tally_fill(const Tally *t, const MarginState *margins, StepMetrics *row)
     row->category_rewards_margins = reward;
     row->category_accuracy = accuracy;
     row->category_loss = loss;
+    row->coefficient_share = share;
+    row->saturation = saturation;
     row->partial_n = t->partial;
     row->partial_violations = t->partial + k;
 }

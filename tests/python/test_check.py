@@ -82,7 +82,7 @@ def test_files_of_a_run_are_whole(run):
     assert {"eval.h5", "metrics.h5", "reference.h5"} < set(names)
     assert verdicts(answer) == {os.path.join(run, name): "ok" for name in names}
     for words in (
-        "catdpo-checkpoint, version 1",
+        "catdpo-checkpoint, version 2",
         "5 of 5",
         "privacy, fraud, benign",
         "steps       1 to 5",

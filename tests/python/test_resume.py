@@ -176,12 +176,16 @@ def test_what_check_refuses_is_not_gone_on_from(damage):
     assert said.count("catdpo: ") == 1 and "step-00000006.h5" in said, said
 
 
+NEW = ("train/pair", "timing/wall_time", "train/category/standard_error", "train/category/coefficient_share",
+       "train/category/saturation")  # in version 2 of metrics.h5
+
+
 def to_version_1(path):
-    """metrics.h5 as it was before it had log-probs of pairs and times of day: with each rank's counts of every step."""
+    """metrics.h5 as it was before it had those: with each rank's counts of every step."""
     with h5py.File(path, "r+") as file:
         counts = {name: file[f"train/category/{name}"][()] for name in ("n", "violations")}
         unit = file["train/partial/violations"].attrs["unit"]
-        for name in ("train/pair", "train/partial", "timing/wall_time"):
+        for name in (*NEW, "train/partial"):
             del file[name]
         for name, values in (("n", counts["n"]), ("violations", np.round(counts["violations"] / unit))):
             values = values.astype("<i8")[:, None, :]
@@ -210,7 +214,7 @@ def test_metrics_of_an_earlier_version():
     found, expected = engine.read(path), whole("1x1").metrics()
     assert engine.attributes(path)["format_version"] == 2 and found.keys() == expected.keys()
     for name in expected:
-        first = 6 if name.startswith("train/pair/") else 0
+        first = 6 if name.startswith(NEW) and name != "train/pairs" else 0
         if not name.startswith(("timing/", "train/partial/")) and name != "config":
             np.testing.assert_array_equal(found[name][first:], expected[name][first:], name)
             assert first == 0 or np.all(np.isnan(found[name][:first])), name
@@ -218,6 +222,23 @@ def test_metrics_of_an_earlier_version():
     with h5py.File(path, "r+") as file:  # nothing is damaged that the earlier version had
         file["train/category/n"][0, 0] += 1
     assert subprocess.run([engine.BINARY, "check", path], capture_output=True).returncode == 2
+
+
+def test_checkpoint_of_an_earlier_version():
+    """One without standard errors is gone on from: the same weights and margins, errors as of a guess at first."""
+    def change(file):
+        del file["margins/standard_error"], file["margins"].attrs["pooled_error"]
+        file.attrs.modify("format_version", np.int64(1))
+    path = engine.copy(whole("1x1").path("checkpoints/step-00000006.h5"), change, "step-00000006.h5")
+    folder = interrupt.copy_run(whole("1x1").directory, "checkpoint-1")
+    interrupt.finish(folder, 1, (f"--resume={path}",), **settings("1x1"))
+    found, expected = (engine.read(os.path.join(where, "checkpoints/final.h5"))
+                       for where in (os.path.join(folder, "run"), whole("1x1").directory))
+    for name in expected:
+        if name != "config" and not name.endswith("standard_error"):
+            np.testing.assert_array_equal(found[name], expected[name], name)
+    error, usual = found["margins/standard_error"], expected["margins/standard_error"]
+    assert np.all(error >= usual) and np.all(error < 0.6)
 
 
 def test_several_times_over_layouts():

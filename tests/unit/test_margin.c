@@ -1,6 +1,7 @@
 /* Promises: zero margins are DPO, one fixed margin is SafeDPO, equal margins are one global margin, each to the last
  * bit; a category that is absent keeps its margin; ties count one half; margins keep to their bounds, warm-up and
- * interval; how the pairs are spread over ranks changes nothing. */
+ * interval; a prior shrinks rates, errors say how sure they are, a deadband waits for evidence, targets compare
+ * categories; how the pairs are spread over ranks changes nothing. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -355,6 +356,83 @@ static void update_follows_the_formula(void **unused)
     margin_free(&state);
 }
 
+static void prior_shrinks_towards_the_common_rate(void **unused)
+{
+    (void)unused;
+    MarginState state = MAKE(2, "margin.prior=4", "margin.averaging=1"), raw = MAKE(2, "margin.averaging=1");
+    const int64_t n[] = { 2, 8 }, violated[] = { 2, 2 };
+    margin_update(&state, counts_of(2, n, violated), 1);
+    margin_update(&raw, counts_of(2, n, violated), 1);
+    assert_close(state.violation_rate[0], (2 + 4 * 0.4) / 6); /* all together: 4 of 10 */
+    assert_close(state.violation_rate[1], (2 + 4 * 0.4) / 12);
+    assert_same(raw.violation_rate[0], 1);
+    assert_close(state.pooled_rate, 0.4);
+    double q = (2 + 1.6 + 0.5) / 7, bare = 2.5 / 3;
+    assert_close(state.standard_error[0], sqrt(q * (1 - q) / 8));
+    assert_close(raw.standard_error[0], sqrt(bare * (1 - bare) / 4)); /* more than 0, though all violate */
+    assert_true(raw.standard_error[1] < raw.standard_error[0]);
+    margin_free(&state);
+    margin_free(&raw);
+}
+
+static void standard_error_falls_with_what_is_seen(void **unused)
+{
+    (void)unused;
+    MarginState state = MAKE(2, "margin.averaging=0.2");
+    const int64_t n[] = { 5, 0 }, violated[] = { 1, 0 };
+    assert_close(state.standard_error[0], 0.5); /* of a guess */
+    double w = 1 - pow(0.8, 5), q = 1.5 / 6, fresh = q * (1 - q) / 7, error = 0.25;
+    for (int64_t step = 1; step <= 6; step++) {
+        margin_update(&state, counts_of(2, n, violated), step);
+        error = (1 - w) * (1 - w) * error + w * w * fresh;
+        assert_close(state.standard_error[0], sqrt(error));
+    }
+    assert_same(state.standard_error[1], 0.5); /* nothing was seen of it */
+    margin_free(&state);
+}
+
+/* Margins from 1, eta 1, after one update: 3 categories with rates 0.5, 0.3, 0.1, and one that never comes. */
+static void targets_compare_categories(void **unused)
+{
+    (void)unused;
+    const int64_t n[] = { 10, 10, 10, 0 }, violated[] = { 5, 3, 1, 0 };
+    static const struct {
+        char *form, *target;
+        double margin[3];
+    } cases[] = {
+        { "margin.target_form=absolute", "margin.target=auto", { 1.3, 1.1, 0.9 } },
+        { "margin.target_form=mean", "margin.target=auto", { 1.2, 1.0, 0.8 } },
+        { "margin.target_form=best", "margin.target=auto", { 1.4, 1.2, 1.0 } },
+        { "margin.target_form=best", "margin.target=0.3", { 1.1, 0.9, 0.7 } },
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        MarginState state =
+            MAKE(4, cases[c].form, cases[c].target, "margin.eta=1", "margin.averaging=1", "margin.initial=1");
+        margin_update(&state, counts_of(4, n, violated), 1);
+        for (int k = 0; k < 3; k++) assert_close(state.margin[k], cases[c].margin[k]);
+        assert_same(state.margin[3], 1);
+        margin_free(&state);
+    }
+}
+
+static void deadband_waits_for_evidence(void **unused)
+{
+    (void)unused;
+    static char *const forms[] = { "margin.target_form=absolute", "margin.target_form=mean",
+                                   "margin.target_form=best" };
+    const int64_t few[] = { 4, 4 }, some[] = { 3, 0 }, many[] = { 4000, 4000 }, most[] = { 3000, 0 };
+    for (int f = 0; f < 3; f++) {
+        MarginState state =
+            MAKE(2, forms[f], "margin.target=0.3", "margin.deadband=3", "margin.averaging=1", "margin.initial=1");
+        margin_update(&state, counts_of(2, few, some), 1); /* 3 of 4 and 0 of 4 */
+        assert_same(state.margin[0], 1);
+        margin_update(&state, counts_of(2, many, most), 2);
+        assert_true(state.margin[0] > 1);
+        assert_true(state.margin[1] < 1);
+        margin_free(&state);
+    }
+}
+
 static void averaging_counts_pairs_not_steps(void **unused)
 {
     (void)unused;
@@ -452,6 +530,10 @@ int main(void)
         cmocka_unit_test(pair_counts_in_each_of_its_categories),
         cmocka_unit_test(spreading_pairs_over_ranks_changes_nothing),
         cmocka_unit_test(update_follows_the_formula),
+        cmocka_unit_test(prior_shrinks_towards_the_common_rate),
+        cmocka_unit_test(standard_error_falls_with_what_is_seen),
+        cmocka_unit_test(targets_compare_categories),
+        cmocka_unit_test(deadband_waits_for_evidence),
         cmocka_unit_test(averaging_counts_pairs_not_steps),
         cmocka_unit_test(absent_category_is_left_alone),
         cmocka_unit_test(margins_keep_to_their_bounds),

@@ -12,7 +12,7 @@ from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.atomic import atomic_path
 from catdpo_analysis.files.seal import seal
 
-VERSIONS = {"catdpo-metrics": 2}  # of the formats that are not at their first one; older ones are read
+VERSIONS = {"catdpo-checkpoint": 2, "catdpo-metrics": 2}  # not the first; older ones are read
 ATTRIBUTE_LIMIT = 60000  # bytes; HDF5 keeps attributes of up to 64 KiB in the object header
 
 

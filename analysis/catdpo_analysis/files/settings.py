@@ -14,6 +14,13 @@ def read_settings(run):
         return {}
 
 
+def accepted_rate(settings):
+    """The violation rate that the margins accept, None where it depends on the other categories' or is not known."""
+    target = settings.get("margin.target")
+    absolute = settings.get("margin.target_form", "absolute") == "absolute"
+    return float(target) if absolute and isinstance(target, int | float) else None
+
+
 def setting_text(value):
     """A value as short text for a table."""
     if isinstance(value, bool):

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from catdpo_analysis.files.settings import accepted_rate
 from catdpo_analysis.files.stats import smooth, spread
 from catdpo_analysis.page.colours import FAINT, INK, PALETTE, PAPER, SOFT, category_styles
 from catdpo_analysis.page.plots import Picture, short_name, thin, window_of
@@ -351,7 +352,7 @@ def pictures(run):
                 "Running estimate on training pairs with a safe and an unsafe response, as the margin update sees it.",
                 "{:.0%}",
                 percent=True,
-                target=run.settings.get("margin.target"),
+                target=accepted_rate(run.settings),
             ),
             category_picture(
                 run,

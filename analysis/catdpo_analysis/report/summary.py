@@ -74,6 +74,9 @@ def margins_of(settings):
         text = {
             name: setting_text(settings.get(f"margin.{name}")) for name in ("eta", "target", "min", "max", "signal")
         }
+        form = settings.get("margin.target_form", "absolute")
+        if form != "absolute":
+            text["target"] += " above the mean of the categories" if form == "mean" else " above the best category"
         of = "one margin" if scope == "global" else "a margin for each category"
         return (
             f"{of}: eta {text['eta']}, target {text['target']}, {text['min']} to {text['max']}, signal {text['signal']}"

@@ -7,6 +7,7 @@ import numpy as np
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from catdpo_analysis.files.settings import accepted_rate
 from catdpo_analysis.watch.glyphs import bar, change, clean, sparkline, trend
 from catdpo_analysis.watch.live_run import FAILED, FINISHED, LOOKING, NOT_STARTED, RUNNING, SILENT, STOPPED
 
@@ -196,8 +197,7 @@ def _categories(snapshot, width, glyphs):
     if not metrics or not metrics.steps or not metrics.categories:
         return Text(), []
     columns = metrics.category
-    target = snapshot.settings.get("margin.target")
-    target = float(target) if isinstance(target, int | float) and snapshot.settings.get("margin.eta", 1) else None
+    target = accepted_rate(snapshot.settings) if snapshot.settings.get("margin.eta", 1) else None
     names = [clean(name, glyphs) for name in metrics.categories]
     most = NAME if width >= 90 else max(width // 4, 8)
     widest = min(max([cell_len(name) for name in names] + [len("category")]), most)

@@ -27,9 +27,10 @@ typedef struct Checkpoint {
     int category_count;                         /* K */
     const char (*category_name)[CATEGORY_NAME]; /* [K] */
     double *margin, *violation_rate;            /* [K] as in MarginState, and so on */
+    double *standard_error;                     /* [K]; NULL: an older version wrote the file */
     int64_t *n, *violations, *pending;          /* [K], [K], [2K] */
     double unit;                                /* of violations */
-    double pooled_rate;
+    double pooled_rate, pooled_error;
     int64_t margin_updates, last_update;
 
     const Blobs *templates; /* to write: those of the data; NULL or none: those of the model's file */

@@ -47,6 +47,10 @@ typedef struct StepMetrics {
     const int64_t *pairs;                                                       /* [K] all pairs */
     const double *category_rewards_margins, *category_accuracy, *category_loss; /* [K] means over all pairs of it */
 
+    const double *coefficient_share; /* [K] of the sum of |d loss / d log-prob| of all pairs, those of the category */
+    const double *saturation;        /* [K] mean of sigmoid(offset - beta h) over all pairs of it */
+    const double *standard_error;    /* [K] of violation_rate */
+
     const int64_t *partial_n;          /* [K] this rank's share of n */
     const int64_t *partial_violations; /* [K] this rank's share of violations, in MetricsInfo.partial_unit */
 

@@ -10,6 +10,7 @@
 
 #define MODEL_FORMAT      "catdpo-model"
 #define CHECKPOINT_FORMAT "catdpo-checkpoint"
+enum { CHECKPOINT_VERSION = 2 }; /* 1: without standard errors of the violation rates */
 
 /* What is known of a model file before its weights are read. */
 typedef struct ModelInfo {

@@ -9,13 +9,22 @@
  *     MPI_Allreduce of counts[2K]         int64, so that the sum is exact and the same for any number of ranks
  *     margin_update(state, counts, step)  on every rank, after the optimiser's step, with the same result
  *
- * Update of category k with n_k counted pairs since the last one, v_k the running violation rate:
+ * Update of category k with n_k counted pairs since the last one, v_k the running violation rate, s_k its standard
+ * error, p the violations of all categories together divided by their pairs:
  *
- *     v_k      += (1 - (1 - averaging)^n_k) (violations_k / n_k - v_k)
- *     margin_k  = clip(margin_k + eta (v_k - target), min, max)
+ *     weight    = 1 - (1 - averaging)^n_k
+ *     fresh     = (violations_k + prior p) / (n_k + prior)
+ *     v_k      += weight (fresh - v_k)
+ *     s_k^2     = (1 - weight)^2 s_k^2 + weight^2 q (1 - q) / (n_k + prior + 2),
+ *                 q = (violations_k + prior p + 1/2) / (n_k + prior + 1)
+ *     excess_k  = v_k - reference - target
+ *     margin_k  = clip(margin_k + eta excess_k, min, max)    if |excess_k| > deadband s(excess_k)
  *
- * A category without a counted pair keeps both. Scope global pools the counts of all categories into one rate and one
- * margin.
+ * `fresh` is the mean of the posterior under a Beta prior of this weight at p; the error is that of the posterior with
+ * half a violation and half a pair without added, so that it is above 0 (at the start sqrt(v (1 - v))). The reference
+ * is 0 (target form absolute), or the mean or the smallest of the v_j of all categories that were ever counted.
+ * s(excess_k) is s_k, or what the errors of v_k - reference add up to. A category without a counted pair keeps all.
+ * Scope global pools the counts of all categories into one rate and one margin.
  *
  * Groups (MARGINS_GROUPS) are the categories of all pairs, and a margin is the logarithm of a weight: a pair's loss
  * counts the mean of exp(margin_k) over its categories, divided by the mean of exp(margin_k) over all memberships in
@@ -37,6 +46,7 @@
 typedef enum { SCOPE_CATEGORY, SCOPE_GLOBAL, SCOPE_FIXED } MarginScope;
 typedef enum { AGGREGATE_MAX, AGGREGATE_MEAN, AGGREGATE_SUM } MarginAggregation;
 typedef enum { FORM_OFFSET, FORM_WEIGHT, FORM_EXPONENT } MarginForm; /* the last is of MARGINS_GROUPS */
+typedef enum { TARGET_ABSOLUTE, TARGET_MEAN, TARGET_BEST } TargetForm;
 typedef enum { SIGNAL_LIKELIHOOD, SIGNAL_REWARD, SIGNAL_MARGIN } ViolationSignal;
 
 /* The settings margin.*. */
@@ -45,6 +55,9 @@ typedef struct MarginSettings {
     int form;                 /* MarginForm: how a margin enters the loss */
     double initial, min, max; /* in units of beta * h */
     double eta, target;       /* step of the update; accepted violation rate */
+    int target_form;          /* TargetForm: what the target is above */
+    double prior;             /* weight of the rate of all categories together, in pairs; 0: none */
+    double deadband;          /* standard errors within which an excess moves no margin */
     double averaging;         /* weight of one sample in the running violation rate, in (0, 1] */
     double initial_rate;      /* running violation rate before any sample */
     int64_t warmup_steps;     /* steps before the first update */
@@ -64,7 +77,8 @@ typedef struct MarginState {
     MarginAggregation aggregation;
     ViolationSignal signal;
     bool soft;
-    double beta, min, max, eta, target, averaging, tie, temperature;
+    double beta, min, max, eta, target, averaging, tie, temperature, prior, deadband;
+    TargetForm target_form;
     int64_t warmup_steps, interval;
 
     double group_step;
@@ -74,7 +88,9 @@ typedef struct MarginState {
     /* what a checkpoint keeps; the arrays lie in one allocation, owned */
     double *margin; /* [K] in units of beta h, min <= margin <= max unless fixed; all equal if the scope is global */
     double *violation_rate; /* [K] running, in [0, 1]; kept whatever the scope */
+    double *standard_error; /* [K] of violation_rate */
     double pooled_rate;     /* over all categories together */
+    double pooled_error;    /* its standard error */
     int64_t *n;             /* [K] counted pairs since the beginning */
     int64_t *violations;    /* [K] theirs, in units */
     int64_t *members;       /* [K] pairs of each category in the training set; 0 until margin_know_members. Not kept */
@@ -83,6 +99,8 @@ typedef struct MarginState {
     int64_t last_update;    /* step of the last one; 0: none */
 } MarginState;
 
+/* Replaces "auto" by what the settings make of it. */
+void margin_resolve(MarginSettings *settings);
 /* Do the settings suit the objective and each other? Else writes what is wrong into message and the two keys involved,
  * the likelier culprit first. */
 bool margin_agree(const MarginSettings *settings, const ObjectiveSettings *objective, const char *keys[2],
@@ -91,6 +109,8 @@ bool margin_agree(const MarginSettings *settings, const ObjectiveSettings *objec
 /* The margins at the start of a run. Not collective. */
 bool margin_create(MarginState *state, const MarginSettings *settings, const ObjectiveSettings *objective,
                    int category_count, Error *err);
+/* Standard error of a rate that is a guess. */
+double margin_initial_error(double rate);
 void margin_free(MarginState *state); /* harmless on a state that is all zero */
 
 /* How a pair's margin m enters its loss: as the offset m, or as the weight (1 + m) / normaliser. */

@@ -12,6 +12,7 @@ typedef struct PairScore {
     double answer[PAIR_SIDES];      /* of the second segment's tokens; equal to it without segments */
     double reward[PAIR_SIDES];      /* implicit rewards */
     double reward_margin;           /* beta h */
+    double saturation;              /* sigmoid(offset - beta h): the part of its pull that a logistic loss has left */
     double accuracy;                /* does the chosen response lead? 1, 0, or 1/2 within margin.tie of a tie */
     int64_t violation;              /* in units of margin_unit: what margin_count adds */
 } PairScore;

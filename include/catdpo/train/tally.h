@@ -14,8 +14,8 @@ typedef struct Tally {
     bool has_groups;
     int64_t *groups;  /* [2K] behind counts, for margin_update_groups; 0 without */
     int64_t *partial; /* [2K] this rank's own share of them */
-    double *sums;     /* [scalars + 4 K] see tally.c */
-    double *row;      /* [5 K] what tally_fill hands out */
+    double *sums;     /* [scalars and some a category] see tally.c */
+    double *row;      /* [7 K] what tally_fill hands out */
     int64_t *pairs;   /* [K] likewise */
 } Tally;
 
