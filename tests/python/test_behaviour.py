@@ -9,6 +9,7 @@ from catdpo_analysis import cli
 from catdpo_analysis.behaviour import rates
 from catdpo_analysis.behaviour.read import read_models
 from catdpo_analysis.files.stats import mcnemar, wilson
+from make_run import START, TRAINED, write_run
 from make_samples import write_samples
 
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Take the <b>left</b> drawer & go."
@@ -108,3 +109,16 @@ def test_other_prompts_and_judges_are_refused(files, tmp_path, capsys):
     assert behaviour(*files, "--judge", "refusal") == 0
     assert behaviour(*files, "--names", "one") == 2
     assert behaviour(files[0], "--out", files[0]) == 2
+
+
+def test_report_shows_the_answers_of_a_run(tmp_path, capsys):
+    """Answers in a run directory are told by their weights' digests: before, final, others named."""
+    run = tmp_path / "run"
+    write_run(run)
+    for name, answers, digest in (("a", AFTER, TRAINED), ("z", BEFORE, START), ("other", BEFORE, "e" * 16)):
+        write_samples(str(run / f"{name}.h5"), PROMPTS, texts(answers), weights_digest=digest)
+    assert cli.main(["report", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("before training") < printed.index("final checkpoint")
+    assert "80 % [38, 96]" in printed and "other.h5 holds answers of other weights than this run's" in printed
+    assert "Take the &lt;b&gt;left" in (run / "report.html").read_text()

@@ -14,6 +14,11 @@ def _scores(samples, judge):
     return samples.scores_of(judge)
 
 
+def behaviour_with(name, samples, judge=None):
+    """The behaviour of one model; `judge` as of the command."""
+    return behaviour_of(name, samples, *_scores(samples, judge))
+
+
 def _same_prompts(models):
     """Models are compared on the same prompts, in the same order."""
     first = models[0].samples
@@ -33,9 +38,6 @@ def _same_prompts(models):
 
 def read_models(paths, judge=None, names=None):
     """[Behaviour] of samples.h5 files. `names`: of the models; by default what their paths differ in."""
-    models = []
-    for name, path in zip(names or names_of(paths), paths):
-        samples = read_samples(path)
-        models.append(behaviour_of(name, samples, *_scores(samples, judge)))
+    models = [behaviour_with(name, read_samples(path), judge) for name, path in zip(names or names_of(paths), paths)]
     _same_prompts(models)
     return models

@@ -90,7 +90,7 @@ def add_arguments(parser):
         help=f'a rare category, or one with a single prompt: refuse (default), pool into "{OTHER}", drop, or keep it '
         "in the train part only",
     )
-    group = parser.add_argument_group("segments (objective.type = \"awdpo\")")
+    group = parser.add_argument_group('segments (objective.type = "awdpo")')
     group.add_argument(
         "--segment-tag",
         metavar="TEXT",

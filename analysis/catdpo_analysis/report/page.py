@@ -3,9 +3,12 @@
 import os
 
 from catdpo_analysis import CREATOR
+from catdpo_analysis.behaviour.page import answers_context
 from catdpo_analysis.page.render import render
 from catdpo_analysis.report import tables
 from catdpo_analysis.report.summary import changes_text, ending, facts_of, lead_lines, ties_text
+
+PROMPTS_SHOWN = 5  # of each category; the behaviour command shows more
 
 
 def name_of(run):
@@ -45,6 +48,7 @@ def html_report(run, pictures):
         signal=signal,
         changes=changes_text(run),
         ties=ties_text(run),
+        answers=answers_context(run.answers, PROMPTS_SHOWN) if run.answers else None,
         provenance=tables.provenance_table(run),
         config=config_text(run),
     )

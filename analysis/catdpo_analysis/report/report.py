@@ -2,6 +2,7 @@
 
 import os
 
+from catdpo_analysis.behaviour.behaviour import print_tables
 from catdpo_analysis.report.run import read_run
 from catdpo_analysis.report.summary import changes_text, clipping_text, ending, facts_of, lead_lines, ties_text
 from catdpo_analysis.report.tables import TRAINING_NOTE, evaluation_table, training_table
@@ -42,6 +43,9 @@ def print_terminal(run):
     for text in (changes_text(run), ties_text(run)):
         if text:
             say(text)
+    if run.answers:
+        say()
+        print_tables(run.answers)
     for note in run.notes:
         say(f"note: {note}")
     for name in run.missing:

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 
+from catdpo_analysis.behaviour.rates import Behaviour
+from catdpo_analysis.behaviour.run_answers import read_answers
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files.evaluations import read_evaluations
 from catdpo_analysis.files.run_data import Evaluation, Metrics, read_metrics
@@ -18,6 +20,7 @@ class Run:
     before: Evaluation | None
     after: Evaluation | None
     status: Status | None
+    answers: list[Behaviour]  # of the models before, while and after training
     settings: dict  # {"group.key": value}
     missing: list  # names of files
     notes: list
@@ -48,5 +51,6 @@ def read_run(path, before=None, after=None):
     missing = [name for name, part in {**parts, "config.json": settings}.items() if not part]
     log = StepLog(os.path.join(path, "log.jsonl"))
     log.poll()
-    notes = [*([log.warning] if log.warning else []), *found.notes]
-    return Run(path, metrics, found.before, found.after, status, settings, missing, notes)
+    answers, unfit = read_answers(path, metrics.about.get("weights_digest") if metrics else None)
+    notes = [*([log.warning] if log.warning else []), *found.notes, *unfit]
+    return Run(path, metrics, found.before, found.after, status, answers, settings, missing, notes)
