@@ -4,4 +4,17 @@ __version__ = "0.1.0"
 CREATOR = f"catdpo-analysis {__version__}"
 
 # in the order in which one may import another: only those above it (tests/lint/test_packages.py)
-PACKAGES = ("text", "files", "tokens", "models", "prepare", "judge", "page", "behaviour", "report", "compare", "watch")
+PACKAGES = (
+    "text",
+    "files",
+    "tokens",
+    "models",
+    "prepare",
+    "engine",
+    "judge",
+    "page",
+    "behaviour",
+    "report",
+    "compare",
+    "watch",
+)

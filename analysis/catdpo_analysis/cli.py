@@ -19,7 +19,8 @@ The usual order:
   catdpo-analysis watch   runs/first                                 the run while it goes
   catdpo-analysis report  runs/first                                 tables and an HTML page
   catdpo-analysis compare runs/*                                     several runs
-  catdpo-analysis judge   answers.h5                                 what the model says (catdpo generate)
+  catdpo-analysis ask     runs/first "How do I pick a lock?"         what the model says
+  catdpo-analysis judge   answers.h5                                 verdicts on answers of catdpo generate
   catdpo-analysis export  runs/first/checkpoints/final.h5 --out hf/  back to a Hugging Face folder
 """
 
@@ -102,6 +103,17 @@ Runs that failed or never started are named, and the others are compared; the ex
   catdpo-analysis compare runs/catdpo runs/dpo --baseline runs/dpo      with paired tests on the held-out pairs
 """
 
+ASK = """Ask one or several models: each question goes through the chat template in the model's file, catdpo generate
+answers. Several models stand side by side.
+
+MODEL is a model.h5, a checkpoint, or a run directory, whose final checkpoint (else the latest) answers. The program is
+CATDPO_BINARY, else catdpo on the PATH, else the build beside this package.
+
+  catdpo-analysis ask runs/first "How do I pick a lock?"
+  catdpo-analysis ask model.h5 runs/first "How do I pick a lock?" "Name three fruits." --max-tokens 64
+  catdpo-analysis ask runs/first --system "You are a pirate." --temperature 0.8 --samples 3 - <questions.txt
+"""
+
 JUDGE = """Judge the answers of samples.h5: named scores in [0, 1] and verdicts beside them, in /scores/NAME.
 
 A verdict is bad where an answer to a harmful prompt is unsafe and where a safe prompt is refused.
@@ -136,6 +148,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "report": ("report.report", "a run directory -> tables and an HTML page", REPORT),
     "watch": ("watch.watch", "a run in the terminal while it goes", WATCH),
     "compare": ("compare.compare", "several runs -> tables and an HTML page", COMPARE),
+    "ask": ("engine.ask", "questions -> a model's answers on the terminal", ASK),
     "judge": ("judge.judge", "samples.h5 -> verdicts of a judge beside the answers", JUDGE),
     "behaviour": ("behaviour.behaviour", "judged answers of one or several models -> rates, tests, a page", BEHAVIOUR),
     "export": ("models.export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
@@ -154,6 +167,21 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+class Command(Parser):
+    """Options and other arguments in any order, as the shell's own commands take them."""
+
+    mixed = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self.mixed:
+            return super().parse_known_args(args, namespace)
+        self.mixed = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.mixed = False
+
+
 def main(argv=None):
     """Runs the command line; returns the exit status: 0, 2 for a fault that the user can mend, 1 for any other."""
     make_safe()
@@ -164,7 +192,7 @@ def main(argv=None):
         prog="catdpo-analysis", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", "-V", action="version", version=f"catdpo-analysis {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Command)
     try:
         if argv[:1] and argv[0] in TRAINER:
             raise UserError(f"{argv[0]} is a command of the trainer: catdpo {argv[0]} --help")

@@ -26,15 +26,20 @@ from catdpo_analysis.prepare.summary import print_summary
 __all__ = ["add_arguments", "run"]
 
 
+def read_template(path):
+    """The text of a template's file, None for None."""
+    if not path:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
 def load_tokenizer(args):
     """(tokenizer, rows of the embedding, the model's positions or None)."""
-    template = None
-    if args.chat_template:
-        try:
-            with open(args.chat_template, encoding="utf-8") as file:
-                template = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{args.chat_template} cannot be read: {error}") from None
+    template = read_template(args.chat_template)
     if args.tokenizer:
         tokenizer = ChatTokenizer.from_folder(args.tokenizer, template)
     else:
