@@ -12,6 +12,7 @@ PACKAGES = (
     "prepare",
     "engine",
     "judge",
+    "pairing",
     "page",
     "behaviour",
     "report",

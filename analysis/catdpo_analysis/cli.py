@@ -142,6 +142,18 @@ Answers that no judge has seen are judged by the refusal rules (see judge).
   catdpo-analysis behaviour before.h5 after.h5 --out answers.html
 """
 
+PAIRS_FROM = """Make preference pairs of judged answers (samples.h5): rows that prepare reads, each side with its
+author.
+
+Of a harmful prompt a safe answer is chosen and an unsafe one rejected, of a safe prompt an answer is chosen and a
+refusal rejected; best against worst by the judge's score. Prompts whose answers do not differ give no pair; the ledger
+counts them by category. Empty and degenerate answers are on neither side, cut ones end with their last whole sentence.
+
+  catdpo-analysis pairs-from answers.h5 --out pairs.jsonl
+  catdpo-analysis pairs-from answers.h5 --against prompted.h5 --names plain prompted --out pairs.jsonl
+  catdpo-analysis pairs-from answers.h5 --out pairs.jsonl --mix offline.jsonl --share 0.25
+"""
+
 COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "import": ("models.import_model", "a Hugging Face folder or a GGUF file -> model.h5", IMPORT),
     "prepare": ("prepare.prepare", "preference data -> pairs.h5", PREPARE),
@@ -150,6 +162,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "compare": ("compare.compare", "several runs -> tables and an HTML page", COMPARE),
     "ask": ("engine.ask", "questions -> a model's answers on the terminal", ASK),
     "judge": ("judge.judge", "samples.h5 -> verdicts of a judge beside the answers", JUDGE),
+    "pairs-from": ("pairing.pairs_from", "judged answers -> preference pairs", PAIRS_FROM),
     "behaviour": ("behaviour.behaviour", "judged answers of one or several models -> rates, tests, a page", BEHAVIOUR),
     "export": ("models.export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
 }

@@ -120,7 +120,7 @@ def test_commands_of_the_other_program_are_pointed_to(cli):
         assert list(TRAINER) == re.findall(r'\.name = "(\w+)"', file.read())
     with open(os.path.join(ROOT, "src/commands/cli.c")) as file:
         names = re.search(r"analysis_commands\[\] = \{(.*?)\}", file.read(), re.DOTALL)[1]
-    assert set(COMMANDS) == set(re.findall(r'"(\w+)"', names))
+    assert set(COMMANDS) == set(re.findall(r'"([\w-]+)"', names))
 
 
 @pytest.mark.parametrize(
