@@ -174,6 +174,22 @@ bool generator_restore(Generator *g, int64_t prompt, int sample, int length, Fin
     return true;
 }
 
+static bool is_stop(const GenerateLimits *limits, int32_t token)
+{
+    for (int i = 0; i < limits->stop_count; i++)
+        if (limits->stop[i] == token) return true;
+    return false;
+}
+
+Finish generator_finish(const Generator *g, int64_t prompt, const int32_t *token, int length)
+{
+    int64_t known = prompts_length(g->prompts, prompt) + (int64_t)length;
+    return length > 0 && is_stop(&g->limits, token[length - 1]) ? FINISH_STOP
+           : length == g->limits.max_tokens                     ? FINISH_LENGTH
+           : known >= g->model->architecture.max_positions      ? FINISH_CONTEXT
+                                                                : FINISH_NONE;
+}
+
 /* ---- who runs what ----------------------------------------------------------------------------------------------- */
 
 static bool is_known(const Generator *g, int64_t prompt, int sample)
@@ -318,13 +334,6 @@ static void choose(void *context, const ChunkLogits *logits)
     for (int j = 0; j < logits->count; j++) g->chosen[g->lane_of[logits->target[j].sequence]] = chosen[j];
 }
 
-static bool is_stop(const GenerateLimits *limits, int32_t token)
-{
-    for (int i = 0; i < limits->stop_count; i++)
-        if (limits->stop[i] == token) return true;
-    return false;
-}
-
 /* The lane's new token; its answer is complete when it has to end. */
 static bool take(Generator *g, Lane *lane, const SampledToken *token, Error *err)
 {
@@ -340,10 +349,7 @@ static bool take(Generator *g, Lane *lane, const SampledToken *token, Error *err
     lane->logp[lane->length] = token->logp;
     lane->entropy[lane->length] = token->entropy;
     lane->length++;
-    Finish finish = is_stop(&g->limits, token->token)                               ? FINISH_STOP
-                    : lane->length == g->limits.max_tokens                          ? FINISH_LENGTH
-                    : prompt + lane->length == g->model->architecture.max_positions ? FINISH_CONTEXT
-                                                                                    : FINISH_NONE;
+    Finish finish = generator_finish(g, reading->prompt, lane->text + prompt, lane->length);
     if (finish == FINISH_NONE) return true;
     lane->active = false;
     g->under_way--;

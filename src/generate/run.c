@@ -125,12 +125,7 @@ static bool take_over(Generation *x, const Run *run, bool overwrite, Error *err)
     bool ok = samples_read(&file, &s, err);
     h5_close(&file);
     if (!ok) return false;
-    ok = check_same(x, run, &s, err);
-    for (int64_t i = 0; ok && i < s.count; i++)
-        if (s.prompt[i] % run->grid.replicas == run->grid.replica)
-            ok = generator_restore(&x->generator, s.prompt[i], s.sample[i], (int)(s.offset[i + 1] - s.offset[i]),
-                                   (Finish)s.finish[i], s.token + s.offset[i], s.logp + s.offset[i],
-                                   s.entropy + s.offset[i], err);
+    ok = check_same(x, run, &s, err) && restore_answers(&x->generator, &s, x->out, err);
     x->restored = s.count;
     samples_free(&s);
     return error_agree(run->world, ok, err);

@@ -482,6 +482,7 @@ const FuzzFormat formats[] = {
     { "model", make_model, read_model },       { "checkpoint", make_checkpoint, read_checkpoint },
     { "pairs", make_pairs, read_pairs },       { "reference", make_reference, read_reference },
     { "metrics", make_metrics, read_metrics }, { "eval", make_eval, read_eval },
+    { "samples", samples_make, samples_look },
 };
 const int format_count = sizeof formats / sizeof *formats;
 

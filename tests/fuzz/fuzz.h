@@ -23,6 +23,8 @@ typedef struct FuzzFormat {
 extern const FuzzFormat formats[];
 extern const int format_count;
 const FuzzFormat *format_named(const char *name);
+void samples_make(const char *path); /* samples.c; the others' are in formats.c */
+void samples_look(const char *path);
 /* All that the program does with a file of the format: `catdpo check`, then its own reader, which may write to it. */
 void format_read(const FuzzFormat *format, const char *path);
 

@@ -1,5 +1,6 @@
 """`catdpo generate`: from a file of prompts to samples.h5: answers that do not depend on ranks and grids, texts
-that are the tokenizer's own, an interrupted generation that goes on, refusals that say what to do."""
+that are the tokenizer's own, an interrupted generation that goes on, prompts at the ends of what a model takes, files
+of others, refusals that say what to do."""
 
 import json
 import os
@@ -11,8 +12,9 @@ import engine
 import h5py
 import numpy as np
 import pytest
-from conftest import write_model
+from conftest import train_bpe, write_model, write_tokenizer
 from tokenizers import Tokenizer
+from tokenizers_of_kinds import sentencepiece_of
 
 pytestmark = engine.needs_binary
 PROMPTS = [
@@ -24,22 +26,27 @@ PROMPTS = [
 SETTINGS = {"generate.max_tokens": 12, "generate.temperature": 1.5, "generate.samples": 2, "generate.slots": 3}
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def make_files(folder, prompts=PROMPTS, tokenizer=None, prepare=(), **config):
     """A model and prompts, made by import and prepare."""
-    folder = tmp_path_factory.mktemp("generate")
-    write_model(folder / "hf")
+    write_model(folder / "hf", tokenizer=False, **config)
+    write_tokenizer(folder / "hf", tokenizer)
     with open(folder / "prompts.jsonl", "w") as file:
-        file.writelines(json.dumps({"prompt": prompt, "category": category}) + "\n" for prompt, category in PROMPTS)
+        file.writelines(json.dumps({"prompt": prompt, "category": category}) + "\n" for prompt, category in prompts)
+    model, out = folder / "model.h5", folder / "prompts.h5"
     for command in (
-        ["import", folder / "hf", "--out", folder / "model.h5"],
-        ["prepare", folder / "prompts.jsonl", "--model", folder / "model.h5", "--out", folder / "prompts.h5"],
+        ["import", folder / "hf", "--out", model],
+        ["prepare", folder / "prompts.jsonl", "--model", model, "--out", out, *prepare],
     ):
         done = subprocess.run(
             [sys.executable, "-m", "catdpo_analysis", *map(str, command)], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return make_files(tmp_path_factory.mktemp("generate"))
 
 
 def generate(files, out, ranks=1, *arguments, **settings):
@@ -100,15 +107,34 @@ def test_samples_are_complete_and_whole(answers):
     assert done.returncode == 0 and "8 of 8, 2 to each of 4 prompts" in done.stdout, done.stdout
 
 
+def written_and_decoded(folder, out):
+    """The texts of all answers, and what the tokenizer makes of their tokens."""
+    tokenizer = Tokenizer.from_file(str(folder / "hf" / "tokenizer.json"))
+    found = content(out)
+    pieces = np.split(found["token"], found["offset"][1:-1])
+    with h5py.File(out) as file:
+        return list(file["samples/text"].asstr()[:]), [
+            tokenizer.decode(piece.tolist()).replace("\0", "\u2400") for piece in pieces
+        ]
+
+
 def test_texts_are_the_tokenizers_own(files, answers):
     """Special tokens left out."""
-    tokenizer = Tokenizer.from_file(str(files / "hf" / "tokenizer.json"))
+    written, decoded = written_and_decoded(files, answers)
     with h5py.File(answers) as file:
-        offset, token, text = file["samples/offset"][:], file["samples/token"][:], file["samples/text"].asstr()[:]
-        prompts = list(file["prompts/text"].asstr()[:])
-    assert prompts == [prompt for prompt, _ in PROMPTS]
-    for i, written in enumerate(text):
-        assert written == tokenizer.decode(token[offset[i] : offset[i + 1]].tolist()).replace("\0", "\u2400")
+        assert list(file["prompts/text"].asstr()[:]) == [prompt for prompt, _ in PROMPTS]
+    assert written == decoded
+
+
+@pytest.mark.parametrize("kind", [train_bpe, sentencepiece_of])
+def test_texts_of_any_tokens_are_the_tokenizers_own(tmp_path, kind):
+    """Hot enough that every token is as likely: characters are cut and put together wrongly everywhere."""
+    make_files(tmp_path, PROMPTS[:1], kind(), ["--chat", "never"])
+    out, hot = tmp_path / "noise.h5", {"generate.temperature": 100, "generate.samples": 1500, "generate.stop": "none"}
+    done = generate(tmp_path, out, **hot)
+    assert done.returncode == 0, done.stderr
+    written, decoded = written_and_decoded(tmp_path, out)
+    assert written == decoded and len(set(written)) > 200 and sum("\ufffd" in text for text in written) > 200
 
 
 @pytest.mark.parametrize(
@@ -154,6 +180,36 @@ def test_what_is_there_is_kept(files, answers, tmp_path):
     done = generate(files, out)
     assert done.returncode == 0 and "3 of 8 answers are in" in done.stderr, done.stderr
     assert_same(answers, out)
+
+
+@pytest.mark.parametrize(
+    "name, place, value",
+    [("token", 0, 99999999), ("token", 3, 2), ("finish", 0, 2), ("offset", 1, 1), ("prompt", -1, 2)],
+    ids=["no token", "goes on behind its stop token", "says why it ended wrongly", "cut elsewhere", "out of order"],
+)
+def test_answers_that_cannot_be_are_not_gone_on_from(files, answers, tmp_path, name, place, value):
+    """By somebody who knows the format: no seal, the right settings and digests."""
+    out = tmp_path / "theirs.h5"
+    shutil.copy(answers, out)
+    with h5py.File(out, "r+") as file:
+        file[f"samples/{name}"][place] = value
+        if "checksum" in file[f"samples/{name}"].attrs:
+            del file[f"samples/{name}"].attrs["checksum"]
+    done = generate(files, out, 2)
+    assert done.returncode == 2 and done.stderr.count("damaged") == 1, done.stderr
+
+
+def test_prompts_at_the_ends_of_the_context(tmp_path):
+    """One token; as many as the model has positions, and one fewer. Nothing is left out, and each says why it ended."""
+    texts = ["a" * count for count in (1, 9, 10)]
+    make_files(tmp_path, [(text, "Sums") for text in texts], None, ["--chat", "never"], max_position_embeddings=10)
+    with h5py.File(tmp_path / "prompts.h5") as file:
+        assert np.diff(file["prompts/offsets"]).tolist() == [1, 9, 10]
+    out = tmp_path / "ends.h5"
+    done = generate(tmp_path, out, **{"generate.stop": "none", "generate.samples": 1})
+    assert done.returncode == 0, done.stderr
+    found = content(out)
+    assert np.diff(found["offset"]).tolist() == [9, 1, 0] and found["finish"].tolist() == [2, 2, 2]
 
 
 def test_other_answers_are_not_overwritten(files, answers, tmp_path):

@@ -57,7 +57,7 @@ def test_the_bytes_of_tokens_give_the_text_that_the_tokenizer_decodes(kind):
     high = [i for i in range(size) if any(byte > 127 for byte in vocabulary.bytes_of(i))]
     cut = 0
     for _ in range(4000):
-        ids = some_ids(chance, size, high)
+        ids = some_ids(chance, size + 5, high)
         text = tokenizer.decode(ids, skip_special_tokens=True)
         assert vocabulary.text(ids) == text, [tokenizer.id_to_token(i) for i in ids]
         cut += "\ufffd" in text

@@ -109,17 +109,17 @@ def _sentencepiece(steps):
 
 
 def vocabulary_of(tokenizer, rows):
-    """The Vocabulary of `rows` ids; ids without a token have no bytes. UserError if the tokenizer decodes in a way
-    that this format cannot express."""
+    """The Vocabulary of `rows` ids; ids without a token have no bytes and are left out of texts. UserError if the
+    tokenizer decodes in a way that this format cannot express."""
     steps = _steps(decoder_of(tokenizer))
     found = _byte_level(steps) or _sentencepiece(steps)
     if not found:
         kinds = ", ".join(step["type"] for step in steps) or "none"
         raise UserError(f"the tokenizer's decoder ({kinds}) is neither that of byte-level BPE nor of SentencePiece BPE")
     convert, strip = found
-    pieces, left_out, fallback = [b""] * rows, np.zeros(rows, "u1"), np.zeros(rows, "u1")
+    pieces, left_out, fallback = [b""] * rows, np.ones(rows, "u1"), np.zeros(rows, "u1")
     for token, i in tokenizer.get_vocab(with_added_tokens=True).items():
-        pieces[i], fallback[i] = convert(token)
+        (pieces[i], fallback[i]), left_out[i] = convert(token), 0
     for i, token in tokenizer.get_added_tokens_decoder().items():
         left_out[i] = token.special
     offsets = np.zeros(rows + 1, "<i8")

@@ -84,6 +84,9 @@ bool generator_create(Generator *g, const Prompts *prompts, Transformer *model, 
                       const GenerateLimits *limits, Error *err);
 void generator_free(Generator *g);
 
+/* Why an answer of these tokens ends behind them; FINISH_NONE: it goes on. Not collective. */
+Finish generator_finish(const Generator *g, int64_t prompt, const int32_t *token, int length);
+
 /* This replica's answer is known already: prompt and sample are not run. Before the first step. Not collective. */
 bool generator_restore(Generator *g, int64_t prompt, int sample, int length, Finish finish, const int32_t *token,
                        const float *logp, const float *entropy, Error *err);

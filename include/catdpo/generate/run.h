@@ -17,6 +17,11 @@ typedef struct Gathered {
 bool gather_answers(const Generator *g, const Vocabulary *vocabulary, Gathered *gathered, Error *err);
 void gathered_free(Gathered *gathered);
 
+/* Takes over the answers of a samples.h5 that is there, this replica's. `path` names it in the error if one of them, of
+ * whatever replica, is none that these prompts, this model and these settings can have. Before the first step. Not
+ * collective: the same on all ranks but for a lack of memory. */
+bool restore_answers(Generator *g, const Samples *s, const char *path, Error *err);
+
 /* The settings of the group `generate`, for prompts of up to `longest` tokens; lanes are not yet cut to the cache. */
 bool generate_limits(const Config *config, const Vocabulary *vocabulary, int vocab, GenerateLimits *limits, Error *err);
 SampleSettings generate_sampling(const Config *config);
