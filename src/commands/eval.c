@@ -192,7 +192,7 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
     if (!run_begin(run, line->config, line->set_count, line->sets, nothing, world, err) ||
         !read_task(run, &task, line, err) ||
         !error_agree(world, run->rank > 0 || frozen_refuse_foreign(&run->config, err), err) ||
-        !run_open(run, task.split, task.model, false, err) || !run_watch(run, err))
+        !run_open(run, task.split, task.model, PASS_FORWARD, err) || !run_watch(run, err))
         return false;
     run->life.interval = 0; /* an evaluation saves nothing before its end */
     if (run->pairs.count == 0)

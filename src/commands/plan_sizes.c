@@ -55,8 +55,8 @@ static bool plan_grid(Plan *plan, RanksPlan *size, GridPlan *g, int replicas, in
     Error refusal = { 0 };
     *g = (GridPlan){ .layout = { .replicas = replicas, .rows = rows, .columns = columns },
                      .idle = replicas > config->batch.pairs };
-    g->valid = layout_check(&g->layout, config, &plan->architecture, &plan->pairs, size->ranks, &size->memory, true,
-                            &g->need, &refusal);
+    g->valid = layout_check(&g->layout, config, &plan->architecture, &plan->pairs, size->ranks, &size->memory,
+                            PASS_TRAIN, &g->need, &refusal);
     g->roomy = g->valid && g->need < LAYOUT_ROOM * size->memory.bytes;
     if (!g->valid) {
         first_clause(g->reason, sizeof g->reason, refusal.message);
@@ -82,7 +82,7 @@ static void choose_best(const Plan *plan, RanksPlan *size)
     Config config = plan->config;
     memset(config.parallel.grid, 0, sizeof config.parallel.grid);
     config.parallel.replicas = 0;
-    if (!layout_choose_for(&layout, &config, &plan->architecture, &plan->pairs, size->ranks, &size->memory, true,
+    if (!layout_choose_for(&layout, &config, &plan->architecture, &plan->pairs, size->ranks, &size->memory, PASS_TRAIN,
                            &refusal)) {
         snprintf(size->why, sizeof size->why, "%.600s", refusal.message);
         return;
@@ -146,7 +146,7 @@ static bool fits_on(const Plan *plan, const Config *config, const RanksPlan *ask
     Layout layout;
     Error refusal = { 0 };
     return layout_choose_for(&layout, config, &plan->architecture, &plan->pairs, nodes * asked->ranks_per_node,
-                             &asked->memory, true, &refusal);
+                             &asked->memory, PASS_TRAIN, &refusal);
 }
 
 /* The fewest nodes of as many ranks that some grid fits on, by doubling and halving; 0 if none is found. */

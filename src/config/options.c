@@ -15,6 +15,11 @@ static const OptionChoices forms = { .names = (const char *const[]){ "offset", "
 static const OptionChoices aggregations = { .names = (const char *const[]){ "max", "mean", "sum", NULL } };
 static const OptionChoices target_forms = { .names = (const char *const[]){ "absolute", "mean", "best", NULL } };
 static const OptionChoices signals = { .names = (const char *const[]){ "likelihood", "reward", "margin", NULL } };
+static const OptionChoices attacks = { .names =
+                                           (const char *const[]){ "none", "targeted", "contrastive", "random", NULL } };
+static const OptionChoices attack_norms = { .names = (const char *const[]){ "l2", "linf", NULL } };
+static const OptionChoices radius_units = { .names = (const char *const[]){ "relative", "absolute", NULL } };
+static const OptionChoices counted_inputs = { .names = (const char *const[]){ "attacked", "clean", NULL } };
 static const OptionChoices samplings = { .names = (const char *const[]){ "uniform", "balanced", "sequential", NULL } };
 static const OptionChoices schedules = { .names = (const char *const[]){ "constant", "linear", "cosine", NULL } };
 static const OptionChoices nonfinite_policies = { .names = (const char *const[]){ "stop", "skip", NULL } };
@@ -28,6 +33,8 @@ const OptionGroup option_groups[] = {
     { "objective", "the loss of a pair; h = (policy - reference) log-ratio of chosen minus rejected, the offset is the "
                    "pair's margin" },
     { "margin", "the safety margin of each harm category" },
+    { "adversary", "training against perturbed prompts: in every pass the embeddings of a pair's prompt are moved so "
+                   "that the rejected response gets likelier, and the loss is that of the moved prompt" },
     { "generate", "answers that the model gives (catdpo generate)" },
     { "batch", "which pairs make a step, and how a step is cut into passes" },
     { "optimizer", "AdamW and gradient clipping" },
@@ -115,6 +122,28 @@ static const Option table[] = {
     { "margin.tie", OPTION_FLOAT, AT(margin.tie), "1e-3", "[0, inf)", NULL,
       "A signal closer to zero than this counts one half, in nats: at the start policy and reference agree up to "
       "rounding." },
+
+    { "adversary.type", OPTION_CHOICE, AT(adversary.attack.type), "\"none\"", NULL, &attacks,
+      "What the perturbation is after. targeted: the rejected response becomes likely. contrastive: and the chosen one "
+      "unlikely. random: nothing, its direction is drawn." },
+    { "adversary.radius", OPTION_FLOAT, AT(adversary.radius), "0.05", "[0, 1e6]", NULL,
+      "Length of a token's perturbation at most; 0: no adversary." },
+    { "adversary.radius_unit", OPTION_CHOICE, AT(adversary.attack.unit), "\"relative\"", NULL, &radius_units,
+      "relative: the radius is in units of the mean length of the embeddings of all tokens, as they are at the step at "
+      "hand. absolute: in those of the embeddings themselves." },
+    { "adversary.norm", OPTION_CHOICE, AT(adversary.attack.norm), "\"l2\"", NULL, &attack_norms,
+      "What the radius bounds. l2: the length of a token's perturbation; grids agree up to rounding. linf: each of its "
+      "H "
+      "features, by radius / sqrt(H); its steps are signs, so that grids may differ by more than rounding." },
+    { "adversary.steps", OPTION_INT, AT(adversary.attack.steps), "5", "[0, 1000]", NULL,
+      "Steps of the search for a perturbation; each is a forward and a backward pass without gradients of weights, two "
+      "thirds of a training pass. 0: no adversary." },
+    { "adversary.step_size", OPTION_FLOAT, AT(adversary.attack.step_size), "0.0", "[0, 1000]", NULL,
+      "Length of a step as a part of the radius; 0: 2.5 / steps." },
+    { "adversary.counts", OPTION_CHOICE, AT(adversary.counts), "\"attacked\"", NULL, &counted_inputs,
+      "Whose violations move the margins: those under the perturbation, or those of the prompts as they are. Both are "
+      "in "
+      "metrics.h5." },
 
     { "generate.samples", OPTION_INT, AT(generate.samples), "1", "[1, 65536]", NULL, "Answers to each prompt." },
     { "generate.max_tokens", OPTION_INT, AT(generate.max_tokens), "128", "[1, 1048576]", NULL,
@@ -340,6 +369,11 @@ static bool objective_reads_all(const Config *c, const char *keys[2], char *mess
     return true;
 }
 
+bool config_has_adversary(const Config *c)
+{
+    return c->adversary.attack.type != ATTACK_NONE && c->adversary.radius > 0 && c->adversary.attack.steps > 0;
+}
+
 bool options_agree(const Config *c, const char *keys[2], char *message, size_t size)
 {
     keys[0] = keys[1] = NULL;
@@ -359,7 +393,14 @@ bool options_agree(const Config *c, const char *keys[2], char *message, size_t s
         return false;
     }
     if (!margin_agree(&c->margin, &c->objective, keys, message, size)) return false;
-    if (c->batch.accumulation > c->batch.pairs) {
+    if (config_has_adversary(c) && !c->batch.share_prompt) {
+        keys[0] = "batch.share_prompt", keys[1] = "adversary.type";
+        snprintf(
+            message, size,
+            "adversary.type = \"%s\" perturbs the prompt that both responses of a pair answer, which has to be run "
+            "once for both: set batch.share_prompt = true, or adversary.type = \"none\"",
+            config_choice(c, "adversary.type"));
+    } else if (c->batch.accumulation > c->batch.pairs) {
         keys[0] = "batch.accumulation", keys[1] = "batch.pairs";
         snprintf(message, size,
                  "batch.accumulation = %lld cuts a step of batch.pairs = %lld into more passes than it has pairs",

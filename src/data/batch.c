@@ -93,7 +93,7 @@ static int choose_column(const Sequence *s, const int *load, int columns)
 }
 
 /* Columns for the groups [0, count) of one pass, given longest first. Whole groups share their prompt; split groups
- * balance better: the shorter result wins. Returns its width. load: 2 C ints. */
+ * balance better: the shorter result wins, unless limits.whole. Returns its width. load: 2 C ints. */
 static int assign_columns(Batcher *b, const PlannedGroup *group, int count, int *load)
 {
     int columns = b->limits.columns, *split = load + columns;
@@ -108,7 +108,7 @@ static int assign_columns(Batcher *b, const PlannedGroup *group, int count, int 
         }
     }
     int whole_width = most(load, columns), split_width = most(split, columns);
-    if (whole_width <= split_width) return whole_width;
+    if (b->limits.whole || whole_width <= split_width) return whole_width;
     memset(load, 0, sizeof(int) * (size_t)columns);
     for (int i = 0; i < count; i++) {
         PlannedSequence *p = b->sequence + group[i].sequence;
@@ -220,12 +220,16 @@ static void lay_group(Builder *w, const PlannedGroup *group)
     const PlannedSequence *p = w->b->sequence + group->sequence;
     Batch *batch = w->batch;
     int index = batch->group_count++, column = p->column, prefix_start = w->used[column], shared = group->shared;
-    for (int i = 1; i < group->count; i++)
-        if (p[i].column != column) shared = 0;
+    bool together = true;
+    for (int i = 1; i < group->count; i++) together = together && p[i].column == column;
+    if (!together) shared = 0;
     batch->group[index] = (BatchGroup){ .id = group->id,
                                         .place = group->place,
                                         .counter = index % w->b->grid->rows * w->b->grid->columns + column,
-                                        .sequence = batch->sequence_count };
+                                        .sequence = batch->sequence_count,
+                                        .column = together ? column : -1,
+                                        .shared_start = prefix_start,
+                                        .shared_length = shared };
     if (shared > 0) lay_segment(w, column, p->s.token, &(Segment){ .start = prefix_start, .length = shared });
     for (int i = 0; i < group->count; i++) lay_sequence(w, &p[i], shared, prefix_start);
 }

@@ -6,11 +6,24 @@
 
 #include <string.h>
 
+/* What a backward pass does with the gradients of the weights. */
+typedef enum {
+    WEIGHTS_NONE, /* leaves them alone: the gradient of the input is all that is wanted */
+    WEIGHTS_SET,  /* products overwrite those of the matrices */
+    WEIGHTS_ADD,  /* adds to them */
+} WeightGradients;
+
 /* ---- views ------------------------------------------------------------------------------------------------------ */
 
 static float *vector(const Transformer *t, float *flat, int index)
 {
     return index < 0 || !flat ? NULL : flat + t->parameters.tensor[index].offset;
+}
+
+/* Where the gradient of a vector goes; NULL: nowhere. */
+static float *vector_gradient(const Transformer *t, int index, WeightGradients weights)
+{
+    return weights == WEIGHTS_NONE ? NULL : vector(t, t->gradients, index);
 }
 
 static NormShape norm_shape(const Transformer *t, const Batch *batch)
@@ -52,10 +65,11 @@ static void product_backward_input(Transformer *t, const Batch *batch, const Lin
 }
 
 static void product_backward_weight(Transformer *t, const Batch *batch, const Linear *l, float *x, float *dy,
-                                    bool accumulate)
+                                    WeightGradients weights)
 {
+    if (weights == WEIGHTS_NONE) return;
     timer_start(t->timer, PHASE_MATMUL);
-    linear_backward_weight(l, batch->width, x, dy, accumulate);
+    linear_backward_weight(l, batch->width, x, dy, weights == WEIGHTS_ADD);
     timer_stop(t->timer);
 }
 
@@ -73,11 +87,12 @@ static void norm_forward(Transformer *t, const Batch *batch, int index, const fl
 
 /* dx += gradient through norm(x), given dy */
 static void norm_backward(Transformer *t, const Batch *batch, int index, const float *x, const float *rstd,
-                          const float *dy, float *dx)
+                          const float *dy, float *dx, WeightGradients weights)
 {
     timer_start(t->timer, PHASE_NORM);
     NormShape shape = norm_shape(t, batch);
-    rmsnorm_backward(&shape, x, rstd, vector(t, t->weights, index), dy, dx, vector(t, t->gradients, index), t->sums);
+    rmsnorm_backward(&shape, x, rstd, vector(t, t->weights, index), dy, dx, vector_gradient(t, index, weights),
+                     t->sums);
     timer_stop(t->timer);
 }
 
@@ -90,11 +105,12 @@ static float *block_input(Transformer *t, const Batch *batch, int index, float *
 }
 
 /* t->dx += gradient of x, from the gradient of block_input in t->dnormed */
-static void block_input_backward(Transformer *t, const Batch *batch, int index, const float *x, const float *rstd)
+static void block_input_backward(Transformer *t, const Batch *batch, int index, const float *x, const float *rstd,
+                                 WeightGradients weights)
 {
     int64_t n = (int64_t)batch->width * t->hidden.local;
     if (index >= 0)
-        norm_backward(t, batch, index, x, rstd, t->dnormed, t->dx);
+        norm_backward(t, batch, index, x, rstd, t->dnormed, t->dx, weights);
     else
         for (int64_t i = 0; i < n; i++) t->dx[i] += t->dnormed[i];
 }
@@ -118,11 +134,12 @@ static void residual_forward(Transformer *t, const Batch *batch, const Linear *l
 
 /* From t->dx, the gradient of y, which remains as a part of the gradient of x: the gradient of W input. It may lie in
  * t->dnormed. */
-static float *residual_backward(Transformer *t, const Batch *batch, int norm, const BlockOutput *output)
+static float *residual_backward(Transformer *t, const Batch *batch, int norm, const BlockOutput *output,
+                                WeightGradients weights)
 {
     if (norm < 0) return t->dx;
     memset(t->dnormed, 0, sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
-    norm_backward(t, batch, norm, output->raw, output->rstd, t->dx, t->dnormed);
+    norm_backward(t, batch, norm, output->raw, output->rstd, t->dx, t->dnormed, weights);
     return t->dnormed;
 }
 
@@ -153,28 +170,31 @@ static void attention_block_forward(Transformer *t, const Batch *batch, const Kv
 }
 
 /* t->dx: gradient of middle, becomes the gradient of x */
-static void attention_block_backward(Transformer *t, const Batch *batch, int l, bool accumulate)
+static void attention_block_backward(Transformer *t, const Batch *batch, int l, WeightGradients weights)
 {
     const LayerTensors *w = &t->parameters.layer[l];
     const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
     AttentionShape shape = attention_shape(t, l);
-    float *doutput = residual_backward(t, batch, w->attention_post_norm, &a->attention_output);
+    float *doutput = residual_backward(t, batch, w->attention_post_norm, &a->attention_output, weights);
     product_backward_input(t, batch, &p->attention_out, t->dattention, doutput);
-    product_backward_weight(t, batch, &p->attention_out, a->attention, doutput, accumulate);
+    product_backward_weight(t, batch, &p->attention_out, a->attention, doutput, weights);
 
     timer_start(t->timer, PHASE_ATTENTION);
     attention_backward(&shape, batch, a->qkv, a->attention, a->lse, t->dattention, t->dqkv, t->scratch);
     attention_rotate_backward(&shape, batch, rotary_of(t, l), t->dqkv);
     if (a->raw)
         qk_norm_backward(&t->qk_norm, batch, vector(t, t->weights, w->q_norm), vector(t, t->weights, w->k_norm), a->raw,
-                         t->dqkv, vector(t, t->gradients, w->q_norm), vector(t, t->gradients, w->k_norm), t->sums);
+                         t->dqkv, vector_gradient(t, w->q_norm, weights), vector_gradient(t, w->k_norm, weights),
+                         t->sums);
     timer_stop(t->timer);
 
-    float *x = block_input(t, batch, w->attention_norm, t->input[l], a->attention_rstd, true);
-    product_backward_weight(t, batch, &p->qkv, x, t->dqkv, accumulate);
+    if (weights != WEIGHTS_NONE) {
+        float *x = block_input(t, batch, w->attention_norm, t->input[l], a->attention_rstd, true);
+        product_backward_weight(t, batch, &p->qkv, x, t->dqkv, weights);
+    }
     product_backward_input(t, batch, &p->qkv, t->dnormed, t->dqkv);
-    block_input_backward(t, batch, w->attention_norm, t->input[l], a->attention_rstd);
+    block_input_backward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, weights);
 }
 
 /* ---- MLP block -------------------------------------------------------------------------------------------------- */
@@ -196,22 +216,24 @@ static void mlp_block_forward(Transformer *t, const Batch *batch, int l, float *
 }
 
 /* t->dx: gradient of next, becomes the gradient of middle */
-static void mlp_block_backward(Transformer *t, const Batch *batch, int l, bool accumulate)
+static void mlp_block_backward(Transformer *t, const Batch *batch, int l, WeightGradients weights)
 {
     const LayerTensors *w = &t->parameters.layer[l];
     const LayerProducts *p = &t->products[l];
     LayerActivations *a = &t->layer[l];
-    float *doutput = residual_backward(t, batch, w->mlp_post_norm, &a->mlp_output);
+    float *doutput = residual_backward(t, batch, w->mlp_post_norm, &a->mlp_output, weights);
     product_backward_input(t, batch, &p->mlp_down, t->act, doutput);
     timer_start(t->timer, PHASE_MLP);
     glu_backward(t->plan.activation, &t->mlp, batch->width, a->gate_up, t->act);
     timer_stop(t->timer);
-    product_backward_weight(t, batch, &p->mlp_down, t->act, doutput, accumulate);
+    product_backward_weight(t, batch, &p->mlp_down, t->act, doutput, weights);
 
-    float *x = block_input(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, true);
-    product_backward_weight(t, batch, &p->gate_up, x, a->gate_up, accumulate);
+    if (weights != WEIGHTS_NONE) {
+        float *x = block_input(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, true);
+        product_backward_weight(t, batch, &p->gate_up, x, a->gate_up, weights);
+    }
     product_backward_input(t, batch, &p->gate_up, t->dnormed, a->gate_up);
-    block_input_backward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd);
+    block_input_backward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, weights);
 }
 
 /* A layer again, as far as its backward pass needs it. */
@@ -229,6 +251,8 @@ static void forward(Transformer *t, const Batch *batch, const KvCache *cache)
     int layers = t->architecture.layers;
     timer_start(t->timer, PHASE_EMBEDDING);
     embedding_forward(&t->embedding, batch, t->weights + p->tensor[p->embedding].offset, t->input[0]);
+    int64_t n = t->shift ? (int64_t)batch->width * t->hidden.local : 0;
+    for (int64_t i = 0; i < n; i++) t->input[0][i] += t->shift[i];
     timer_stop(t->timer);
     for (int l = 0; l < layers; l++) {
         attention_block_forward(t, batch, cache, l);
@@ -237,18 +261,20 @@ static void forward(Transformer *t, const Batch *batch, const KvCache *cache)
     norm_forward(t, batch, p->final_norm, t->input[layers], t->rstd, false);
 }
 
-/* From t->dnormed, the gradient of the final norm's output. */
-static void backward(Transformer *t, const Batch *batch, bool accumulate)
+/* From t->dnormed, the gradient of the final norm's output, to t->dx, that of the first layer's input, and to those of
+ * the weights. */
+static void backward(Transformer *t, const Batch *batch, WeightGradients weights)
 {
     const Parameters *p = &t->parameters;
     int layers = t->architecture.layers;
     memset(t->dx, 0, sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
-    norm_backward(t, batch, p->final_norm, t->input[layers], t->rstd, t->dnormed, t->dx);
+    norm_backward(t, batch, p->final_norm, t->input[layers], t->rstd, t->dnormed, t->dx, weights);
     for (int l = layers - 1; l >= 0; l--) {
         if (t->limits.recompute) layer_again(t, batch, l);
-        mlp_block_backward(t, batch, l, accumulate);
-        attention_block_backward(t, batch, l, accumulate);
+        mlp_block_backward(t, batch, l, weights);
+        attention_block_backward(t, batch, l, weights);
     }
+    if (weights == WEIGHTS_NONE) return;
     timer_start(t->timer, PHASE_EMBEDDING);
     embedding_backward(&t->embedding, batch, t->dx, t->gradients + p->tensor[p->embedding].offset);
     timer_stop(t->timer);
@@ -280,16 +306,29 @@ void transformer_forward(Transformer *t, const Batch *batch, const KvCache *cach
     timer_stop(t->timer);
 }
 
-void transformer_pass(Transformer *t, const Batch *batch, GroupGradient *gradient, void *context, bool accumulate)
+static void forward_and_backward(Transformer *t, const Batch *batch, GroupGradient *gradient, void *context,
+                                 WeightGradients weights)
 {
     const Parameters *p = &t->parameters;
     int64_t head = p->tensor[p->head].offset;
     arrange(t, batch);
-    if (!accumulate) clear_added_gradients(t);
+    if (weights == WEIGHTS_SET) clear_added_gradients(t);
     forward(t, batch, NULL);
     timer_start(t->timer, PHASE_HEAD);
     head_run(&t->head, batch, t->normed, t->weights + head, t->result, gradient, context, t->dnormed,
-             t->gradients + head, accumulate);
+             weights == WEIGHTS_NONE ? NULL : t->gradients + head, weights == WEIGHTS_ADD);
     timer_stop(t->timer);
-    backward(t, batch, accumulate);
+    backward(t, batch, weights);
+}
+
+void transformer_pass(Transformer *t, const Batch *batch, GroupGradient *gradient, void *context, bool accumulate)
+{
+    CHECK(t->gradients);
+    forward_and_backward(t, batch, gradient, context, accumulate ? WEIGHTS_ADD : WEIGHTS_SET);
+}
+
+void transformer_input_gradient(Transformer *t, const Batch *batch, GroupGradient *gradient, void *context)
+{
+    CHECK(t->limits.backward);
+    forward_and_backward(t, batch, gradient, context, WEIGHTS_NONE);
 }

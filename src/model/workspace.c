@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool has_gradients(const TransformerLimits *limits) { return limits->backward && !limits->frozen; }
+
 static BlockOutput carve_output(const Transformer *t, Arena *arena, int64_t w, int norm)
 {
     if (norm < 0) return (BlockOutput){ NULL, NULL };
@@ -75,6 +77,13 @@ static void carve(Transformer *t, Arena *arena, int64_t w, int64_t chunk)
     t->embedding.send = arena_floats(arena, embedding_send_floats(&t->embedding, (int)w));
     t->embedding.receive = arena_floats(arena, embedding_receive_floats(&t->embedding, (int)w));
     carve_head(t, arena, chunk);
+    bool attack = t->limits.attack;
+    t->attack = (AttackBuffers){
+        .delta = arena_floats(arena, attack ? w * t->hidden.local : 0),
+        .sums = arena_take(arena, attack ? w : 0, sizeof(double)),
+        .table = arena_take(arena, attack ? t->embedding.vocab.local : 0, sizeof(double)),
+        .clean = arena_take(arena, attack ? t->limits.max_sequences : 0, sizeof(SequenceResult)),
+    };
 }
 
 void transformer_arrange(Transformer *t, int width, int chunk)
@@ -150,10 +159,11 @@ static bool allocate(Transformer *t, Error *err)
     carve(t, &count, t->limits.max_width, t->limits.max_chunk);
     t->activation_bytes = count.used;
     t->weight_bytes = t->parameters.local_floats * (int64_t)sizeof(float);
-    t->gradient_bytes = t->limits.backward ? t->weight_bytes : 0;
+    t->gradient_bytes = has_gradients(&t->limits) ? t->weight_bytes : 0;
     t->weights = memory_allocate(t->weight_bytes, "weights", err);
-    t->gradients = t->weights && t->limits.backward ? memory_allocate(t->gradient_bytes, "gradients", err) : NULL;
-    if (!t->weights || (t->limits.backward && !t->gradients)) return false;
+    bool gradients = has_gradients(&t->limits);
+    t->gradients = t->weights && gradients ? memory_allocate(t->gradient_bytes, "gradients", err) : NULL;
+    if (!t->weights || (gradients && !t->gradients)) return false;
     make_products(t);
     t->memory =
         memory_allocate(t->activation_bytes,
@@ -212,8 +222,8 @@ TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimit
         Arena count = { 0 };
         carve(&t, &count, limits->max_width, limits->max_chunk);
         bytes.weights = t.parameters.local_floats * (int64_t)sizeof(float);
-        bytes.gradients = limits->backward ? bytes.weights : 0;
-        bytes.moments = limits->backward ? 2 * bytes.weights / (sharded_moments ? replicas : 1) : 0;
+        bytes.gradients = has_gradients(limits) ? bytes.weights : 0;
+        bytes.moments = has_gradients(limits) ? 2 * bytes.weights / (sharded_moments ? replicas : 1) : 0;
         bytes.logits = (int64_t)limits->max_chunk * t.embedding.vocab.local * (int64_t)sizeof(float);
         bytes.activations = count.used - bytes.logits;
     }

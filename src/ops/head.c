@@ -160,7 +160,7 @@ static void chunk_forward(Head *head, const Batch *batch, const Chunk *chunk, co
                                 MPI_DOUBLE, MPI_SUM, head->grid->row_comm));
 }
 
-/* From the coefficients: += dhidden; += dtable if accumulate, else =. Collective over comm. */
+/* From the coefficients: += dhidden; += dtable (NULL: not wanted) if accumulate, else =. Collective over comm. */
 static void chunk_backward(Head *head, const Batch *batch, const Chunk *chunk, float *table, float *dhidden,
                            float *dtable, bool accumulate)
 {
@@ -170,6 +170,7 @@ static void chunk_backward(Head *head, const Batch *batch, const Chunk *chunk, f
     Matrix dx = chunk_matrix(head, &head->hidden, chunk->width, head->dhidden_part);
     gemm(head->grid, TRANSPOSED, &weight, PLAIN, &logits, 0, &dx);
     scatter(head, batch, chunk, chunk_targets(chunk), dhidden);
+    if (!dtable) return;
     Matrix dweight = weight_matrix(head, dtable);
     gemm(head->grid, PLAIN, &logits, TRANSPOSED, &x, accumulate, &dweight);
 }

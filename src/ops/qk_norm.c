@@ -90,12 +90,12 @@ void qk_norm_backward(const QkNorm *n, const Batch *batch, const float *q_weight
             int64_t at = (int64_t)t * rows + b.at;
             const float *w = (b.part == KEY ? k_weight : q_weight) + b.weight, *x = raw + at;
             const double *sum = sums + 2 * PARTS * t;
-            float *dy = dqkv + at, *dw = (b.part == KEY ? dk_weight : dq_weight) + b.weight;
+            float *dy = dqkv + at, *dw = b.part == KEY ? dk_weight : dq_weight;
             double r = rstd(n, b.part, n->joint ? sum[b.part] : simd_square_sum(x, b.length));
             double product = n->joint ? sum[PARTS + b.part] : weighted_product(n, b.length, w, x, dy);
             double scale = r * r * r / features(n, b.part) * product;
             for (int j = 0; j < b.length; j++) {
-                dw[j] += (float)(dy[j] * x[j] * r);
+                if (dw) dw[b.weight + j] += (float)(dy[j] * x[j] * r);
                 dy[j] = (float)(r * (n->offset + w[j]) * dy[j] - scale * x[j]);
             }
         }

@@ -27,7 +27,17 @@ void rmsnorm_apply(const NormShape *s, const float *x, const float *rstd, const 
     }
 }
 
-/* sum_i dy_i (offset + w_i) x_i, and dw_i += dy_i x_i r */
+/* sum_i dy_i (offset + w_i) x_i */
+SIMD_CLONES
+static float input_sum(int h, const float *x, float offset, const float *w, const float *dy)
+{
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < h; i++) sum += dy[i] * x[i] * (offset + w[i]);
+    return sum;
+}
+
+/* The same, and dw_i += dy_i x_i r */
 SIMD_CLONES
 static float backward_sums(int h, const float *x, float r, float offset, const float *w, const float *dy, float *dw)
 {
@@ -54,7 +64,8 @@ void rmsnorm_backward(const NormShape *s, const float *x, const float *rstd, con
 {
     for (int t = 0; t < s->n; t++) {
         int64_t at = (int64_t)t * s->h;
-        sums[t] = backward_sums(s->h, x + at, rstd[t], s->offset, w, dy + at, dw);
+        sums[t] = dw ? backward_sums(s->h, x + at, rstd[t], s->offset, w, dy + at, dw)
+                     : input_sum(s->h, x + at, s->offset, w, dy + at);
     }
     rmsnorm_sum(s->grid, sums, s->n);
     for (int t = 0; t < s->n; t++) {

@@ -37,6 +37,9 @@ typedef struct Scene {
     int width_most, chunk_most, reference_width, reference_chunk;
 } Scene;
 
+/* What is computed in a pass, each with all that stands before it. */
+typedef enum { FORWARD, INPUT_GRADIENT, ALL_GRADIENTS } PassKind;
+
 /* Sums over the passes of a replica. */
 typedef struct Work {
     double flops, product_flops;                 /* all ranks of the grid: products and attention, products */
@@ -95,14 +98,13 @@ static void add_product(Scene *s, Work *w, double *seconds, double times, Transp
     s->kept = larger(s->kept, c.kept);
 }
 
-/* y = W x in all layers, twice with `again`; with `backward` both gradients too. */
-static void add_layer_product(Scene *s, Work *w, Extent out, Extent in, Extent tokens, bool again, bool backward)
+/* y = W x in all layers, twice with `again`, and its gradients. */
+static void add_layer_product(Scene *s, Work *w, Extent out, Extent in, Extent tokens, bool again, PassKind kind)
 {
     double layers = s->a->layers;
     add_product(s, w, &w->matmul, layers * (1 + again), PLAIN, PLAIN, out, tokens, in);
-    if (!backward) return;
-    add_product(s, w, &w->matmul, layers, TRANSPOSED, PLAIN, in, tokens, out);
-    add_product(s, w, &w->matmul, layers, PLAIN, TRANSPOSED, out, in, tokens);
+    if (kind >= INPUT_GRADIENT) add_product(s, w, &w->matmul, layers, TRANSPOSED, PLAIN, in, tokens, out);
+    if (kind == ALL_GRADIENTS) add_product(s, w, &w->matmul, layers, PLAIN, TRANSPOSED, out, in, tokens);
 }
 
 /* ---- a pass ---- */
@@ -113,7 +115,7 @@ static Extent tokens_extent(const Scene *s, int width)
                        s->shape.columns);
 }
 
-static void add_head(Scene *s, Work *w, const Batch *batch, bool backward)
+static void add_head(Scene *s, Work *w, const Batch *batch, PassKind kind)
 {
     for (int i = 0; i < batch->chunk_count; i++) {
         const Chunk *chunk = &batch->chunk[i];
@@ -121,11 +123,9 @@ static void add_head(Scene *s, Work *w, const Batch *batch, bool backward)
                sequences = batch->group[chunk[1].group].sequence - batch->group[chunk->group].sequence;
         Extent n = tokens_extent(s, chunk->width);
         add_product(s, w, &w->head, 1, PLAIN, PLAIN, s->vocab, n, s->hidden);
-        if (backward) {
-            add_product(s, w, &w->head, 1, TRANSPOSED, PLAIN, s->hidden, n, s->vocab);
-            add_product(s, w, &w->head, 1, PLAIN, TRANSPOSED, s->vocab, s->hidden, n);
-        }
-        w->head += targets * s->vocab.over_rows * s->machine->mlp_forward * (backward ? 2 : 1.2);
+        if (kind >= INPUT_GRADIENT) add_product(s, w, &w->head, 1, TRANSPOSED, PLAIN, s->hidden, n, s->vocab);
+        if (kind == ALL_GRADIENTS) add_product(s, w, &w->head, 1, PLAIN, TRANSPOSED, s->vocab, s->hidden, n);
+        w->head += targets * s->vocab.over_rows * s->machine->mlp_forward * (kind != FORWARD ? 2 : 1.2);
         add_allreduce(s, w, targets * FLOAT_BYTES, s->shape.rows, grid_span(s));
         add_allreduce(s, w, targets * 4 * 8, s->shape.rows, grid_span(s));
         add_allreduce(s, w, sequences * sizeof(SequenceResult), s->shape.columns, row_span(s));
@@ -166,21 +166,21 @@ static double all_scores(const Scene *s, const Batch *batch)
     return sum;
 }
 
-static void add_pass(Scene *s, Work *w, const Batch *batch, bool backward)
+static void add_pass(Scene *s, Work *w, const Batch *batch, PassKind kind)
 {
     const Architecture *a = s->a;
     const Machine *m = s->machine;
-    bool again = backward && s->config->engine.recompute;
+    bool backward = kind != FORWARD, again = backward && s->config->engine.recompute;
     double width = batch->width, layers = a->layers, used = 0;
     for (int i = 0; i < batch->width * s->shape.columns; i++) used += batch->token[i] >= 0;
 
     Extent tokens = tokens_extent(s, batch->width);
-    add_layer_product(s, w, s->qkv, s->hidden, tokens, again, backward);
-    add_layer_product(s, w, s->hidden, s->query, tokens, again, backward);
-    add_layer_product(s, w, s->gate_up, s->hidden, tokens, again, backward);
+    add_layer_product(s, w, s->qkv, s->hidden, tokens, again, kind);
+    add_layer_product(s, w, s->hidden, s->query, tokens, again, kind);
+    add_layer_product(s, w, s->gate_up, s->hidden, tokens, again, kind);
     bool whole = again && output_norms(s) > 0; /* the second time up to the end of the layer */
-    add_layer_product(s, w, s->hidden, s->mlp, tokens, whole, backward);
-    add_head(s, w, batch, backward);
+    add_layer_product(s, w, s->hidden, s->mlp, tokens, whole, kind);
+    add_head(s, w, batch, kind);
 
     double scores = all_scores(s, batch);
     w->attention += scores * s->local_heads * ((1 + again) * m->attention_forward + backward * m->attention_backward);
@@ -196,12 +196,31 @@ static void add_pass(Scene *s, Work *w, const Batch *batch, bool backward)
         for (int i = 0; i < layers * (1 + again + backward); i++) /* 2 sums a token forward, 4 backward */
             add_allreduce(s, w, width * 8 * (i < layers * (1 + again) ? 2 : 4), s->shape.rows, grid_span(s));
     int ranks = grid_span(s);
-    double embedded = used * a->hidden * FLOAT_BYTES * (1 - 1.0 / ranks) * (1 + backward);
+    int exchanges = kind == ALL_GRADIENTS ? 2 : 1; /* of embeddings */
+    double embedded = used * a->hidden * FLOAT_BYTES * (1 - 1.0 / ranks) * exchanges;
     w->bytes += embedded;
-    w->messages += (1 + backward) * (ranks - 1);
-    w->exchange += exchange_seconds(s, embedded / ranks, (1 + backward) * (ranks - 1), ranks);
-    w->width += width;
-    w->passes++;
+    w->messages += exchanges * (ranks - 1);
+    w->exchange += exchange_seconds(s, embedded / ranks, exchanges * (ranks - 1), ranks);
+}
+
+/* The search for a perturbation, before the pass itself (model/attack.c). */
+static void add_attack(Scene *s, Work *w, const Batch *batch)
+{
+    const AttackSettings *attack = &s->config->adversary.attack;
+    bool drawn = attack->type == ATTACK_RANDOM, l2 = attack->norm == NORM_L2;
+    for (int64_t k = 0; k < (drawn ? 1 : attack->steps); k++) {
+        add_pass(s, w, batch, drawn ? FORWARD : INPUT_GRADIENT);
+        for (int i = drawn; l2 && i < 2; i++) add_allreduce(s, w, batch->width * 8.0, s->shape.rows, grid_span(s));
+        w->elementwise += 10.0 * batch->width * s->hidden.over_rows * FLOAT_BYTES / s->machine->memory_bandwidth;
+    }
+}
+
+/* The mean length of the embeddings, once a step. */
+static void add_radius(Scene *s, Work *w)
+{
+    add_allreduce(s, w, 8 * s->vocab.over_rows, s->shape.columns, row_span(s));
+    add_allreduce(s, w, 8, s->shape.rows, grid_span(s));
+    w->elementwise += FLOAT_BYTES * s->vocab.over_rows * s->hidden.over_columns / s->machine->memory_bandwidth;
 }
 
 /* ---- replicas and optimiser ---- */
@@ -219,8 +238,7 @@ static void add_update(const Scene *s, StepCost *c, int categories)
     for (int i = 0; i < s->parameters.count; i++)
         if (s->parameters.tensor[i].everywhere)
             add_allreduce(s, &w, (double)s->parameters.tensor[i].local * FLOAT_BYTES, s->shape.rows, grid_span(s));
-    bool groups = objective_of(&s->config->objective)->margins == MARGINS_GROUPS;
-    double control = ((double)tally_bytes(categories, groups) + lifecycle_bytes() + STEP_NUMBERS * 8) * 2 *
+    double control = ((double)tally_bytes(s->config, categories) + lifecycle_bytes() + STEP_NUMBERS * 8) * 2 *
                      (ranks - 1) / ranks,
            control_messages = 4 * ceil(log2(ranks));
     c->bytes += w.bytes / grid_span(s) + shared + control;
@@ -240,12 +258,17 @@ static int most(int a, int b) { return a > b ? a : b; }
 static Work replica_work(Scene *s, PairBatcher *b, const int64_t *pair, int count)
 {
     Work w = { 0 };
+    bool adversary = config_has_adversary(s->config);
     pair_batcher_plan(b, pair, count);
+    if (adversary && s->config->adversary.attack.unit == RADIUS_RELATIVE) add_radius(s, &w);
     for (int pass = 0; pass < b->base.passes; pass++) {
         const Batch *batch = batcher_pass(&b->base, pass);
         s->width_most = most(s->width_most, batch->width);
         s->chunk_most = most(s->chunk_most, batch_widest_chunk(batch));
-        add_pass(s, &w, batch, true);
+        if (adversary) add_attack(s, &w, batch);
+        add_pass(s, &w, batch, ALL_GRADIENTS);
+        w.width += batch->width;
+        w.passes++;
     }
     return w;
 }
@@ -317,8 +340,13 @@ static PlanMemory memory_of(const Scene *s, const Pairs *pairs, const BatchLimit
 {
     const Architecture *a = s->a;
     double columns = s->shape.columns, ranks = grid_span(s);
-    TransformerLimits now = { s->width_most,       s->chunk_most, PAIR_SIDES * limits->groups,
-                              (int)pairs->longest, true,          s->config->engine.recompute };
+    TransformerLimits now = { .max_width = s->width_most,
+                              .max_chunk = s->chunk_most,
+                              .max_sequences = PAIR_SIDES * limits->groups,
+                              .longest = (int)pairs->longest,
+                              .backward = true,
+                              .attack = config_has_adversary(s->config),
+                              .recompute = s->config->engine.recompute };
     TransformerBytes step =
         transformer_bytes(a, &now, s->shape.replicas, s->shape.rows, s->shape.columns, s->config->optimizer.shard);
     now.max_width = s->reference_width;

@@ -21,14 +21,15 @@ BatchLimits layout_batch_limits(const Config *config, const Architecture *a, int
         .max_tokens = config->batch.max_tokens,
         .accumulation = (int)config->batch.accumulation,
         .share_prompt = config->batch.share_prompt,
+        .whole = config_has_adversary(config),
         .logit_columns = fitting < 1         ? 1
                          : fitting > 1 << 28 ? 1 << 28
                                              : (int)fitting,
     };
 }
 
-bool layout_limits(const Config *config, const Architecture *a, const Pairs *pairs, const Layout *layout, bool backward,
-                   TransformerLimits *limits, Error *err)
+bool layout_limits(const Config *config, const Architecture *a, const Pairs *pairs, const Layout *layout,
+                   PassPurpose purpose, TransformerLimits *limits, Error *err)
 {
     Grid shape = { .replicas = layout->replicas, .rows = layout->rows, .columns = layout->columns };
     BatchLimits batch = layout_batch_limits(config, a, layout->rows, layout->columns);
@@ -38,7 +39,10 @@ bool layout_limits(const Config *config, const Architecture *a, const Pairs *pai
                                    .max_chunk = b.base.most.chunk,
                                    .max_sequences = b.base.most.sequences,
                                    .longest = (int)pairs->longest,
-                                   .backward = backward,
+                                   .backward = purpose != PASS_FORWARD,
+                                   .frozen = purpose != PASS_TRAIN,
+                                   .attack = purpose == PASS_ATTACK ||
+                                             (purpose == PASS_TRAIN && config_has_adversary(config)),
                                    .recompute = config->engine.recompute };
     pair_batcher_free(&b);
     return true;
@@ -65,9 +69,9 @@ typedef struct Choice {
 
 /* What a rank needs with this layout at most: every pass as large as the data allow. */
 static bool need_of(double *bytes, TransformerLimits *limits, const Config *config, const Architecture *a,
-                    const Pairs *pairs, const Layout *layout, bool backward, Error *err)
+                    const Pairs *pairs, const Layout *layout, PassPurpose purpose, Error *err)
 {
-    if (!layout_limits(config, a, pairs, layout, backward, limits, err)) return false;
+    if (!layout_limits(config, a, pairs, layout, purpose, limits, err)) return false;
     TransformerBytes b =
         transformer_bytes(a, limits, layout->replicas, layout->rows, layout->columns, config->optimizer.shard);
     *bytes = (double)(b.weights + b.gradients + b.moments + b.activations + b.logits);
@@ -75,13 +79,13 @@ static bool need_of(double *bytes, TransformerLimits *limits, const Config *conf
 }
 
 bool layout_check(const Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
-                  const MemoryShare *memory, bool backward, double *need, Error *err)
+                  const MemoryShare *memory, PassPurpose purpose, double *need, Error *err)
 {
     TransformerLimits limits;
     char wanted[16], have[16];
     *need = 0;
     if (!architecture_fits(a, layout->rows, layout->columns, ranks, err) ||
-        !need_of(need, &limits, config, a, pairs, layout, backward, err))
+        !need_of(need, &limits, config, a, pairs, layout, purpose, err))
         return false;
     return *need <= memory->bytes ||
            error_usage(err,
@@ -94,14 +98,14 @@ bool layout_check(const Layout *layout, const Config *config, const Architecture
 
 /* Compares every grid of `size` ranks that the model can be cut into. */
 static bool choose_shape(Choice *best, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
-                         int size, double room, bool backward, Error *err)
+                         int size, double room, PassPurpose purpose, Error *err)
 {
     for (int rows = 1; rows <= size && rows <= a->groups; rows++) {
         if (size % rows != 0) continue;
         Layout layout = { .replicas = ranks / size, .rows = rows, .columns = size / rows };
         TransformerLimits limits;
         double bytes;
-        if (!need_of(&bytes, &limits, config, a, pairs, &layout, backward, err)) return false;
+        if (!need_of(&bytes, &limits, config, a, pairs, &layout, purpose, err)) return false;
         double cost = exchanged(a, rows, layout.columns, (double)limits.max_width * layout.columns);
         if (bytes < room && (!best->found || cost < best->cost)) *best = (Choice){ layout, cost, bytes, true };
     }
@@ -109,14 +113,14 @@ static bool choose_shape(Choice *best, const Config *config, const Architecture 
 }
 
 static bool choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
-                   const MemoryShare *memory, bool backward, Error *err)
+                   const MemoryShare *memory, PassPurpose purpose, Error *err)
 {
     double room = LAYOUT_ROOM * memory->bytes;
     for (int size = 1; size <= ranks; size++) {
         bool busy = ranks / size <= config->batch.pairs; /* a replica without pairs would idle */
         if (ranks % size != 0 || !busy) continue;
         Choice best = { 0 };
-        if (!choose_shape(&best, config, a, pairs, ranks, size, room, backward, err)) return false;
+        if (!choose_shape(&best, config, a, pairs, ranks, size, room, purpose, err)) return false;
         if (best.found) {
             char need[16], have[16];
             *layout = best.layout;
@@ -137,17 +141,17 @@ static bool choose(Layout *layout, const Config *config, const Architecture *a, 
 }
 
 bool layout_choose_for(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, int ranks,
-                       const MemoryShare *memory, bool backward, Error *err)
+                       const MemoryShare *memory, PassPurpose purpose, Error *err)
 {
     double need;
     int rows = (int)config->parallel.grid[0], columns = (int)config->parallel.grid[1],
         replicas = (int)config->parallel.replicas;
-    if (rows == 0 && replicas == 0) return choose(layout, config, a, pairs, ranks, memory, backward, err);
+    if (rows == 0 && replicas == 0) return choose(layout, config, a, pairs, ranks, memory, purpose, err);
     if (rows == 0) { /* replicas given, grid free */
         if (ranks % replicas != 0)
             return error_usage(err, "parallel.replicas = %d does not divide %d ranks", replicas, ranks);
         Choice best = { 0 };
-        if (!choose_shape(&best, config, a, pairs, ranks, ranks / replicas, memory->bytes, backward, err)) return false;
+        if (!choose_shape(&best, config, a, pairs, ranks, ranks / replicas, memory->bytes, purpose, err)) return false;
         if (!best.found)
             return error_usage(
                 err,
@@ -159,10 +163,10 @@ bool layout_choose_for(Layout *layout, const Config *config, const Architecture 
     }
     if (replicas == 0) replicas = ranks / (rows * columns) > 0 ? ranks / (rows * columns) : 1;
     *layout = (Layout){ .replicas = replicas, .rows = rows, .columns = columns, .why = "as configured" };
-    return layout_check(layout, config, a, pairs, ranks, memory, backward, &need, err);
+    return layout_check(layout, config, a, pairs, ranks, memory, purpose, &need, err);
 }
 
-bool layout_choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, bool backward,
+bool layout_choose(Layout *layout, const Config *config, const Architecture *a, const Pairs *pairs, PassPurpose purpose,
                    MPI_Comm world, Error *err)
 {
     int ranks;
@@ -170,5 +174,5 @@ bool layout_choose(Layout *layout, const Config *config, const Architecture *a, 
     MemoryShare memory = memory_share(world);
     if (config->parallel.memory_gb > 0)
         memory = (MemoryShare){ .bytes = config->parallel.memory_gb * 1e9, .of = "parallel.memory_gb" };
-    return layout_choose_for(layout, config, a, pairs, ranks, &memory, backward, err);
+    return layout_choose_for(layout, config, a, pairs, ranks, &memory, purpose, err);
 }

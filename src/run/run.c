@@ -59,7 +59,7 @@ void run_print_header(Run *run, const char *model_path, const char *data)
 static bool widen_limits(const Run *run, const Pairs *pairs, TransformerLimits *limits, Error *err)
 {
     TransformerLimits other;
-    if (!layout_limits(&run->config, &run->model_info.architecture, pairs, &run->layout, true, &other, err))
+    if (!layout_limits(&run->config, &run->model_info.architecture, pairs, &run->layout, PASS_TRAIN, &other, err))
         return false;
     limits->max_width = other.max_width > limits->max_width ? other.max_width : limits->max_width;
     limits->max_chunk = other.max_chunk > limits->max_chunk ? other.max_chunk : limits->max_chunk;
@@ -114,12 +114,13 @@ bool run_place_model(Run *run, const TransformerLimits *limits, Error *err)
     return transformer_create(&run->model, &run->model_info.architecture, &run->grid, limits, run->timer, err);
 }
 
-bool run_open(Run *run, const char *group, const char *model_path, bool backward, Error *err)
+bool run_open(Run *run, const char *group, const char *model_path, PassPurpose purpose, Error *err)
 {
     const Config *config = &run->config;
     MPI_Comm world = run->world;
     bool ours = run->rank > 0 || foreign_refuse(config->data.path, FOREIGN_PAIRS, err);
     if (!error_agree(world, ours, err) || !run_open_model(run, model_path, err)) return false;
+    bool backward = purpose == PASS_TRAIN;
     bool best = backward && config->checkpoint.best, baseline = backward && objective_of(&config->objective)->baseline;
     if (!pairs_load(&run->pairs, config->data.path, group, world, err) ||
         (best && !pairs_load(&run->heldout, config->data.path, config->data.heldout, world, err)) ||
@@ -135,8 +136,8 @@ bool run_open(Run *run, const char *group, const char *model_path, bool backward
     TransformerLimits limits;
     const Architecture *a = &run->model_info.architecture;
     bool ok = check_fit(run, model_path, err) &&
-              layout_choose(&run->layout, config, a, &run->pairs, backward, world, err) &&
-              layout_limits(config, a, &run->pairs, &run->layout, backward, &limits, err) &&
+              layout_choose(&run->layout, config, a, &run->pairs, purpose, world, err) &&
+              layout_limits(config, a, &run->pairs, &run->layout, purpose, &limits, err) &&
               (!best || widen_limits(run, &run->heldout, &limits, err)) &&
               (!baseline || widen_limits(run, &run->mismatched, &limits, err));
     if (!error_agree(world, ok, err) || !run_place_model(run, &limits, err)) return false;

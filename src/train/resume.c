@@ -130,7 +130,7 @@ static bool same_digest(const char *path, const char *name, const char *then, co
 /* Settings that the checkpoint's future depends on. Layout, output and the like may change freely. */
 static bool same_settings(const Config *now, const Checkpoint *head, const char *path, const char *allowed, Error *err)
 {
-    static const char *const keys[][4] = { { "objective.", "margin.", NULL },
+    static const char *const keys[][4] = { { "objective.", "margin.", "adversary.", NULL },
                                            { "optimizer.", NULL },
                                            { "schedule.", NULL },
                                            { "batch.", NULL },

@@ -1,10 +1,48 @@
-/* One step of training: batch, forward, head and objective, backward, reduce, clip, AdamW, margins. */
+/* One step of training: batch, attack of the prompts, forward, head and objective, backward, reduce, clip, AdamW,
+ * margins. */
 #include "catdpo/train/trainer.h"
 
+#include "catdpo/model/attack.h"
 #include "catdpo/optim/schedule.h"
 
 #include <math.h>
 #include <string.h>
+
+/* What is known of a pair, with these results of its sequences. */
+static PairView view_of(const Trainer *t, const BatchGroup *pair, const SequenceResult *result)
+{
+    const PairBatcher *batcher = &t->run.batcher;
+    PairView view = pairs_view(&t->run.pairs, pair->id);
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        view.logp[side] = result[pair_sequence(batcher, pair, side, 0)].logp;
+        if (batcher->base.limits.parts > 1) view.answer[side] = result[pair_sequence(batcher, pair, side, 1)].logp;
+    }
+    view_frozen(&view, &t->reference, &t->second, pair->id);
+    view.baseline = t->baseline;
+    return view;
+}
+
+static PairScore score_of(const Trainer *t, const PairView *view)
+{
+    return score_pair(&t->run.config.objective, &t->margins, view);
+}
+
+/* A pair that this rank counts goes to margins and metrics. */
+static void count_pair(Trainer *t, const BatchGroup *pair, const SequenceResult *result, const PairScore *score)
+{
+    SequenceResult sides[PAIR_SIDES];
+    PairScore clean;
+    bool adversary = config_has_adversary(&t->run.config);
+    for (int side = 0; side < PAIR_SIDES; side++) {
+        sides[side] = result[pair_sequence(&t->run.batcher, pair, side, 0)];
+        t->logps[side][pair->place] = sides[side].logp;
+    }
+    if (adversary) {
+        PairView view = view_of(t, pair, t->run.model.attack.clean);
+        clean = score_of(t, &view);
+    }
+    tally_add(&t->tally, &t->margins, &t->run.pairs, pair->id, score, adversary ? &clean : NULL, sides);
+}
 
 /* The head has the log-probs of some pairs: what they cost, what that says to margins and metrics, and its gradient. */
 static void pair_gradient(void *context, const Batch *batch, int first, int count, const SequenceResult *result,
@@ -12,30 +50,18 @@ static void pair_gradient(void *context, const Batch *batch, int first, int coun
 {
     Trainer *t = context;
     const PairBatcher *batcher = &t->run.batcher;
-    const Pairs *pairs = &t->run.pairs;
     int me, parts = batcher->base.limits.parts;
     CHECK_MPI(MPI_Comm_rank(t->run.grid.comm, &me));
     for (int i = first; i < first + count; i++) {
         const BatchGroup *pair = &batch->group[i];
-        int64_t p = pair->id;
-        SequenceResult sides[PAIR_SIDES];
-        PairView view = pairs_view(pairs, p);
-        for (int side = 0; side < PAIR_SIDES; side++) {
-            sides[side] = result[pair_sequence(batcher, pair, side, 0)];
-            view.logp[side] = sides[side].logp;
-            if (parts > 1) view.answer[side] = result[pair_sequence(batcher, pair, side, 1)].logp;
-        }
-        view_frozen(&view, &t->reference, &t->second, p);
-        view.baseline = t->baseline;
-        PairScore score = score_pair(&t->run.config.objective, &t->margins, &view);
+        PairView view = view_of(t, pair, result);
+        PairScore score = score_of(t, &view);
         for (int side = 0; side < PAIR_SIDES; side++) {
             coefficient[pair_sequence(batcher, pair, side, 0)] = (float)(score.coefficient[side] / t->pair_count);
             if (parts > 1)
                 coefficient[pair_sequence(batcher, pair, side, 1)] = (float)(score.answer[side] / t->pair_count);
         }
-        if (pair->counter != me) continue;
-        tally_add(&t->tally, &t->margins, pairs, p, &score, sides);
-        for (int side = 0; side < PAIR_SIDES; side++) t->logps[side][pair->place] = view.logp[side];
+        if (pair->counter == me) count_pair(t, pair, result, &score);
     }
 }
 
@@ -109,14 +135,31 @@ static double measure_baseline(Trainer *t)
 
 /* ---- the step --------------------------------------------------------------------------------------------------- */
 
+/* The step's attack; one of type "none" without an adversary. Collective over the grid. */
+static Attack begin_adversary(Trainer *t, StepMetrics *row)
+{
+    const Config *config = &t->run.config;
+    row->radius = NAN;
+    if (!config_has_adversary(config)) return (Attack){ .type = ATTACK_NONE };
+    Attack attack = attack_make(&t->run.model, &config->adversary.attack, config->adversary.radius);
+    attack.seed = (uint64_t)config->run.seed;
+    attack.draw = (uint64_t)t->step;
+    row->radius = attack.radius;
+    return attack;
+}
+
 /* Gradients of all passes of this replica, and the tally of its pairs. */
-static void passes(Trainer *t)
+static void passes(Trainer *t, const Attack *attack)
 {
     Run *run = &t->run;
     if (run->batcher.base.passes == 0) /* this replica has no pair in the step */
         memset(run->model.gradients, 0, (size_t)run->model.gradient_bytes);
-    for (int pass = 0; pass < run->batcher.base.passes; pass++)
-        transformer_pass(&run->model, batcher_pass(&run->batcher.base, pass), pair_gradient, t, pass > 0);
+    for (int pass = 0; pass < run->batcher.base.passes; pass++) {
+        const Batch *batch = batcher_pass(&run->batcher.base, pass);
+        if (attack->type != ATTACK_NONE) attack_batch(&run->model, batch, attack);
+        transformer_pass(&run->model, batch, pair_gradient, t, pass > 0);
+        attack_end(&run->model);
+    }
 }
 
 bool train_step(Trainer *t, StepMetrics *row, Error *err)
@@ -133,7 +176,8 @@ bool train_step(Trainer *t, StepMetrics *row, Error *err)
     timer_stop(run->timer);
     row->kl = NAN;
     if (objective_of(&config->objective)->baseline) row->kl = measure_baseline(t);
-    passes(t);
+    Attack attack = begin_adversary(t, row);
+    passes(t, &attack);
 
     timer_start(run->timer, PHASE_MARGINS);
     tally_reduce(&t->tally, run->world);

@@ -25,23 +25,39 @@ enum {
     CATEGORY_SATURATION,
     CATEGORY_SUMS
 };
+/* and behind all of these, with an adversary */
+enum { CLEAN_LOSS, ADVERSARY_SCALARS };
+enum { CATEGORY_CLEAN, CATEGORY_ATTACKED, ADVERSARY_SUMS };
 
-enum { ROWS = 7 }; /* of K numbers that tally_fill hands out */
+enum { ROWS = 9 }; /* of K numbers that tally_fill hands out */
 
-int64_t tally_bytes(int category_count, bool groups)
+static bool has_groups(const Config *config) { return objective_of(&config->objective)->margins == MARGINS_GROUPS; }
+
+/* Of all sums. */
+static int sum_count(bool adversary, int categories)
 {
-    return (groups ? 4 : 2) * category_count * (int64_t)sizeof(int64_t) +
-           (SCALARS + CATEGORY_SUMS * category_count) * (int64_t)sizeof(double);
+    return SCALARS + CATEGORY_SUMS * categories + (adversary ? ADVERSARY_SCALARS + ADVERSARY_SUMS * categories : 0);
 }
 
-bool tally_create(Tally *t, int category_count, bool groups, Error *err)
+static double *adversary_sums(const Tally *t) { return t->sums + sum_count(false, t->category_count); }
+
+int64_t tally_bytes(const Config *config, int category_count)
+{
+    return (has_groups(config) ? 4 : 2) * category_count * (int64_t)sizeof(int64_t) +
+           sum_count(config_has_adversary(config), category_count) * (int64_t)sizeof(double);
+}
+
+bool tally_create(Tally *t, const Config *config, int category_count, Error *err)
 {
     size_t k = (size_t)category_count;
-    *t = (Tally){ .category_count = category_count, .has_groups = groups };
+    *t = (Tally){ .category_count = category_count,
+                  .has_groups = has_groups(config),
+                  .has_adversary = config_has_adversary(config),
+                  .counts_clean = config->adversary.counts == COUNT_CLEAN };
     t->counts = calloc(4 * k, sizeof *t->counts);
     t->groups = t->counts ? t->counts + 2 * k : NULL;
     t->partial = calloc(2 * k, sizeof *t->partial);
-    t->sums = calloc(SCALARS + CATEGORY_SUMS * k, sizeof *t->sums);
+    t->sums = calloc((size_t)sum_count(true, category_count), sizeof *t->sums);
     t->row = calloc(ROWS * k, sizeof *t->row);
     t->pairs = calloc(k, sizeof *t->pairs);
     if (t->counts && t->partial && t->sums && t->row && t->pairs) return true;
@@ -63,14 +79,29 @@ void tally_clear(Tally *t)
 {
     size_t k = (size_t)t->category_count;
     memset(t->counts, 0, sizeof *t->counts * 4 * k);
-    memset(t->sums, 0, sizeof *t->sums * (SCALARS + CATEGORY_SUMS * k));
+    memset(t->sums, 0, sizeof *t->sums * (size_t)sum_count(true, t->category_count));
+}
+
+static void add_adversary(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair,
+                          const PairScore *score, const PairScore *clean)
+{
+    double *scalars = adversary_sums(t), unit = margin_unit(margins);
+    scalars[CLEAN_LOSS] += clean->loss;
+    for (int k = 0; pairs->margin_applies[pair] && k < t->category_count; k++) {
+        if (!pairs_categories(pairs, pair)[k]) continue;
+        double *sums = scalars + ADVERSARY_SCALARS + ADVERSARY_SUMS * k;
+        sums[CATEGORY_CLEAN] += (double)clean->violation * unit;
+        sums[CATEGORY_ATTACKED] += (double)score->violation * unit;
+    }
 }
 
 void tally_add(Tally *t, const MarginState *margins, const Pairs *pairs, int64_t pair, const PairScore *score,
-               const SequenceResult result[PAIR_SIDES])
+               const PairScore *clean, const SequenceResult result[PAIR_SIDES])
 {
     const uint8_t *mask = pairs_categories(pairs, pair);
-    margin_count(margins, mask, pairs->margin_applies[pair], score->violation, t->counts);
+    const PairScore *counted = clean && t->counts_clean ? clean : score;
+    if (clean) add_adversary(t, margins, pairs, pair, score, clean);
+    margin_count(margins, mask, pairs->margin_applies[pair], counted->violation, t->counts);
     if (t->has_groups) margin_count_group(margins, mask, score->unweighted, t->groups);
     t->sums[PAIRS] += 1;
     t->sums[LOSS] += score->loss;
@@ -103,7 +134,7 @@ void tally_reduce(Tally *t, MPI_Comm world)
     int k = t->category_count;
     memcpy(t->partial, t->counts, sizeof *t->counts * 2 * (size_t)k);
     CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, t->counts, t->has_groups ? 4 * k : 2 * k, MPI_INT64_T, MPI_SUM, world));
-    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, t->sums, SCALARS + CATEGORY_SUMS * k, MPI_DOUBLE, MPI_SUM, world));
+    CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, t->sums, sum_count(t->has_adversary, k), MPI_DOUBLE, MPI_SUM, world));
 }
 
 void tally_fill(const Tally *t, const MarginState *margins, StepMetrics *row)
@@ -123,8 +154,11 @@ void tally_fill(const Tally *t, const MarginState *margins, StepMetrics *row)
     row->entropy = s[ENTROPY] / (chosen[SIDE_TOKENS] + rejected[SIDE_TOKENS]);
     row->mean_token_accuracy = s[CORRECT] / chosen[SIDE_TOKENS];
 
+    const double *adversary = adversary_sums(t);
+    row->clean_loss = t->has_adversary ? adversary[CLEAN_LOSS] / pairs : NAN;
     double *violations = t->row, *reward = t->row + k, *accuracy = t->row + 2 * k, *loss = t->row + 3 * k,
-           *margin = t->row + 4 * k, *share = t->row + 5 * k, *saturation = t->row + 6 * k;
+           *margin = t->row + 4 * k, *share = t->row + 5 * k, *saturation = t->row + 6 * k, *clean = t->row + 7 * k,
+           *attacked = t->row + 8 * k;
     for (int i = 0; i < k; i++) {
         const double *sums = s + SCALARS + CATEGORY_SUMS * i;
         t->pairs[i] = (int64_t)sums[CATEGORY_PAIRS];
@@ -135,6 +169,9 @@ void tally_fill(const Tally *t, const MarginState *margins, StepMetrics *row)
         margin[i] = margins->margin[i];
         share[i] = sums[CATEGORY_PULL] / s[PULL];
         saturation[i] = sums[CATEGORY_SATURATION] / sums[CATEGORY_PAIRS];
+        const double *both = adversary + ADVERSARY_SCALARS + ADVERSARY_SUMS * i;
+        clean[i] = t->has_adversary ? both[CATEGORY_CLEAN] : NAN;
+        attacked[i] = t->has_adversary ? both[CATEGORY_ATTACKED] : NAN;
     }
     row->n = t->counts;
     row->violations = violations;
@@ -145,6 +182,8 @@ void tally_fill(const Tally *t, const MarginState *margins, StepMetrics *row)
     row->category_loss = loss;
     row->coefficient_share = share;
     row->saturation = saturation;
+    row->clean_violations = clean;
+    row->attacked_violations = attacked;
     row->partial_n = t->partial;
     row->partial_violations = t->partial + k;
 }

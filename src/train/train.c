@@ -47,7 +47,7 @@ static bool allocate(Trainer *t, Error *err)
            allocate_logps(t->ref_logps, config->batch.pairs, err) &&
            (!config->checkpoint.best || evaluation_create(&t->heldout, &run->heldout, objective->segments, err)) &&
            margin_create(&t->margins, &config->margin, &config->objective, run->pairs.category_count, err) &&
-           tally_create(&t->tally, run->pairs.category_count, objective->margins == MARGINS_GROUPS, err) &&
+           tally_create(&t->tally, config, run->pairs.category_count, err) &&
            sampler_create(&t->sampler, &run->pairs, (Sampling)config->batch.sampling, (uint64_t)config->run.seed,
                           (int)config->batch.pairs, err);
 }
@@ -133,8 +133,8 @@ static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Er
     if (!run_begin(run, options->config, options->set_count, options->sets, required, world, err) ||
         !error_agree(world, run->rank > 0 || refuse_second_run(run, options->overwrite, resume, err), err) ||
         !error_agree(world, run->rank > 0 || frozen_refuse_foreign(&run->config, err), err) ||
-        !run_own_folder(run, options->take_over, err) || !run_open(run, "train", run->config.model.path, true, err) ||
-        !run_watch(run, err))
+        !run_own_folder(run, options->take_over, err) ||
+        !run_open(run, "train", run->config.model.path, PASS_TRAIN, err) || !run_watch(run, err))
         return false;
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some",

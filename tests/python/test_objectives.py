@@ -44,6 +44,7 @@ def segmented():
     return engine.copy(engine.PAIRS, cut, "pairs.h5")
 
 
+ADVERSARY = {"adversary.radius": 0.1, "adversary.steps": 3}
 NEEDS = {
     "safedpo": lambda: {"margin.initial": 2.0},  # what an objective cannot do without
     "modpo": lambda: {"objective.modpo_model": engine.other_model()},
@@ -76,6 +77,11 @@ def runs():
         if margins and name not in ("catdpo", "safedpo"):
             found[f"{name}+margins"] = {**found[name], "objective.margins": True, **MARGINS}
     found["catdpo-as-weight"] = {**found.get("catdpo", {}), "margin.form": "weight"}
+    found["catdpo+targeted"] = {**found.get("catdpo", {}), **ADVERSARY, "adversary.type": "targeted"}
+    found["catdpo+contrastive"] = {
+        **found.get("catdpo", {}), **ADVERSARY, "adversary.type": "contrastive", "adversary.counts": "clean"
+    }
+    found["catdpo+random"] = {**found.get("catdpo", {}), **ADVERSARY, "adversary.type": "random"}
     found["catdpo+sft"] = {**found.get("catdpo", {}), "objective.sft_weight": 0.3}
     return found
 

@@ -25,6 +25,7 @@ MEASURE = os.path.join(engine.ROOT, "tests", "bench", "measure_rank.py")
 MODEL, PAIRS = os.environ.get("CATDPO_TEST_MODEL"), os.environ.get("CATDPO_TEST_PAIRS")
 SANITIZED = "CATDPO_PRELOAD" in os.environ  # tests/run.sh --sanitize: other memory, other speed
 FREE = {"parallel.grid": "auto"}
+ADVERSARY = {"adversary.type": "contrastive", "adversary.steps": 3}
 NAMED = {"model.path": MODEL, "data.path": PAIRS, "batch.pairs": 4, "optimizer.learning_rate": 1e-6}
 
 
@@ -151,6 +152,13 @@ def test_tiny_bytes_with_passes_and_recomputation():
 def test_tiny_bytes_of_families_with_other_layers(model, grid, recompute):
     """The same where a layer has other norms: more sums over process rows, and more that is run twice."""
     check_comparison(*compare(2, grid, **{"model.path": engine.fixture(model), "engine.recompute": recompute}))
+
+
+@pytest.mark.skipif(SANITIZED, reason="a sanitized program has memory of its own")
+@pytest.mark.parametrize("grid", [(2, 1), (1, 2)])
+def test_tiny_bytes_of_an_adversary(grid):
+    """The same where every pass is attacked before it is trained on."""
+    check_comparison(*compare(2, (1, *grid), **ADVERSARY))
 
 
 @pytest.mark.parametrize("size, parameters", [("gemma3-1b", 999_885_952), ("8b", 8_030_261_248)])
@@ -319,12 +327,13 @@ def test_file_sizes():
     )
 
 
-def test_operations_are_those_of_the_run():
+@pytest.mark.parametrize("settings", [{}, ADVERSARY], ids=["plain", "adversary"])
+def test_operations_are_those_of_the_run(settings):
     """Products of a step: exactly the operations that the run counted; those of attention, which it does not count,
     come on top."""
-    with h5py.File(engine.train(1).path("metrics.h5")) as file:
+    with h5py.File(engine.train(1, **settings).path("metrics.h5")) as file:
         counted = np.mean(file["timing/step_flops"][()])
-    step = plan("--ranks", 1)["sizes"][0]["grids"][0]["step"]
+    step = plan("--ranks", 1, **settings)["sizes"][0]["grids"][0]["step"]
     assert step["product_flops"] == pytest.approx(counted, rel=1e-6) and step["flops"] > counted
 
 

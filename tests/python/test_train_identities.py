@@ -53,6 +53,14 @@ def pairs_of_runs():
             {**one, "margin.scope": "category", "margin.eta": 0.7},
             {**one, "margin.scope": "global", "margin.eta": 0.7},
         ),
+        "adversary-of-radius-zero-is-none": (
+            {**one, "adversary.type": "none"},
+            {**one, "adversary.type": "contrastive", "adversary.radius": 0.0},
+        ),
+        "adversary-of-no-steps-is-none": (
+            {**one, "adversary.type": "none"},
+            {**one, "adversary.type": "targeted", "adversary.steps": 0},
+        ),
         "equal-margins-have-no-aggregation": (
             {"margin.initial": 1.5, "margin.eta": 0.0, "margin.aggregation": "max"},
             {"margin.initial": 1.5, "margin.eta": 0.0, "margin.aggregation": "mean"},

@@ -19,6 +19,18 @@ typedef enum { SAMPLING_UNIFORM, SAMPLING_BALANCED, SAMPLING_SEQUENTIAL } Sampli
 typedef enum { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } ScheduleType;
 typedef enum { NONFINITE_STOP, NONFINITE_SKIP } NonfinitePolicy;
 
+typedef enum { ATTACK_NONE, ATTACK_TARGETED, ATTACK_CONTRASTIVE, ATTACK_RANDOM } AttackType;
+typedef enum { NORM_L2, NORM_LINF } AttackNorm;
+typedef enum { RADIUS_RELATIVE, RADIUS_ABSOLUTE } RadiusUnit;
+typedef enum { COUNT_ATTACKED, COUNT_CLEAN } CountedInput;
+
+/* How embeddings of prompts are attacked (model/attack.h). */
+typedef struct AttackSettings {
+    int type, norm, unit; /* AttackType, AttackNorm, RadiusUnit */
+    int64_t steps;
+    double step_size; /* of the radius; 0: chosen for the steps */
+} AttackSettings;
+
 typedef struct Config {
     struct {
         char dir[CONFIG_TEXT]; /* run directory */
@@ -41,6 +53,11 @@ typedef struct Config {
     } reference;
     ObjectiveSettings objective;
     MarginSettings margin;
+    struct {
+        AttackSettings attack;
+        double radius;
+        int counts; /* CountedInput: whose violations move the margins */
+    } adversary;
     struct {
         int64_t samples;           /* answers a prompt */
         int64_t max_tokens;        /* of an answer */
@@ -120,6 +137,9 @@ bool config_load_text(Config *config, const char *text, const char *where, Error
  */
 const char *config_difference(const Config *now, const Config *then, const char *const keys[],
                               const char *const except[], char *text, size_t size);
+
+/* Do the training pairs of this run get perturbed? No settings of the group adversary have an effect otherwise. */
+bool config_has_adversary(const Config *config);
 
 /* The name of the value that the option `key` (an OPTION_CHOICE) has. Not collective. */
 const char *config_choice(const Config *config, const char *key);

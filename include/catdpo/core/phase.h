@@ -4,7 +4,7 @@
 
 typedef enum {
     PHASE_BATCH,      /* choosing, sharing out and laying out pairs */
-    PHASE_EMBEDDING,  /* look-up, its gradient and their exchange */
+    PHASE_EMBEDDING,  /* look-up, its gradient and their exchange; perturbations */
     PHASE_NORM,       /* RMSNorm */
     PHASE_MATMUL,     /* the layers' products, with the communication in them */
     PHASE_ATTENTION,  /* biases, rotation, scores, softmax */

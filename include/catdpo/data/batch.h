@@ -62,6 +62,8 @@ typedef struct BatchGroup {
     int place;   /* in the order in which the step's groups were added */
     int counter; /* rank of grid->comm that counts it */
     int sequence;
+    int column;                      /* process column of all its sequences; -1: they are on several */
+    int shared_start, shared_length; /* columns there of the tokens that are run once for all of them */
 } BatchGroup;
 
 /* Groups [group, next chunk's group) whose logits exist at the same time. */
@@ -96,7 +98,8 @@ typedef struct BatchLimits {
     int accumulation;   /* passes, at least (never more than the groups a replica has) */
     int logit_columns;  /* of a chunk; a longer group goes alone */
     bool share_prompt;
-    int parts; /* of a pair's sequences: 2 if they are split into segments; 0 and 1: one */
+    int parts;  /* of a pair's sequences: 2 if they are split into segments; 0 and 1: one */
+    bool whole; /* the sequences of a group stay on one process column, even where splitting it would balance better */
 } BatchLimits;
 
 /* The most that can come up in a pass, by the builder's knowledge: what buffers are sized for. */

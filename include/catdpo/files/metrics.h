@@ -35,6 +35,8 @@ typedef struct StepMetrics {
     double entropy;     /* nats a completion token */
     double kl;          /* nats: the baseline of the step, NaN: none */
     double mean_token_accuracy;
+    double radius;                           /* of the adversary, in the units of the embeddings; NaN: there is none */
+    double clean_loss;                       /* nats: of the prompts without the perturbation; NaN likewise */
     double rewards_chosen, rewards_rejected; /* beta * log-ratios, no safety margin */
     double rewards_margins, rewards_accuracies;
     double logps_chosen, logps_rejected; /* nats a completion, summed over its tokens */
@@ -50,6 +52,7 @@ typedef struct StepMetrics {
     const double *coefficient_share; /* [K] of the sum of |d loss / d log-prob| of all pairs, those of the category */
     const double *saturation;        /* [K] mean of sigmoid(offset - beta h) over all pairs of it */
     const double *standard_error;    /* [K] of violation_rate */
+    const double *clean_violations, *attacked_violations; /* [K] without and with the perturbation; NaN likewise */
 
     const int64_t *partial_n;          /* [K] this rank's share of n */
     const int64_t *partial_violations; /* [K] this rank's share of violations, in MetricsInfo.partial_unit */

@@ -39,12 +39,22 @@ typedef struct LayerActivations {
     BlockOutput attention_output, mlp_output;
 } LayerActivations;
 
+/* What an attack (attack.h) works with. */
+typedef struct AttackBuffers {
+    float *delta;          /* [h x w] the perturbation */
+    double *sums;          /* [w] */
+    double *table;         /* [v] */
+    SequenceResult *clean; /* [max_sequences] of the batch attacked last, without the perturbation */
+} AttackBuffers;
+
 typedef struct TransformerLimits {
     int max_width;     /* columns of a pass on a process column */
     int max_chunk;     /* columns of logits */
     int max_sequences; /* of a pass */
     int longest;       /* tokens of a sequence */
-    bool backward;     /* keep what a backward pass needs, and gradients */
+    bool backward;     /* keep what a backward pass needs */
+    bool frozen;       /* no gradients of the weights: a backward pass gives that of its input alone */
+    bool attack;       /* room for attack.h */
     bool recompute;    /* keep only the input of each layer; run it again in the backward pass */
 } TransformerLimits;
 
@@ -56,7 +66,7 @@ typedef struct Transformer {
     Timer *timer; /* not owned */
     Parameters parameters;
     float *weights;               /* [parameters.local_floats] */
-    float *gradients;             /* [parameters.local_floats]; NULL unless limits.backward */
+    float *gradients;             /* [parameters.local_floats]; NULL unless limits.backward, and if frozen */
     Axis hidden, mlp, query, qkv; /* rows of the activations */
     LayerProducts *products;      /* [layers] views of weights and gradients */
     AttentionShape attention;
@@ -66,6 +76,9 @@ typedef struct Transformer {
     Head head;
     SequenceResult *result; /* [max_sequences] of the pass run last; the same on all ranks of the grid */
 
+    const float *shift; /* [h x w] added to the embeddings of every pass; NULL: nothing; not owned */
+    AttackBuffers attack;
+
     float **input;           /* [layers + 1] each [h x w]: input of each layer; the last is the output of all */
     LayerActivations *layer; /* [layers]; with recompute, or without backward, all are the same buffers */
     float *rstd;             /* [w] of the final norm */
@@ -73,7 +86,7 @@ typedef struct Transformer {
     float *act;              /* [m x w] and its gradient in turn */
     float *dqkv;             /* [qkv x w] */
     float *dattention;       /* [q x w] */
-    float *dx, *dnormed;     /* [h x w] */
+    float *dx, *dnormed;     /* [h x w]; dx: after a backward pass the gradient of the first layer's input */
     double *sums;            /* [w], [4 w] for joint query and key norms */
     float *scratch;          /* for attention */
     void *memory;            /* the one allocation behind all activations */
@@ -106,5 +119,9 @@ void transformer_forward(Transformer *t, const Batch *batch, const KvCache *cach
 /* Forward through all layers, the head and backward: t->result and, summed up over passes if `accumulate`, t->gradients
  * (vectors: of this process column's tokens only, see adamw.h). Collective over grid->comm. */
 void transformer_pass(Transformer *t, const Batch *batch, GroupGradient *gradient, void *context, bool accumulate);
+
+/* The same without the gradients of the weights, which stay as they are: t->result, and in t->dx that of the first
+ * layer's input [h x w], for h over process rows and w over process columns. Collective over grid->comm. */
+void transformer_input_gradient(Transformer *t, const Batch *batch, GroupGradient *gradient, void *context);
 
 #endif

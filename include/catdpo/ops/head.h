@@ -60,8 +60,8 @@ typedef struct Head {
 void head_forward(Head *head, const Batch *batch, const float *hidden, float *table, SequenceResult *result,
                   LogitsReader *read, void *context);
 
-/* The same without a reader, and with the gradients: dhidden[h x n] (overwritten) and dtable (+=, or overwritten by the
- * first chunk unless accumulate). All targets are known. Collective over grid->comm. */
+/* The same without a reader, and with the gradients: dhidden[h x n] (overwritten) and dtable (NULL: not wanted; +=, or
+ * overwritten by the first chunk unless accumulate). All targets are known. Collective over grid->comm. */
 void head_run(Head *head, const Batch *batch, const float *hidden, float *table, SequenceResult *result,
               GroupGradient *gradient, void *context, float *dhidden, float *dtable, bool accumulate);
 

@@ -20,7 +20,8 @@ typedef struct QkNorm {
  * and [d g]. sums: 2 doubles a token if joint, else NULL. Then collective over column_comm, otherwise local. */
 void qk_norm_forward(const QkNorm *n, const Batch *batch, const float *q_weight, const float *k_weight, float *qkv,
                      float *raw, double *sums);
-/* The gradient of the same, in place on dqkv; dq_weight, dk_weight +=. sums: 4 doubles a token if joint. */
+/* The gradient of the same, in place on dqkv; dq_weight, dk_weight (NULL: not wanted) +=. sums: 4 doubles a token if
+ * joint. */
 void qk_norm_backward(const QkNorm *n, const Batch *batch, const float *q_weight, const float *k_weight,
                       const float *raw, float *dqkv, float *dq_weight, float *dk_weight, double *sums);
 

@@ -19,8 +19,8 @@ void rmsnorm_sum(const Grid *grid, double *values, int n);
 void rmsnorm_statistics(const NormShape *s, const float *x, float *rstd, double *sums);
 /* y[h x n] from x, its rstd and w[h]. Local. */
 void rmsnorm_apply(const NormShape *s, const float *x, const float *rstd, const float *w, float *y);
-/* Given dy: dx[h x n] += its gradient, dw[h] += its gradient (this rank's tokens). sums: n doubles. Collective over
- * column_comm. */
+/* Given dy: dx[h x n] += its gradient, dw[h] (NULL: not wanted) += its gradient (this rank's tokens). sums: n doubles.
+ * Collective over column_comm. */
 void rmsnorm_backward(const NormShape *s, const float *x, const float *rstd, const float *w, const float *dy, float *dx,
                       float *dw, double *sums);
 

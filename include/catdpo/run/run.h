@@ -46,7 +46,7 @@ bool run_own_folder(Run *run, bool take_over, Error *err);
 
 /* Checks BLAS, loads the pairs of `group`, reads the architecture of `model_path`, chooses the layout and makes room
  * for the model; no weights yet. Errors are agreed. Collective over world. */
-bool run_open(Run *run, const char *group, const char *model_path, bool backward, Error *err);
+bool run_open(Run *run, const char *group, const char *model_path, PassPurpose purpose, Error *err);
 
 /* What run_open begins with: checks BLAS and reads the architecture of `model_path`. Errors are agreed. Collective over
  * world. */
