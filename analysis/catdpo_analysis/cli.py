@@ -154,6 +154,13 @@ counts them by category. Empty and degenerate answers are on neither side, cut o
   catdpo-analysis pairs-from answers.h5 --out pairs.jsonl --mix offline.jsonl --share 0.25
 """
 
+ROUNDS = """Show what came of the rounds of jobs/rounds.sh: rates of unsafe answers and pairs by category and round,
+refusals, length, degenerate answers, and how far the model has moved. With limits it says whether a further round
+should be trained; the exit status is 3 if not.
+
+  catdpo-analysis rounds runs/online
+"""
+
 COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "import": ("models.import_model", "a Hugging Face folder or a GGUF file -> model.h5", IMPORT),
     "prepare": ("prepare.prepare", "preference data -> pairs.h5", PREPARE),
@@ -163,6 +170,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "ask": ("engine.ask", "questions -> a model's answers on the terminal", ASK),
     "judge": ("judge.judge", "samples.h5 -> verdicts of a judge beside the answers", JUDGE),
     "pairs-from": ("pairing.pairs_from", "judged answers -> preference pairs", PAIRS_FROM),
+    "rounds": ("behaviour.rounds", "the rounds of jobs/rounds.sh -> rates and pairs by round", ROUNDS),
     "behaviour": ("behaviour.behaviour", "judged answers of one or several models -> rates, tests, a page", BEHAVIOUR),
     "export": ("models.export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
 }

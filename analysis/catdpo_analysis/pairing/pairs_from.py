@@ -134,11 +134,11 @@ def run(args):
     own = len(rows)
     if args.mix:
         rows, mixed = mixed_in(rows, args.mix, args.share, args.seed)
-    with atomic_path(args.out) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if args.ledger:
         with atomic_path(args.ledger) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump({name: dict(counts) for name, counts in ledger.items()}, file, indent=1, sort_keys=True)
+    with atomic_path(args.out) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     show(ledger_table(ledger))
     say("all good, all bad: prompts whose answers do not differ; the last three columns count answers.")
     say(f"{args.out}: {own} pairs" + (f" and {mixed} of {args.mix}" if args.mix else ""))
