@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from catdpo_analysis.errors import UserError, one_line
 
+PROGRESS = re.compile(r"\w+ +(\d+)/(\d+)  ")  # a line of run.progress = "plain"
 PATIENCE = 10  # seconds that an interrupted program has to end
 STOPPED = {85: "it was stopped by a signal or a time limit", 86: "it was asked to stop"}
 
@@ -66,19 +68,24 @@ def launcher(args):
 def _spinner(what):
     """On a terminal, that something goes on."""
     console = Console(stderr=True)
-    if not sys.stderr.isatty():
+    if not what or not sys.stderr.isatty():
         yield
         return
     with console.status(what):
         yield
 
 
-def _run(words):
+def _run(words, progress):
     """(status, lines of standard error). Interrupted, it ends what it started first."""
-    quiet = subprocess.DEVNULL
+    quiet, said = subprocess.DEVNULL, []
     with subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE) as process:
         try:
-            said = process.communicate()[1]
+            for line in process.stderr:
+                said.append(line.decode("utf-8", "replace").rstrip())
+                found = PROGRESS.match(said[-1])
+                if found and progress:
+                    progress(int(found[1]), int(found[2]))
+            process.wait()
         except BaseException:
             process.terminate()
             try:
@@ -86,18 +93,20 @@ def _run(words):
             except subprocess.TimeoutExpired:
                 process.kill()
             raise
-    return process.returncode, said.decode("utf-8", "replace").splitlines()
+    return process.returncode, said
 
 
-def run_program(args, command, options, settings, what):
-    """catdpo COMMAND with these options and settings (key -> text), then the user's own. Its warnings are passed on;
-    what it says when it fails is raised."""
+def run_program(args, command, options, settings, what="", progress=None):
+    """catdpo COMMAND with these options and settings (key -> text), then the user's own. A terminal shows `what`
+    meanwhile; progress(done, total) is called as the program says so. Its warnings are passed on; what it says when it
+    fails is raised."""
     words = [*launcher(args), find_program(), command, "/dev/null", *options]
-    for setting in [f"{key}={value}" for key, value in {"run.progress": '"off"', **settings}.items()] + args.set:
+    settings = {"run.progress": '"plain"' if progress else '"off"', **settings}
+    for setting in [f"{key}={value}" for key, value in settings.items()] + args.set:
         words += ["--set", setting]
     try:
         with _spinner(what):
-            status, said = _run(words)
+            status, said = _run(words, progress)
     except OSError as error:
         raise UserError(f"{words[0]} cannot be started: {error.strerror or error}") from None
     for line in said:

@@ -13,6 +13,7 @@ JUDGES = {  # name: (module, one line)
         "refusal_judge",
         "rules on the text: an answer to a harmful prompt that is no refusal is unsafe (crude)",
     ),
+    "guard": ("guard_judge", "a guard model (Llama Guard, Qwen3Guard or the like), scored on its verdicts by catdpo"),
     "command": ("command_judge", "any program: one JSON object a line in, one number a line out"),
     "file": ("file_judge", "scores made elsewhere, from JSONL or CSV"),
 }
