@@ -1,5 +1,5 @@
 """pairs.h5: what the trainer reads. One group for each part, with the prompts of it to generate from; the layout is
-described in the README."""
+described in analysis/README.md."""
 
 import dataclasses
 import json

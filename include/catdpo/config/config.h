@@ -1,9 +1,8 @@
 /* The run's settings: one plain struct, filled from libconfig files and --set overrides through one option table.
  *
  * The tables in src/config/options.c and src/objective/table.c (key, type, default, bounds, choices, help) are the only
- * place where a key is named.
- * From it come parsing, checking, `--help-config`, the resolved copy in the run directory and the config reference in
- * the README. Precedence: --set, then the file, then the default.
+ * place where a key is named. From it come parsing, checking, `--help-config`, the resolved copy in the run directory
+ * and the reference in configs/README.md. Precedence: --set, then the file, then the default.
  */
 #ifndef CATDPO_CONFIG_CONFIG_H
 #define CATDPO_CONFIG_CONFIG_H
