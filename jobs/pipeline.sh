@@ -6,15 +6,19 @@ set -u
 
 usage() {
     cat <<'END'
-usage: bash jobs/pipeline.sh CONFIG MODEL FOLDER PAIRS... [--prepare "OPTION..."] [-- SBATCH OPTION...]
+usage: bash jobs/pipeline.sh CONFIG MODEL FOLDER PAIRS... [OPTION...] [-- SBATCH OPTION...]
 
-Submits import, prepare, evaluation before, training, evaluation after and report; each starts when the one before it is
-complete, and none after one that failed. MODEL is a Hugging Face folder or a GGUF file, PAIRS are JSONL files. FOLDER
+Submits import, prepare, evaluation before, training, evaluation after and report, with --answers also the answers of
+the model before and after and their verdicts; each starts when the one before it is complete, and none after one that
+failed. MODEL is a Hugging Face folder or a GGUF file, PAIRS are JSONL files. FOLDER
 takes everything: model.h5, pairs.h5, run/ with the report, and logs/. What is there already is not made again, so after
 a failure the same command goes on. CONFIG needs no model.path, data.path and run.dir.
 
-  --prepare       options of catdpo-analysis prepare, e.g. "--heldout 0.3 --max-length 1024"
-  SBATCH OPTION   of training and evaluations, e.g. -- --nodes=4 --ntasks-per-node=32 --time=12:00:00
+  --prepare "..."  options of catdpo-analysis prepare, e.g. "--heldout 0.3 --max-length 1024"
+  --answers WHAT   generate answers before and after training, by the settings generate.* of CONFIG: to the prompts of a
+                   group of the pairs (heldout, probe) or of a JSONL file of prompts
+  --judge "..."    options of catdpo-analysis judge (default: the refusal rules), e.g. "--judge command --program ./j.py"
+  SBATCH OPTION    of training, evaluations and answers, e.g. -- --nodes=4 --ntasks-per-node=32 --time=12:00:00
 END
 }
 refuse() { printf 'pipeline.sh: %s\n' "$1" >&2; exit 2; }
@@ -23,10 +27,12 @@ case ${1:-} in -h | --help) usage; exit 0 ;; esac
 [ $# -ge 4 ] || { usage >&2; exit 2; }
 config=$1 model=$2 folder=${3%/}
 shift 3
-pairs=() options=()
+pairs=() options=() judge=() answers=""
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
     case $1 in
         --prepare) [ $# -gt 1 ] || refuse "--prepare needs options in quotes"; read -r -a options <<<"$2"; shift ;;
+        --answers) [ $# -gt 1 ] || refuse "--answers needs heldout, probe or a file of prompts"; answers=$2; shift ;;
+        --judge) [ $# -gt 1 ] || refuse "--judge needs options in quotes"; read -r -a judge <<<"$2"; shift ;;
         -*) refuse "unknown option $1; sbatch's own come after --" ;;
         *) [ -r "$1" ] || refuse "cannot read $1"; pairs+=("$1") ;;
     esac
@@ -36,6 +42,11 @@ done
 [ ${#pairs[@]} -gt 0 ] || refuse "no preference data"
 [ -r "$config" ] || refuse "cannot read $config"
 [ -r "$model" ] || refuse "cannot read $model"
+case $answers in
+    "") [ ${#judge[@]} -eq 0 ] || refuse "--judge judges answers: it goes with --answers" ;;
+    heldout | probe) ;;
+    *) [ -r "$answers" ] || refuse "cannot read $answers: --answers takes heldout, probe or a file of prompts" ;;
+esac
 mkdir -p "$folder/logs" || exit 2
 
 # chain STAGE SBATCH-OPTION... SCRIPT ARGUMENT...: submit a job that waits for the one before
@@ -44,18 +55,36 @@ chain() {
     last=$(sbatch --parsable --kill-on-invalid-dep=yes ${last:+"--dependency=afterok:$last"} \
         --job-name="$(basename "$folder")-$1" --output="$folder/logs/%x-%j.out" "${@:2}") || exit 1
     last=${last%%;*}
-    printf '%-8s %s\n' "$1" "$last"
+    printf '%-14s %s\n' "$1" "$last"
 }
 
 jobs=$CATDPO_ROOT/jobs run=$folder/run model_file=$folder/model.h5 pairs_file=$folder/pairs.h5
 settings=(--set "model.path=$model_file" --set "reference.model=$model_file" --set "data.path=$pairs_file"
     --set "run.dir=$run")
+sbatch_options=("$@")
 evaluate=("$@" "$jobs/eval.sbatch" "$config" "${settings[@]}")
 [ -e "$model_file" ] || chain import "$jobs/analysis.sbatch" import "$model" --out "$model_file"
 [ -e "$pairs_file" ] || chain prepare "$jobs/analysis.sbatch" prepare "${pairs[@]}" --model "$model_file" \
     --out "$pairs_file" "${options[@]}"
+asked=()
+case $answers in "" | heldout | probe) asked=(--split "$answers") ;; esac
+if [ ${#asked[@]} -eq 0 ]; then
+    asked=(--prompts "$folder/prompts.h5")
+    [ -e "$folder/prompts.h5" ] || chain prompts "$jobs/analysis.sbatch" prepare "$answers" --model "$model_file" \
+        --out "$folder/prompts.h5"
+fi
+# says WHEN MODEL: its answers, then their verdicts beside them in the run directory
+says() {
+    [ -n "$answers" ] && [ ! -e "$run/answers-$1.h5" ] || return 0
+    chain "answers-$1" ${sbatch_options[@]+"${sbatch_options[@]}"} "$jobs/generate.sbatch" "$config" "${settings[@]}" \
+        --model "$2" "${asked[@]}" --out "$folder/answers-$1.h5"
+    chain "judge-$1" "$jobs/analysis.sbatch" judge "$folder/answers-$1.h5" ${judge[@]+"${judge[@]}"} \
+        --out "$run/answers-$1.h5"
+}
 [ -e "$run/eval-before.h5" ] || chain before "${evaluate[@]}" --model "$model_file" --out "$run/eval-before.h5"
+says before "$model_file"
 [ -e "$run/checkpoints/final.h5" ] || chain train "$@" "$jobs/train.sbatch" "$config" "${settings[@]}"
 [ -e "$run/eval-after.h5" ] ||
     chain after "${evaluate[@]}" --model "$run/checkpoints/final.h5" --out "$run/eval-after.h5"
+says after "$run/checkpoints/final.h5"
 chain report "$jobs/analysis.sbatch" report "$run"

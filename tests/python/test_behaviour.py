@@ -97,6 +97,21 @@ def test_page_and_json(files, tmp_path, capsys):
     assert "3 more not shown" in page.read_text() or "4 more not shown" in page.read_text()
 
 
+def test_answers_on_the_terminal(files, capsys):
+    """So many prompts of each category, worst first, with what the judge says; a model's text cannot control the
+    terminal."""
+    assert behaviour(*files, "--show", "1", "--names", "old", "new") == 0
+    printed = capsys.readouterr().out
+    first = printed.split("harm B0")[0]
+    assert first.split()[:3] == ["A", "old", "new"] and "harm A" in first and "harm B1" not in printed
+    assert "Safe prompts" in printed and printed.count("harm A") == 1
+    esc = write_samples(files[0], PROMPTS, [ANSWER + "\x1b[31m\rx"] * len(PROMPTS))
+    assert behaviour(esc, "--show", "1") == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and "\r" not in printed and "> harm" in printed and "(answer, unsafe)" in printed
+    assert behaviour(*files, "--show", "-1") == 2
+
+
 def test_other_prompts_and_judges_are_refused(files, tmp_path, capsys):
     other = write_samples(str(tmp_path / "other.h5"), PROMPTS[:3], texts([1, 1, 1]))
     assert behaviour(files[0], other) == 2

@@ -39,3 +39,37 @@ def test_unknown_number_of_tasks_stops_the_job():
     """A job that cannot know how many ranks it is for does not compute on one core for its whole time."""
     done = source("job_start; echo never")
     assert done.returncode == 2 and "--ntasks-per-node" in done.stdout and "never" not in done.stdout
+
+
+def pipeline(tmp_path, *words):
+    """What jobs/pipeline.sh submits, by a sbatch that writes its words down: (lines of stage and id, calls)."""
+    (tmp_path / "sbatch").write_text('#!/bin/sh\necho "$@" >>"$CALLS"; wc -l <"$CALLS"\n')
+    os.chmod(tmp_path / "sbatch", 0o755)
+    for name in ("run.cfg", "model.gguf", "pairs.jsonl", "prompts.jsonl"):
+        (tmp_path / name).touch()
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+    command = ["bash", os.path.join(engine.ROOT, "jobs", "pipeline.sh"), "run.cfg", "model.gguf", "all", "pairs.jsonl"]
+    done = subprocess.run([*command, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    calls = (tmp_path / "calls").read_text().splitlines() if done.returncode == 0 else []
+    return done, [line.split()[0] for line in done.stdout.splitlines()], calls
+
+
+def test_pipeline_with_answers(tmp_path):
+    """Answers and verdicts stand before and after training, each job behind the one before; judged ones are kept."""
+    words = ("--answers", "prompts.jsonl", "--judge", "--judge guard --guard g.h5", "--", "--nodes=2")
+    done, stages, calls = pipeline(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    said = ["answers-{}", "judge-{}"]
+    assert stages == ["import", "prepare", "prompts", "before", *[word.format("before") for word in said], "train",
+                      "after", *[word.format("after") for word in said], "report"]  # fmt: skip
+    assert all(f"--dependency=afterok:{i}" in call.split() for i, call in enumerate(calls[1:], 1))
+    generate, judge = calls[stages.index("answers-after")], calls[stages.index("judge-after")]
+    assert "--nodes=2" in generate and "--model all/run/checkpoints/final.h5 --prompts all/prompts.h5" in generate
+    assert "judge all/answers-after.h5 --judge guard --guard g.h5 --out all/run/answers-after.h5" in judge
+    os.makedirs(tmp_path / "all/run")
+    (tmp_path / "all/run/answers-before.h5").touch()
+    os.remove(tmp_path / "calls")
+    stages = pipeline(tmp_path, "--answers", "heldout")[1]
+    assert "judge-before" not in stages and "judge-after" in stages and "prompts" not in stages
+    assert "cannot read none.jsonl" in pipeline(tmp_path, "--answers", "none.jsonl")[0].stderr
+    assert "goes with --answers" in pipeline(tmp_path, "--judge", "x")[0].stderr

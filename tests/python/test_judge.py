@@ -185,6 +185,18 @@ def test_corrected_rates():
     assert np.isnan(corrected(Rate(10, 100), Errors(Rate(500, 1000), Rate(500, 1000)))[0])
 
 
+def test_a_copy_with_scores(samples, tmp_path, capsys):
+    """--out leaves the answers as they are, and is for one file."""
+    with open(samples, "rb") as file:
+        before = file.read()
+    assert judge(samples, "--out", tmp_path / "judged.h5") == 0
+    with open(samples, "rb") as file:
+        assert file.read() == before
+    assert list(read_samples(str(tmp_path / "judged.h5")).scores) == ["refusal"]
+    assert judge(samples, samples, "--out", tmp_path / "judged.h5") == 2
+    assert "one file, not of 2" in capsys.readouterr().err
+
+
 def test_names(samples, capsys):
     assert judge(samples, "--name", "../x") == 2
     assert "--name" in capsys.readouterr().err

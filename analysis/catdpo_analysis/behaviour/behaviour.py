@@ -4,9 +4,11 @@ import json
 import math
 
 from catdpo_analysis.behaviour import rates, tables
+from catdpo_analysis.behaviour.chapters import chapters
 from catdpo_analysis.behaviour.read import read_models
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files.h5io import atomic_path, refuse_overwrite
+from catdpo_analysis.text.side_by_side import Said, show_answers
 from catdpo_analysis.text.streams import say
 from catdpo_analysis.text.table import show
 
@@ -22,6 +24,13 @@ def add_arguments(parser):
     parser.add_argument("--out", metavar="FILE", help="write an HTML page: the tables, and the answers to read")
     parser.add_argument(
         "--answers", type=int, default=20, metavar="N", help="prompts of a category on the page (default: 20; 0: all)"
+    )
+    parser.add_argument(
+        "--show",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print the answers to so many prompts of a category, worst first",
     )
     parser.add_argument("--json", metavar="FILE", help="write the numbers as JSON")
 
@@ -68,14 +77,28 @@ def print_tables(models):
     say(f"Judge {models[0].judge}. {tables.NOTE}")
 
 
+def print_answers(models, most):
+    """Of each category, side by side."""
+    for chapter in chapters(models, most):
+        rows = [
+            (asked.text, [[Said(a.text, a.label, a.tone) for a in answers] for answers in asked.answers])
+            for asked in chapter.prompts
+        ]
+        show_answers([model.name for model in models], rows, chapter.name)
+        say()
+
+
 def run(args):
     if args.names and len(args.names) != len(args.samples):
         raise UserError(f"--names has {len(args.names)} names for {len(args.samples)} files")
-    if args.answers < 0:
-        raise UserError(f"--answers {args.answers} is below 0")
+    for name in ("answers", "show"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name} {getattr(args, name)} is below 0")
     for out in filter(None, (args.out, args.json)):
         refuse_overwrite(out, args.samples)
     models = read_models(args.samples, args.judge, args.names)
+    if args.show:
+        print_answers(models, args.show)
     print_tables(models)
     if args.json:
         with atomic_path(args.json) as temporary, open(temporary, "w", encoding="utf-8") as file:

@@ -1,7 +1,6 @@
 """The ask command: questions to one or several models, through each one's own chat template."""
 
 import dataclasses
-import io
 import json
 import os
 import re
@@ -10,24 +9,18 @@ import sys
 import tempfile
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from catdpo_analysis.engine import program
 from catdpo_analysis.engine.prompts import write_tokens
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files import h5io
-from catdpo_analysis.files.paths import expand
+from catdpo_analysis.files.paths import expand, names_of
 from catdpo_analysis.files.samples import FINISH, read_samples
 from catdpo_analysis.prepare.formats import RULES, Prompt
 from catdpo_analysis.prepare.prepare import read_template
-from catdpo_analysis.text.streams import encodable
-from catdpo_analysis.text.table import BOX
+from catdpo_analysis.text.side_by_side import Said, show_answers
 from catdpo_analysis.tokens.chat import ChatTokenizer, positions_of
 
-WIDTH = 110  # of the output where there is no terminal
-NARROW = 24  # columns of a model's answers at least; below it they go one under the other
 OPTIONS = {"max_tokens": "generate.max_tokens", "temperature": "generate.temperature", "seed": "generate.seed"}
 
 
@@ -107,12 +100,6 @@ def read_questions(words):
     return questions
 
 
-def names_of(paths):
-    """Short names that differ."""
-    short = [os.path.basename(os.path.normpath(path)).removesuffix(".h5") for path in paths]
-    return short if len(set(short)) == len(short) else list(paths)
-
-
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 
@@ -163,53 +150,13 @@ def ask(args, path, questions, template, folder):
     return [answers[place.setdefault(sequence.tobytes(), len(place))] for sequence in sequences]
 
 
-# ---- on the terminal ------------------------------------------------------------------------------------------------
+# ---- what is printed ------------------------------------------------------------------------------------------------
 
 
-def shown(answer):
-    """The text as a terminal can show it, and what ended it early."""
-    clean = "".join(c if c.isprintable() or c == "\n" else " " if c == "\t" else "\ufffd" for c in answer.text.strip())
-    text = Text(encodable(clean) or "(nothing)", style="" if clean else "dim")
-    if answer.finish != "stop":
-        why = "the model's context ends" if answer.finish == "context" else f"cut off after {answer.tokens} tokens"
-        text.append(f" ({why})", style="dim")
-    return text
-
-
-def print_list(console, names, questions, answers):
-    """Questions with the answers below them."""
-    for q, question in enumerate(questions):
-        console.print(Text(encodable(f"> {question}"), style="bold"))
-        for name, of_model in zip(names, answers):
-            for s, answer in enumerate(of_model[q]):
-                head = [name] if len(names) > 1 else []
-                head += [str(s + 1)] if len(of_model[q]) > 1 else []
-                console.print(Text(encodable(" ".join(head) + ": " if head else ""), style="cyan") + shown(answer))
-        console.print()
-
-
-def print_table(console, names, questions, answers):
-    """A column a model, a row an answer."""
-    table = Table(box=BOX, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), show_lines=True, header_style="bold")
-    table.add_column("question", ratio=2, overflow="fold")
-    for name in names:
-        table.add_column(Text(encodable(name)), ratio=3, overflow="fold")
-    for q, question in enumerate(questions):
-        for s in range(max(len(of_model[q]) for of_model in answers)):
-            cells = [shown(of_model[q][s]) for of_model in answers]
-            table.add_row(Text(encodable(question if s == 0 else ""), style="bold"), *cells)
-    console.print(table)
-
-
-def print_answers(names, questions, answers):
-    terminal = sys.stdout.isatty()
-    width = Console().width if terminal else WIDTH
-    side_by_side = len(names) > 1 and width * 3 // (3 * len(names) + 2) >= NARROW
-    console = Console(file=io.StringIO(), width=width, highlight=False, legacy_windows=False, force_terminal=terminal)
-    console.no_color = console.no_color or not terminal
-    console.soft_wrap = not terminal and not side_by_side
-    (print_table if side_by_side else print_list)(console, names, questions, answers)
-    print("\n".join(line.rstrip() for line in console.file.getvalue().rstrip("\n").split("\n")))
+def said(answer):
+    """With what ended it early."""
+    notes = {"stop": "", "length": f"cut off after {answer.tokens} tokens", "context": "the model's context ends"}
+    return Said(answer.text, notes[answer.finish])
 
 
 def print_json(models, questions, answers):
@@ -237,4 +184,5 @@ def run(args):
     if args.json:
         print_json(models, questions, answers)
     else:
-        print_answers(names_of(models), questions, answers)
+        rows = [(q, [list(map(said, of_model[i])) for of_model in answers]) for i, q in enumerate(questions)]
+        show_answers(names_of(models), rows)

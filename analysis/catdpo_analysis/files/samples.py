@@ -112,9 +112,10 @@ def read_samples(path: str) -> Samples:
         )
 
 
-def write_scores(path: str, judge: str, scores: Scores) -> None:
-    """Puts a judge's scores beside the answers, in place of earlier ones of that name; the file is replaced whole."""
-    with atomic_path(path) as temporary:
+def write_scores(path: str, judge: str, scores: Scores, out: str | None = None) -> None:
+    """Puts a judge's scores beside the answers, in place of earlier ones of that name; the file is replaced whole, or
+    `out` becomes a copy of it."""
+    with atomic_path(out or path) as temporary:
         shutil.copyfile(path, temporary)
         with h5py.File(temporary, "r+", locking=False) as file:
             if f"scores/{judge}" in file:

@@ -19,6 +19,9 @@ def add_arguments(parser):
     parser.add_argument("samples", metavar="FILE", nargs="*", help="samples.h5 of catdpo generate, one or more")
     lines = "; ".join(f"{name}: {line}" for name, (_, line) in JUDGES.items())
     parser.add_argument("--judge", default="refusal", choices=JUDGES, help=f"{lines} (default: refusal)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="leave FILE as it is and write a copy with the scores (one FILE only)"
+    )
     parser.add_argument("--name", help="under which the scores are kept (default: the judge's)")
     parser.add_argument(
         "--threshold", type=float, default=0.5, metavar="P", help="score from which on an answer is bad (default: 0.5)"
@@ -66,12 +69,14 @@ def run(args):
         raise UserError(f"--threshold {args.threshold:g} is not in [0, 1]")
     if not args.samples and not args.calibrate:
         raise UserError("name the answers to judge (samples.h5), labelled answers with --calibrate, or both")
+    if args.out and len(args.samples) != 1:
+        raise UserError(f"--out {args.out} takes the scores of one file, not of {len(args.samples)}")
     judge = module_of(args.judge).Judge(args)
     errors = calibrate(judge, args.calibrate, judged) if args.calibrate else None
     for path in args.samples:
         samples = read_samples(path)
         scores = judged(judge, samples, f"judge {name}")
-        write_scores(path, name, scores)
+        write_scores(path, name, scores, args.out)
         say(f"{path}: {len(samples.text)} answers to {len(samples.prompt_text)} prompts, judge {name}")
         show(rates_table(samples, scores))
         left = int((scores.verdict == NOT_JUDGED).sum())
