@@ -18,4 +18,6 @@ PACKAGES = (
     "report",
     "compare",
     "watch",
+    "track",
+    "api",
 )

@@ -165,6 +165,19 @@ should be trained; the exit status is 3 if not.
   catdpo-analysis rounds runs/online
 """
 
+PLOT = """One figure of a run as SVG, PDF or PNG: those of the report, or any series of metrics.h5. Without a name it
+lists what there is.
+
+  catdpo-analysis plot runs/first margin --out margin.pdf
+  catdpo-analysis plot runs/first
+"""
+
+TRACK = """Hand a run's log on to other programs: TensorBoard's event files, or Weights & Biases (offline with
+WANDB_MODE=offline). Once, or with --follow as the run goes on.
+
+  catdpo-analysis track runs/first --tensorboard tb/first --follow
+"""
+
 COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "import": ("models.import_model", "a Hugging Face folder or a GGUF file -> model.h5", IMPORT),
     "prepare": ("prepare.prepare", "preference data -> pairs.h5", PREPARE),
@@ -176,6 +189,8 @@ COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "pairs-from": ("pairing.pairs_from", "judged answers -> preference pairs", PAIRS_FROM),
     "rounds": ("behaviour.rounds", "the rounds of jobs/rounds.sh -> rates and pairs by round", ROUNDS),
     "behaviour": ("behaviour.behaviour", "judged answers of one or several models -> rates, tests, a page", BEHAVIOUR),
+    "plot": ("report.plot", "one figure of a run -> SVG, PDF or PNG", PLOT),
+    "track": ("track.track", "a run's log -> TensorBoard, Weights & Biases", TRACK),
     "export": ("models.export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
 }
 

@@ -4,15 +4,15 @@ import json
 import os
 
 LIMIT = 4 << 20  # bytes read of a log at first: its end. What lies before is in metrics.h5
-ROWS = 20000  # kept
+ROWS = 20000  # kept, unless told otherwise
 
 
 class StepLog:
     """`rows`: objects of ascending steps. `torn`: the text ends in the middle of a line. `spoilt`: lines that are no
     step, passed over."""
 
-    def __init__(self, path, limit=LIMIT):
-        self.path, self.limit = path, limit
+    def __init__(self, path, limit=LIMIT, keep=ROWS):
+        self.path, self.limit, self.keep = path, limit, keep
         self._forget()
 
     def _forget(self):
@@ -73,5 +73,5 @@ class StepLog:
             self.rows.pop()
         row["step"] = step
         self.rows.append(row)
-        if len(self.rows) > 2 * ROWS:
-            del self.rows[:-ROWS]
+        if len(self.rows) > 2 * self.keep:
+            del self.rows[: -self.keep]

@@ -82,10 +82,10 @@ class Picture:
     def svg(self):
         return Markup("\n").join(_inline(self, size) for size in (WIDE, NARROW))
 
-    def save(self, path):
-        """As a picture of its own, in the wide size and the light scheme."""
-        with plt.rc_context(WIDE.style()):
-            figure = self.draw(WIDE)
+    def save(self, path, size=WIDE):
+        """As a picture of its own, in the light scheme."""
+        with plt.rc_context(size.style()):
+            figure = self.draw(size)
             figure.savefig(path, bbox_inches="tight")
             plt.close(figure)
 

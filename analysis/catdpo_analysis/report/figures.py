@@ -209,6 +209,23 @@ def optimisation_picture(run):
     )
 
 
+def _series(size, steps, values, name):
+    fig, ax = plt.subplots(figsize=(size.width, 3.6 if size.wide else 3.2), constrained_layout=True)
+    ax.plot(*thin(steps, values), color=FAINT, linewidth=0.9)
+    ax.plot(*thin(steps, smooth(values, np.ones(len(steps)), window_of(len(steps)))), color=PALETTE[0])
+    ax.set_title(name)
+    ax.set_xlabel("step")
+    _integer_steps(ax)
+    return fig
+
+
+def series_picture(run, name):
+    """One series over the steps: thin each step, thick a running mean."""
+    steps, values = run.metrics.series["step"], run.metrics.series[name].astype(float)
+    words = f"{name} over {len(steps)} steps, from {values[0]:.3g} to {values[-1]:.3g}."
+    return Picture(name, name, "", words, lambda size: _series(size, steps, values, name))
+
+
 def _timing(size, metrics):
     """Where the time goes: seconds a step in each phase, and the seconds of each step."""
     seconds = metrics.seconds

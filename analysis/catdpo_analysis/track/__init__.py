@@ -1,0 +1,1 @@
+"""A run's log for other programs that show training."""
