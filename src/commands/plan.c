@@ -8,6 +8,7 @@
 #include "catdpo/files/metrics.h"
 #include "catdpo/files/model_file.h"
 #include "catdpo/files/pairs_file.h"
+#include "catdpo/files/reference_file.h"
 
 #include <errno.h>
 #include <math.h>
@@ -170,7 +171,7 @@ static double reference_bytes(const Plan *plan)
 {
     const Objective *objective = objective_of(&plan->config.objective);
     int sets = !objective->no_reference + objective->baseline + objective->second_model;
-    return sets * (double)(PAIR_SIDES * sizeof(double)) * (double)plan->pairs.count;
+    return sets * reference_file_bytes(plan->pairs.count);
 }
 
 PlanFiles plan_files(const Plan *plan)

@@ -78,7 +78,7 @@ static const Field fields[] = {
     { .kind = FIELD_END },
 };
 
-const Format checkpoint_format = { CHECKPOINT_FORMAT, CHECKPOINT_VERSION, fields, axes, AXES };
+const Format checkpoint_format = { CHECKPOINT_FORMAT, CHECKPOINT_VERSION, fields, axes, AXES, NULL };
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */
 

@@ -96,7 +96,7 @@ static const Field fields[] = {
     { .kind = FIELD_END },
 };
 
-const Format eval_format = { "catdpo-eval", 1, fields, axes, AXES };
+const Format eval_format = { "catdpo-eval", 1, fields, axes, AXES, NULL };
 
 bool eval_file_write(const char *path, const EvalResult *r, MPI_Comm comm, Error *err)
 {

@@ -56,7 +56,7 @@ static const Field head[] = {
     { .kind = FIELD_END },
 };
 
-const Format metrics_head = { METRICS_FORMAT, METRICS_VERSION, head, axes, METRICS_AXES };
+const Format metrics_head = { METRICS_FORMAT, METRICS_VERSION, head, axes, METRICS_AXES, NULL };
 
 /* ---- the columns ------------------------------------------------------------------------------------------------- */
 
@@ -174,4 +174,4 @@ static const Field columns[] = {
     { .kind = FIELD_END },
 };
 
-const Format metrics_columns = { METRICS_FORMAT, METRICS_VERSION, columns, axes, METRICS_AXES };
+const Format metrics_columns = { METRICS_FORMAT, METRICS_VERSION, columns, axes, METRICS_AXES, NULL };

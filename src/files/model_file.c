@@ -4,59 +4,24 @@
 #include "catdpo/core/simd.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- architecture ----------------------------------------------------------------------------------------------- */
 
-static bool read_choice(H5File *file, const ArchitectureField *f, int *value, Error *err)
-{
-    char text[32], known[128];
-    if (!h5_read_string(file, "/model", f->name, text, sizeof text, err)) return false;
-    size_t used = 0;
-    for (int i = 0; f->choices[i]; i++) {
-        if (strcmp(text, f->choices[i]) == 0) {
-            *value = i;
-            return true;
-        }
-        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i > 0 ? ", " : "", f->choices[i]);
-    }
-    return error_usage(err, "%s: %s \"%s\" is not supported (%s): import the model again", file->path, f->name, text,
-                       known);
-}
+#define REMEDY "import the model again"
 
-static bool read_field(H5File *file, const ArchitectureField *f, Architecture *a, Error *err)
-{
-    void *value = (char *)a + f->offset;
-    int64_t wide = 0;
-    bool there = true;
-    if (f->added && !h5_has_attribute(file, "/model", f->name, &there, err)) return false;
-    if (!there) return true;
-    switch (f->kind) {
-    case FIELD_TEXT: return h5_read_string(file, "/model", f->name, value, f->size, err);
-    case FIELD_COUNT:
-        if (!h5_read_int64(file, "/model", f->name, 0, 1 << 30, &wide, err)) return false;
-        *(int *)value = (int)wide;
-        return true;
-    case FIELD_FLAG:
-        if (!h5_read_int64(file, "/model", f->name, 0, 1, &wide, err)) return false;
-        *(bool *)value = wide != 0;
-        return true;
-    case FIELD_NUMBER: return h5_read_double(file, "/model", f->name, f->least, f->most, value, err);
-    case FIELD_CHOICE: return read_choice(file, f, value, err);
-    default: return false;
-    }
-}
+/* What a model computes; its weights are the tensors of its family. */
+const Format model_format = { MODEL_FORMAT, 1, architecture_fields, NULL, 0, REMEDY };
 
-static bool read_architecture(H5File *file, Architecture *a, Error *err)
-{
-    int count;
-    const ArchitectureField *fields = architecture_fields(&count);
-    for (int i = 0; i < count; i++)
-        if (!read_field(file, &fields[i], a, err)) return false;
-    return architecture_check(a, file->path, err);
-}
+static const Field digests[] = {
+    { "/model", "tokenizer_digest", FIELD_TEXT, offsetof(ModelInfo, tokenizer_digest), .size = DIGEST_TEXT },
+    { "/model", "weights_digest", FIELD_TEXT, offsetof(ModelInfo, weights_digest), .size = WEIGHTS_DIGEST },
+    { .kind = FIELD_END },
+};
+const Format model_digests = { MODEL_FORMAT, 1, digests, NULL, 0, REMEDY };
 
 /* The weights that the sizes ask for lie in the file: nothing is allocated for more. */
 static bool check_size(const H5File *file, const Architecture *a, Error *err)
@@ -85,10 +50,9 @@ bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm c
          h5_check_format(file, checkpoint ? CHECKPOINT_FORMAT : MODEL_FORMAT, checkpoint ? CHECKPOINT_VERSION : 1,
                          err) &&
          (!checkpoint || h5_read_int64(file, "/", "step", 0, INT64_MAX, &info->step, err)) &&
-         read_architecture(file, &info->architecture, err) && check_size(file, &info->architecture, err) &&
-         h5_read_string(file, "/model", "tokenizer_digest", info->tokenizer_digest, sizeof info->tokenizer_digest,
-                        err) &&
-         h5_read_string(file, "/model", "weights_digest", info->weights_digest, sizeof info->weights_digest, err);
+         fields_read(file, &model_format, &info->architecture, NULL, err) &&
+         architecture_check(&info->architecture, file->path, err) && check_size(file, &info->architecture, err) &&
+         fields_read(file, &model_digests, info, NULL, err);
     if (!ok) h5_close(file);
     return ok;
 }

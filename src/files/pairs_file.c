@@ -1,27 +1,98 @@
 /* pairs.h5 into memory: one rank of each node reads, the ranks beside it look on. */
 #include "catdpo/files/pairs_file.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAIRS_VERSION = 1, SETTINGS_MOST = 1 << 20 };
+/* ---- the format -------------------------------------------------------------------------------------------------- */
+
+static const FieldAxis axes[PAIRS_AXES] = {
+    [PAIRS_CATEGORY] = { .label = "category", .scale = "/categories/name", .least = 1, .most = CATEGORIES_MAX },
+    [PAIRS_PAIR] = { .label = "pair", .most = INT64_MAX },
+    [PAIRS_SIDE] = { .label = "side", .least = PAIR_SIDES, .most = PAIR_SIDES },
+    [PAIRS_SEGMENT] = { .label = "segment", .least = SEGMENTS, .most = SEGMENTS },
+    [PAIRS_BOUND] = { .least = 1, .most = INT64_MAX },
+    [PAIRS_CHOSEN] = { .most = INT64_MAX },
+    [PAIRS_REJECTED] = { .most = INT64_MAX },
+};
+
+#define MEMBER(member) .offset = offsetof(Pairs, member)
+#define DIGEST(name)                                                                                                   \
+    {                                                                                                                  \
+        "/", #name, FIELD_TEXT, MEMBER(name), .size = PAIRS_DIGEST                                                     \
+    }
+#define ARRAY(name, data, along, member, unit_, text)                                                                  \
+    {                                                                                                                  \
+        name, NULL, FIELD_ARRAY, MEMBER(member), .type = data, .axes = 1, .axis = { along }, .units = unit_,           \
+                                                 .description = text, .tag = PAIRS_ARRAYS                              \
+    }
+#define TABLE(name, data, across, member, tag_, unit_, text, ...)                                                      \
+    {                                                                                                                  \
+        name, NULL, FIELD_ARRAY, MEMBER(member), .type = data, .axes = 2, .axis = { PAIRS_PAIR, across },              \
+                                                 .units = unit_, .description = text, .tag = tag_, __VA_ARGS__         \
+    }
+#define SEQUENCES(name, side, along)                                                                                   \
+    ARRAY("@/" name "/offsets", DATA_INT64, PAIRS_BOUND, side.offsets, "tokens",                                       \
+          "where each one's tokens start; the last entry is the total"),                                               \
+        ARRAY("@/" name "/tokens", DATA_INT32, along, side.tokens, "1",                                                \
+              "token ids of prompt + completion of all pairs, one after another"),                                     \
+        ARRAY("@/" name "/prompt_length", DATA_INT32, PAIRS_PAIR, side.prompt_length, "tokens",                        \
+              "tokens before the completion")
+
+/* pairs_check has the bounds of the arrays, and says which pair is outside of them. */
+static const Field fields[] = {
+    { "@", "pairs", FIELD_INT, MEMBER(count), .most = (double)(INT64_MAX / 16) },
+    { "/", "vocab_size", FIELD_INT, MEMBER(vocab_size), .least = 1, .most = INT32_MAX },
+    { "/", "max_length", FIELD_INT, MEMBER(max_length), .most = INT32_MAX },
+    DIGEST(data_digest),
+    DIGEST(tokenizer_digest),
+    DIGEST(template_digest),
+    { "/", "settings", FIELD_STRING, MEMBER(settings), .size = 1 << 20 },
+
+    { "/categories/name", NULL, FIELD_NAMES, MEMBER(category_name), .size = CATEGORY_NAME, .axes = 1,
+      .axis = { PAIRS_CATEGORY }, .tag = PAIRS_ARRAYS },
+    ARRAY("/categories/harm", DATA_UINT8, PAIRS_CATEGORY, category_harm, "1",
+          "1 if a pair with a safe chosen and an unsafe rejected response has the category"),
+    SEQUENCES("chosen", side[PAIR_CHOSEN], PAIRS_CHOSEN),
+    SEQUENCES("rejected", side[PAIR_REJECTED], PAIRS_REJECTED),
+    TABLE("@/category_mask", DATA_UINT8, PAIRS_CATEGORY, category_mask, PAIRS_ARRAYS, "1",
+          "1 where the pair has the category", ),
+    ARRAY("@/chosen_safe", DATA_UINT8, PAIRS_PAIR, chosen_safe, "1", "1 safe, 0 unsafe, 255 unknown"),
+    ARRAY("@/rejected_safe", DATA_UINT8, PAIRS_PAIR, rejected_safe, "1", "1 safe, 0 unsafe, 255 unknown"),
+    ARRAY("@/chosen_better", DATA_INT8, PAIRS_PAIR, chosen_better, "1",
+          "helpfulness: 1 chosen is better, 0 rejected, -1 unknown"),
+    TABLE("@/segment_end", DATA_INT32, PAIRS_SIDE, segment_end, PAIRS_SEGMENTED, "tokens",
+          "tokens of the reasoning in the chosen and the rejected completion", ),
+    TABLE("@/segment_weight", DATA_FLOAT64, PAIRS_SEGMENT, segment_weight, PAIRS_SEGMENTED, "1",
+          "weights of reasoning and answer in the loss", .least = -2, .most = 2),
+    { .kind = FIELD_END },
+};
+
+const Format pairs_format = {
+    PAIRS_FORMAT, 1, fields, axes, PAIRS_AXES, "prepare it again with catdpo-analysis prepare"
+};
+
+void pairs_lengths(const PairsShape *shape, int64_t lengths[PAIRS_AXES])
+{
+    lengths[PAIRS_CATEGORY] = shape->category_count;
+    lengths[PAIRS_PAIR] = shape->count;
+    lengths[PAIRS_SIDE] = PAIR_SIDES;
+    lengths[PAIRS_SEGMENT] = SEGMENTS;
+    lengths[PAIRS_BOUND] = shape->count + 1;
+    lengths[PAIRS_CHOSEN] = shape->tokens[PAIR_CHOSEN];
+    lengths[PAIRS_REJECTED] = shape->tokens[PAIR_REJECTED];
+}
+
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 /* What has to be known before there is memory for the arrays. */
 typedef struct Sizes {
+    Pairs head; /* its attributes */
     PairsShape shape;
-    int64_t vocab_size, max_length, settings_bytes;
-    char data_digest[PAIRS_DIGEST], tokenizer_digest[PAIRS_DIGEST], template_digest[PAIRS_DIGEST];
+    int64_t lengths[PAIRS_AXES], settings_bytes;
 } Sizes;
-
-static const char *const side_name[PAIR_SIDES] = { "chosen", "rejected" };
-
-/* "/group/name" */
-static const char *in_group(char path[FILE_PATH], const char *group, const char *side, const char *name)
-{
-    snprintf(path, FILE_PATH, "/%.200s%s%s/%s", group, side ? "/" : "", side ? side : "", name);
-    return path;
-}
 
 static bool find_group(H5File *file, const char *group, Error *err)
 {
@@ -35,75 +106,40 @@ static bool find_group(H5File *file, const char *group, Error *err)
                                   file->path, group));
 }
 
+/* The rows of the arrays that this file has. */
+static void table_of(GroupFormat *table, const char *group, bool segments)
+{
+    format_of_group(table, &pairs_format, group, 1u << PAIRS_ARRAYS | (segments ? 1u << PAIRS_SEGMENTED : 0));
+}
+
 static bool read_sizes(H5File *file, const char *group, Sizes *sizes, char **settings, Error *err)
 {
-    char path[FILE_PATH], group_path[256];
-    snprintf(group_path, sizeof group_path, "/%.200s", group);
-    int64_t categories = 0;
+    GroupFormat table;
+    char ends[FORMAT_OBJECT + 16];
     PairsShape *shape = &sizes->shape;
-    bool ok = h5_count_strings(file, "/categories/name", 1, CATEGORIES_MAX, &categories, err) &&
-              h5_read_int64(file, group_path, "pairs", 0, INT64_MAX / 16, &shape->count, err) &&
-              h5_read_int64(file, "/", "vocab_size", 1, INT32_MAX, &sizes->vocab_size, err) &&
-              h5_read_int64(file, "/", "max_length", 0, INT32_MAX, &sizes->max_length, err) &&
-              h5_read_string(file, "/", "data_digest", sizes->data_digest, PAIRS_DIGEST, err) &&
-              h5_read_string(file, "/", "tokenizer_digest", sizes->tokenizer_digest, PAIRS_DIGEST, err) &&
-              h5_read_string(file, "/", "template_digest", sizes->template_digest, PAIRS_DIGEST, err) &&
-              h5_read_text(file, "/", "settings", SETTINGS_MOST, settings, err);
-    for (int side = 0; ok && side < PAIR_SIDES; side++) {
-        int64_t offsets = shape->count + 1; /* no more pairs than the file has bytes for */
-        shape->tokens[side] = -1;
-        ok =
-            h5_expect(file, in_group(path, group, side_name[side], "offsets"), DATA_INT64, 1, &offsets, err) &&
-            h5_expect(file, in_group(path, group, side_name[side], "tokens"), DATA_INT32, 1, &shape->tokens[side], err);
-    }
-    int64_t mask[2] = { shape->count, categories };
-    shape->category_count = (int)categories;
-    ok = ok && h5_expect(file, in_group(path, group, NULL, "category_mask"), DATA_UINT8, 2, mask, err) &&
-         h5_exists(file, in_group(path, group, NULL, "segment_end"), &shape->has_segments, err);
-    if (ok) sizes->settings_bytes = (int64_t)strlen(*settings) + 1;
-    return ok;
+    format_of_group(&table, &pairs_format, group, 1u << PAIRS_HEAD);
+    snprintf(ends, sizeof ends, "%s/segment_end", table.group);
+    if (!fields_read(file, &table.format, &sizes->head, NULL, err)) return false;
+    *settings = sizes->head.settings;
+    sizes->head.settings = NULL;
+    sizes->settings_bytes = (int64_t)strlen(*settings) + 1;
+    shape->count = sizes->head.count;
+    if (!h5_exists(file, ends, &shape->has_segments, err)) return false;
+    shape->category_count = shape->tokens[PAIR_CHOSEN] = shape->tokens[PAIR_REJECTED] = -1; /* not known yet */
+    pairs_lengths(shape, sizes->lengths);
+    table_of(&table, group, shape->has_segments);
+    if (!fields_measure(file, &table.format, sizes->lengths, err)) return false;
+    shape->category_count = (int)sizes->lengths[PAIRS_CATEGORY];
+    shape->tokens[PAIR_CHOSEN] = sizes->lengths[PAIRS_CHOSEN];
+    shape->tokens[PAIR_REJECTED] = sizes->lengths[PAIRS_REJECTED];
+    return true;
 }
 
-static bool read_arrays(H5File *file, const char *group, Pairs *pairs, Error *err)
+static bool read_arrays(H5File *file, const char *group, Pairs *pairs, const int64_t lengths[], Error *err)
 {
-    char path[FILE_PATH];
-    const int64_t n = pairs->count, k = pairs->category_count, mask[2] = { n, k }, offsets = n + 1;
-    bool ok = h5_read_strings(file, "/categories/name", k, CATEGORY_NAME, pairs->category_name[0], err) &&
-              h5_read_array(file, "/categories/harm", DATA_UINT8, 1, &k, pairs->category_harm, err);
-    for (int i = 0; ok && i < PAIR_SIDES; i++) {
-        PairSide *side = &pairs->side[i];
-        ok = h5_read_array(file, in_group(path, group, side_name[i], "offsets"), DATA_INT64, 1, &offsets, side->offsets,
-                           err) &&
-             h5_read_array(file, in_group(path, group, side_name[i], "tokens"), DATA_INT32, 1, &side->token_count,
-                           side->tokens, err) &&
-             h5_read_array(file, in_group(path, group, side_name[i], "prompt_length"), DATA_INT32, 1, &n,
-                           side->prompt_length, err);
-    }
-    const int64_t both[2] = { n, 2 };
-    ok = ok && (!pairs->has_segments || (h5_read_array(file, in_group(path, group, NULL, "segment_end"), DATA_INT32, 2,
-                                                       both, pairs->segment_end, err) &&
-                                         h5_read_array(file, in_group(path, group, NULL, "segment_weight"),
-                                                       DATA_FLOAT64, 2, both, pairs->segment_weight, err)));
-    return ok &&
-           h5_read_array(file, in_group(path, group, NULL, "category_mask"), DATA_UINT8, 2, mask, pairs->category_mask,
-                         err) &&
-           h5_read_array(file, in_group(path, group, NULL, "chosen_safe"), DATA_UINT8, 1, &n, pairs->chosen_safe,
-                         err) &&
-           h5_read_array(file, in_group(path, group, NULL, "rejected_safe"), DATA_UINT8, 1, &n, pairs->rejected_safe,
-                         err) &&
-           h5_read_array(file, in_group(path, group, NULL, "chosen_better"), DATA_INT8, 1, &n, pairs->chosen_better,
-                         err);
-}
-
-/* What is wrong with a file of ours that was opened all right is mended by making it again. */
-static bool with_remedy(bool ok, Error *err)
-{
-    static const char remedy[] = "; prepare it again with catdpo-analysis prepare";
-    size_t length = strlen(err->message);
-    if (!ok && err->exit_status == EXIT_USAGE && !strstr(err->message, remedy) &&
-        length + sizeof remedy <= sizeof err->message)
-        memcpy(err->message + length, remedy, sizeof remedy);
-    return ok;
+    GroupFormat table;
+    table_of(&table, group, pairs->has_segments);
+    return fields_read(file, &table.format, pairs, lengths, err);
 }
 
 /* The readers' verdict and what they found, to the ranks beside them; and all readers must have found the same. */
@@ -135,22 +171,23 @@ bool pairs_load(Pairs *pairs, const char *path, const char *group, MPI_Comm comm
     char *settings = NULL;
     memset(&sizes, 0, sizeof sizes);
     if (reader) {
-        ok = h5_open(&file, path, MPI_COMM_NULL, err) && h5_check_format(&file, "catdpo-pairs", PAIRS_VERSION, err) &&
-             find_group(&file, group, err) && with_remedy(read_sizes(&file, group, &sizes, &settings, err), err);
+        ok = h5_open(&file, path, MPI_COMM_NULL, err) &&
+             h5_check_format(&file, pairs_format.name, pairs_format.version, err) && find_group(&file, group, err) &&
+             read_sizes(&file, group, &sizes, &settings, err);
     }
     ok = error_agree(comm, ok, err) && share_sizes(&sizes, &settings, reader, node, comm, path, err) &&
          pairs_allocate(pairs, &sizes.shape, comm, err);
     if (ok) {
-        pairs->vocab_size = sizes.vocab_size;
-        pairs->max_length = sizes.max_length;
+        pairs->vocab_size = sizes.head.vocab_size;
+        pairs->max_length = sizes.head.max_length;
         pairs->settings = settings;
         settings = NULL;
-        memcpy(pairs->data_digest, sizes.data_digest, PAIRS_DIGEST);
-        memcpy(pairs->tokenizer_digest, sizes.tokenizer_digest, PAIRS_DIGEST);
-        memcpy(pairs->template_digest, sizes.template_digest, PAIRS_DIGEST);
+        memcpy(pairs->data_digest, sizes.head.data_digest, PAIRS_DIGEST);
+        memcpy(pairs->tokenizer_digest, sizes.head.tokenizer_digest, PAIRS_DIGEST);
+        memcpy(pairs->template_digest, sizes.head.template_digest, PAIRS_DIGEST);
         char where[FILE_PATH + 256];
         snprintf(where, sizeof where, "%s: /%.200s", path, group);
-        if (reader) ok = with_remedy(read_arrays(&file, group, pairs, err), err) && pairs_check(pairs, where, err);
+        if (reader) ok = read_arrays(&file, group, pairs, sizes.lengths, err) && pairs_check(pairs, where, err);
         if (!alone) CHECK_MPI(MPI_Bcast(&pairs->longest, 1, MPI_INT64_T, 0, node));
         ok = error_agree(comm, ok, err);
         pairs_publish(pairs);

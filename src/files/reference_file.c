@@ -2,30 +2,69 @@
 #include "catdpo/files/reference_file.h"
 
 #include "catdpo/h5/checksum.h"
-#include "catdpo/h5/h5.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-enum { REFERENCE_VERSION = 1, SETTINGS_TEXT = 4096, KEYS = 4 };
+/* ---- the format -------------------------------------------------------------------------------------------------- */
 
-static const char *const format = "catdpo-reference";
+enum { SETTINGS_TEXT = 4096, PAIR = 0, AXES, SIDES = 2 };
 
-typedef struct KeyText {
-    const char *name, *value, *what;
-} KeyText;
+/* Tags of rows: what the values depend on, and the values of a group. */
+enum { KEY, VALUES };
 
-static void list_key(const ReferenceKey *key, KeyText text[KEYS])
+/* What the file has of a group, and of all of them. */
+typedef struct Stored {
+    ReferenceKey key;
+    int64_t done;
+    double *logps[SIDES]; /* [N] of the chosen and the rejected completions; NaN where they are not done yet */
+    uint64_t checksum[SIDES];
+} Stored;
+
+static const FieldAxis axes[AXES] = { [PAIR] = { .label = "pair", .most = INT64_MAX } };
+
+#define MEMBER(member) .offset = offsetof(Stored, member)
+#define SIDE(name, i)                                                                                                  \
+    { "@/" name,                                                                                                       \
+      NULL,                                                                                                            \
+      FIELD_ARRAY,                                                                                                     \
+      MEMBER(logps[i]),                                                                                                \
+      .type = DATA_FLOAT64,                                                                                            \
+      .axes = 1,                                                                                                       \
+      .axis = { PAIR },                                                                                                \
+      .nan = true,                                                                                                     \
+      .units = "nat",                                                                                                  \
+      .description = "log-probability of the completion under the frozen reference, summed over its tokens",           \
+      .tag = VALUES },                                                                                                 \
+    {                                                                                                                  \
+        "@/" name, "checksum", FIELD_UINT, MEMBER(checksum[i]), .tag = VALUES                                          \
+    }
+
+static const Field fields[] = {
+    { "/", "data_digest", FIELD_STRING, MEMBER(key.data_digest), .size = SETTINGS_TEXT },
+    { "/", "weights_digest", FIELD_STRING, MEMBER(key.weights_digest), .size = SETTINGS_TEXT },
+    { "/", "tokenizer_digest", FIELD_STRING, MEMBER(key.tokenizer_digest), .size = SETTINGS_TEXT },
+    { "/", "settings", FIELD_STRING, MEMBER(key.settings), .size = SETTINGS_TEXT },
+    SIDE("chosen", 0),
+    SIDE("rejected", 1),
+    { "@", "done", FIELD_INT, MEMBER(done), .most = INT64_MAX, .tag = VALUES },
+    { .kind = FIELD_END },
+};
+
+const Format reference_format = { "catdpo-reference", 1, fields, axes, AXES, "delete the file" };
+
+double reference_file_bytes(int64_t count) { return fields_bytes(&reference_format, &count); }
+
+/* Text of a key's row. */
+static const char *key_text(const Field *row, const ReferenceKey *key)
 {
-    text[0] = (KeyText){ "data_digest", key->data_digest, "data" };
-    text[1] = (KeyText){ "weights_digest", key->weights_digest, "weights" };
-    text[2] = (KeyText){ "tokenizer_digest", key->tokenizer_digest, "tokenizer" };
-    text[3] = (KeyText){ "settings", key->settings, "settings" };
+    return *(const char *const *)((const char *)key + (row->offset - offsetof(Stored, key)));
 }
 
 static bool file_exists(const char *path, MPI_Comm comm)
@@ -41,40 +80,50 @@ static bool file_exists(const char *path, MPI_Comm comm)
 /* Is the open file a cache for this key? */
 static bool check_key(H5File *file, const ReferenceKey *key, Error *err)
 {
-    KeyText text[KEYS];
-    list_key(key, text);
-    if (!h5_check_format(file, format, REFERENCE_VERSION, err)) return false;
-    for (int i = 0; i < KEYS; i++) {
-        char found[SETTINGS_TEXT];
-        if (!h5_read_string(file, "/", text[i].name, found, sizeof found, err)) return false;
-        if (strcmp(found, text[i].value) != 0) {
-            return error_usage(err,
-                               "%s: made for other %s: its %s is \"%.150s\", this run's is \"%.150s\"; delete the file "
-                               "or name another "
-                               "one as reference.cache",
-                               file->path, text[i].what, text[i].name, found, text[i].value);
-        }
+    GroupFormat rows;
+    Stored stored = { 0 };
+    format_of_group(&rows, &reference_format, "", 1u << KEY);
+    if (!h5_check_format(file, reference_format.name, reference_format.version, err) ||
+        !fields_read(file, &rows.format, &stored, NULL, err))
+        return false;
+    bool ok = true;
+    for (const Field *row = rows.field; ok && row->kind != FIELD_END; row++) {
+        const char *found = key_text(row, &stored.key), *wanted = key_text(row, key);
+        ok = strcmp(found, wanted) == 0 ||
+             error_usage(err,
+                         "%s: made for other %.*s: its %s is \"%.150s\", this run's is \"%.150s\"; delete the file "
+                         "or name another one as reference.cache",
+                         file->path, (int)strcspn(row->attribute, "_"), row->attribute, row->attribute, found, wanted);
     }
-    return true;
+    fields_free(&rows.format, &stored);
+    return ok;
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
-static bool read_side(H5File *file, const char *group, const char *side, int64_t count, int64_t done, double *values,
-                      Error *err)
+static bool check_values(const H5File *file, const GroupFormat *rows, const Stored *stored, int64_t count, Error *err)
 {
-    char name[256];
-    uint64_t stored;
-    snprintf(name, sizeof name, "/%.200s/%s", group, side);
-    if (!h5_read_array(file, name, DATA_FLOAT64, 1, &count, values, err) ||
-        !h5_read_uint64(file, name, "checksum", &stored, err))
-        return false;
-    if (checksum_words(values, 2 * count, 0, 1) != stored)
-        return error_usage(err, "%s: %s is damaged (its checksum differs); delete the file", file->path, name);
-    for (int64_t i = 0; i < done; i++)
-        if (!isfinite(values[i]))
-            return error_usage(err, "%s: entry %" PRId64 " of %s is not finite; delete the file", file->path, i, name);
+    static const char *const side[SIDES] = { "chosen", "rejected" };
+    if (stored->done > count)
+        return error_usage(err, "%s: %s says that %" PRId64 " of its %" PRId64 " pairs are done; delete the file",
+                           file->path, rows->group, stored->done, count);
+    for (int s = 0; s < SIDES; s++) {
+        if (checksum_words(stored->logps[s], 2 * count, 0, 1) != stored->checksum[s])
+            return error_usage(err, "%s: %s/%s is damaged (its checksum differs); delete the file", file->path,
+                               rows->group, side[s]);
+        for (int64_t i = 0; i < stored->done; i++)
+            if (!isfinite(stored->logps[s][i]))
+                return error_usage(err, "%s: entry %" PRId64 " of %s/%s is not finite; delete the file", file->path, i,
+                                   rows->group, side[s]);
+    }
     return true;
+}
+
+/* The values of a group: *count of them, or as many as it has if that is -1. logps as fields_read takes it. */
+static bool read_group(H5File *file, const GroupFormat *rows, Stored *stored, int64_t *count, Error *err)
+{
+    return fields_measure(file, &rows->format, count, err) && fields_read(file, &rows->format, stored, count, err) &&
+           check_values(file, rows, stored, *count, err);
 }
 
 ReferenceStatus reference_cache_read(const char *path, const char *group, const ReferenceKey *key, int64_t count,
@@ -83,27 +132,24 @@ ReferenceStatus reference_cache_read(const char *path, const char *group, const 
     *done = 0;
     if (!file_exists(path, comm)) return REFERENCE_ABSENT;
     H5File file;
-    char name[256];
+    GroupFormat rows;
+    Stored stored = { .logps = { chosen, rejected } };
     bool has_group = false;
-    snprintf(name, sizeof name, "/%.200s", group);
-    bool ok = h5_open(&file, path, comm, err) && check_key(&file, key, err) && h5_exists(&file, name, &has_group, err);
-    if (ok && has_group) {
-        ok = h5_read_int64(&file, name, "done", 0, count, done, err) &&
-             read_side(&file, group, "chosen", count, *done, chosen, err) &&
-             read_side(&file, group, "rejected", count, *done, rejected, err);
-    }
+    format_of_group(&rows, &reference_format, group, 1u << VALUES);
+    bool ok =
+        h5_open(&file, path, comm, err) && check_key(&file, key, err) && h5_exists(&file, rows.group, &has_group, err);
+    if (ok && has_group) ok = read_group(&file, &rows, &stored, &count, err);
     h5_close(&file);
+    if (ok) *done = stored.done;
     return !ok ? REFERENCE_REFUSED : has_group ? REFERENCE_FOUND : REFERENCE_ABSENT;
 }
 
 /* FNV-1a over the key's values. */
 static uint64_t key_hash(const ReferenceKey *key)
 {
-    KeyText text[KEYS];
     uint64_t hash = 0xCBF29CE484222325;
-    list_key(key, text);
-    for (int i = 0; i < KEYS; i++)
-        for (const char *c = text[i].value;; c++) {
+    for (const Field *row = fields; row->tag == KEY && row->kind != FIELD_END; row++)
+        for (const char *c = key_text(row, key);; c++) {
             hash = (hash ^ (unsigned char)*c) * 0x100000001B3;
             if (!*c) break;
         }
@@ -123,43 +169,30 @@ bool reference_cache_is_other(const char *path, const ReferenceKey *key, MPI_Com
     Error unreadable = { 0 }, other = { 0 };
     if (!file_exists(path, comm)) return false;
     bool is_other = h5_open(&file, path, comm, &unreadable) &&
-                    h5_check_format(&file, format, REFERENCE_VERSION, &unreadable) && !check_key(&file, key, &other);
+                    h5_check_format(&file, reference_format.name, reference_format.version, &unreadable) &&
+                    !check_key(&file, key, &other);
     h5_close(&file);
     return is_other;
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-static bool write_side(H5File *file, const char *group, const char *side, int64_t count, const double *values,
-                       Error *err)
-{
-    char name[256];
-    snprintf(name, sizeof name, "/%.200s/%s", group, side);
-    return h5_write_array(file, name, DATA_FLOAT64, 1, &count, values, err) &&
-           h5_write_uint64(file, name, "checksum", file->rank == 0 ? checksum_words(values, 2 * count, 0, 1) : 0,
-                           err) &&
-           h5_describe(file, name, "nat",
-                       "log-probability of the completion under the frozen reference, summed over its tokens", err) &&
-           h5_label_axis(file, name, 0, "pair", NULL, err);
-}
-
 /* A new file for the key, or a copy of the one there without the group. */
 static bool open_for_group(H5File *file, const char *path, const char *folder, const char *group,
                            const ReferenceKey *key, MPI_Comm comm, Error *err)
 {
-    KeyText text[KEYS];
-    list_key(key, text);
-    if (!file_exists(path, comm)) {
-        bool ok = h5_create(file, path, folder, comm, err) && h5_write_format(file, format, REFERENCE_VERSION, err);
-        for (int i = 0; ok && i < KEYS; i++) ok = h5_write_string(file, "/", text[i].name, text[i].value, err);
-        return ok;
-    }
-    char name[256];
+    const Stored about = { .key = *key };
     bool exists = false;
-    snprintf(name, sizeof name, "/%.200s", group);
-    bool ok = h5_open(file, path, comm, err) && check_key(file, key, err) && h5_exists(file, name, &exists, err);
+    if (!file_exists(path, comm)) {
+        GroupFormat rows;
+        format_of_group(&rows, &reference_format, "", 1u << KEY);
+        return h5_create(file, path, folder, comm, err) &&
+               h5_write_format(file, reference_format.name, reference_format.version, err) &&
+               fields_write(file, &rows.format, &about, NULL, err);
+    }
+    bool ok = h5_open(file, path, comm, err) && check_key(file, key, err) && h5_exists(file, group, &exists, err);
     h5_close(file);
-    return ok && h5_modify(file, path, folder, comm, err) && (!exists || h5_delete(file, name, err));
+    return ok && h5_modify(file, path, folder, comm, err) && (!exists || h5_delete(file, group, err));
 }
 
 bool reference_cache_write(const char *path, const char *folder, const char *group, const ReferenceKey *key,
@@ -167,12 +200,14 @@ bool reference_cache_write(const char *path, const char *folder, const char *gro
                            Error *err)
 {
     H5File file;
-    char name[256];
-    snprintf(name, sizeof name, "/%.200s", group);
-    bool ok = open_for_group(&file, path, folder, group, key, comm, err) &&
-              write_side(&file, group, "chosen", count, chosen, err) &&
-              write_side(&file, group, "rejected", count, rejected, err) &&
-              h5_write_int64(&file, name, "done", done, err) && h5_commit(&file, err);
+    GroupFormat rows;
+    Stored stored = { .done = done, .logps = { (double *)chosen, (double *)rejected } };
+    int rank;
+    CHECK_MPI(MPI_Comm_rank(comm, &rank));
+    for (int s = 0; rank == 0 && s < SIDES; s++) stored.checksum[s] = checksum_words(stored.logps[s], 2 * count, 0, 1);
+    format_of_group(&rows, &reference_format, group, 1u << VALUES);
+    bool ok = open_for_group(&file, path, folder, rows.group, key, comm, err) &&
+              fields_write(&file, &rows.format, &stored, &count, err) && h5_commit(&file, err);
     h5_close(&file);
     return ok;
 }
@@ -181,22 +216,16 @@ bool reference_cache_write(const char *path, const char *folder, const char *gro
 
 bool reference_check(H5File *file, const char *group, int64_t *count, Error *err)
 {
-    char name[256];
+    GroupFormat rows;
+    Stored stored = { 0 };
     bool has_group = false;
     CHECK(file->comm == MPI_COMM_NULL);
     *count = -1;
-    snprintf(name, sizeof name, "/%.200s", group);
-    if (!h5_check_format(file, format, REFERENCE_VERSION, err) || !h5_exists(file, name, &has_group, err)) return false;
-    if (!has_group) return true;
-    snprintf(name, sizeof name, "/%.200s/chosen", group);
-    if (!h5_expect(file, name, DATA_FLOAT64, 1, count, err)) return false;
-    double *values = malloc((size_t)(*count + 1) * sizeof *values);
-    int64_t done = 0;
-    snprintf(name, sizeof name, "/%.200s", group);
-    bool ok = (values || error_fault(err, "%s: no memory for %" PRId64 " pairs", file->path, *count)) &&
-              h5_read_int64(file, name, "done", 0, *count, &done, err) &&
-              read_side(file, group, "chosen", *count, done, values, err) &&
-              read_side(file, group, "rejected", *count, done, values, err);
-    free(values);
+    format_of_group(&rows, &reference_format, group, 1u << VALUES);
+    if (!h5_check_format(file, reference_format.name, reference_format.version, err) ||
+        !h5_exists(file, rows.group, &has_group, err))
+        return false;
+    bool ok = !has_group || read_group(file, &rows, &stored, count, err);
+    fields_free(&rows.format, &stored);
     return ok;
 }

@@ -68,7 +68,7 @@ static const Field fields[] = {
     { .kind = FIELD_END },
 };
 
-const Format samples_format = { SAMPLES_FORMAT, 1, fields, axes, AXES };
+const Format samples_format = { SAMPLES_FORMAT, 1, fields, axes, AXES, NULL };
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 

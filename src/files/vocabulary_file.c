@@ -33,8 +33,8 @@ static const Field stop_fields[] = {
     ARRAY("stop_tokens", DATA_INT64, STOP, v.stop, .most = INT32_MAX),
     { .kind = FIELD_END },
 };
-static const Format bytes_format = { "/tokenizer", 1, byte_fields, axes, AXES },
-                    stop_format = { "/tokenizer", 1, stop_fields, axes, AXES };
+static const Format bytes_format = { "/tokenizer", 1, byte_fields, axes, AXES, NULL },
+                    stop_format = { "/tokenizer", 1, stop_fields, axes, AXES, NULL };
 
 static bool check_bytes(const H5File *file, const Vocabulary *v, const int64_t lengths[AXES], Error *err)
 {

@@ -12,6 +12,25 @@ static const double SLACK = 1e-12; /* what is computed from other numbers may le
 
 enum { COUNT_MOST = 1 << 30, CHUNK_NUMBERS = 8192, CHUNK_ROWS_LEAST = 16, CHUNK_ROWS_MOST = 1024 };
 
+void format_of_group(GroupFormat *made, const Format *format, const char *group, unsigned tags)
+{
+    int rows = 0;
+    made->format = *format;
+    made->format.field = made->field;
+    snprintf(made->group, FORMAT_OBJECT, "/%.255s", group);
+    for (const Field *f = format->field; f->kind != FIELD_END; f++) {
+        if (!(tags >> f->tag & 1)) continue;
+        CHECK(rows < FORMAT_ROWS - 1);
+        made->field[rows] = *f;
+        if (f->object[0] == '@') {
+            snprintf(made->object[rows], FORMAT_OBJECT, "%.255s%.31s", made->group, f->object + 1);
+            made->field[rows].object = made->object[rows];
+        }
+        rows++;
+    }
+    made->field[rows] = (Field){ .kind = FIELD_END };
+}
+
 bool field_is_in(const Field *f, int64_t version)
 {
     return version >= f->since && (f->until == 0 || version <= f->until);
@@ -179,7 +198,17 @@ bool fields_write(H5File *file, const Format *format, const void *values, const 
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
-bool fields_measure(H5File *file, const Format *format, int64_t lengths[], Error *err)
+/* With what to do about it behind the message, unless that says so itself. */
+static bool with_remedy(bool ok, const Format *format, Error *err)
+{
+    size_t length = strlen(err->message), room = sizeof err->message - length;
+    if (!ok && format->remedy && err->exit_status == EXIT_USAGE && !strstr(err->message, format->remedy) &&
+        strlen(format->remedy) + 2 < room)
+        snprintf(err->message + length, room, "; %s", format->remedy);
+    return ok;
+}
+
+static bool measure(H5File *file, const Format *format, int64_t lengths[], Error *err)
 {
     for (const Field *f = format->field; f->kind != FIELD_END; f++) {
         if (!is_array(f) || !field_is_in(f, file->version)) continue;
@@ -199,6 +228,11 @@ bool fields_measure(H5File *file, const Format *format, int64_t lengths[], Error
         if (!ok) return false;
     }
     return true;
+}
+
+bool fields_measure(H5File *file, const Format *format, int64_t lengths[], Error *err)
+{
+    return with_remedy(measure(file, format, lengths, err), format, err);
 }
 
 static bool read_choice(H5File *file, const Field *f, int *value, Error *err)
@@ -278,7 +312,10 @@ static bool is_pointer(const Field *f) { return is_array(f) || f->kind == FIELD_
 
 static bool read_field(H5File *file, const Field *f, void *member, const int64_t lengths[], Error *err)
 {
+    bool there = true;
     if (is_array(f)) return read_array(file, f, member, lengths, err);
+    if (f->optional && !h5_has_attribute(file, f->object, f->attribute, &there, err)) return false;
+    if (!there) return true;
     return f->attribute ? read_attribute(file, f, member, err) : h5_load_text(file, f->object, f->size, member, err);
 }
 
@@ -293,6 +330,7 @@ bool fields_read(H5File *file, const Format *format, void *values, const int64_t
         if (is_array(f) && *(void **)member) given |= (uint64_t)1 << row;
         ok = ok && (!field_is_in(f, file->version) || read_field(file, f, member, lengths, err));
     }
+    with_remedy(ok, format, err);
     for (row = 0; !ok && format->field[row].kind != FIELD_END; row++) {
         void **member = (void **)(void *)((char *)values + format->field[row].offset);
         if (!is_pointer(&format->field[row]) || given >> row & 1) continue;

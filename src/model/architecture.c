@@ -8,14 +8,16 @@ static const char *const rope_types[] = {
     [ROPE_DEFAULT] = "default", [ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3", NULL
 };
 
+enum { MAY_DIFFER = 1 }; /* tag: two models that differ in it alone compute the same */
+
 #define FIELD(text, type, member, ...)                                                                                 \
     {                                                                                                                  \
-        .name = text, .kind = FIELD_##type, .offset = offsetof(Architecture, member),                                  \
-        .size = sizeof(((Architecture *)0)->member), __VA_ARGS__                                                       \
+        "/model", text, .kind = FIELD_##type, .offset = offsetof(Architecture, member),                                \
+                        .size = sizeof(((Architecture *)0)->member), __VA_ARGS__                                       \
     }
 
-static const ArchitectureField fields[] = {
-    FIELD("architecture", TEXT, name, .may_differ = true), /* see architecture_same */
+const Field architecture_fields[] = {
+    FIELD("architecture", TEXT, name, .tag = MAY_DIFFER), /* see architecture_same */
     FIELD("hidden_size", COUNT, hidden),
     FIELD("intermediate_size", COUNT, mlp),
     FIELD("num_hidden_layers", COUNT, layers),
@@ -23,7 +25,7 @@ static const ArchitectureField fields[] = {
     FIELD("num_key_value_heads", COUNT, groups),
     FIELD("head_dim", COUNT, head_dim),
     FIELD("vocab_size", COUNT, vocab),
-    FIELD("max_position_embeddings", COUNT, max_positions, .may_differ = true),
+    FIELD("max_position_embeddings", COUNT, max_positions, .tag = MAY_DIFFER),
     FIELD("rms_norm_eps", NUMBER, norm_epsilon, .least = 1e-30, .most = 1),
     FIELD("tie_word_embeddings", FLAG, tied),
     FIELD("attention_bias", FLAG, attention_bias),
@@ -34,18 +36,12 @@ static const ArchitectureField fields[] = {
     FIELD("rope_low_freq_factor", NUMBER, rope.low_frequency_factor, .least = 1e-6, .most = 1e9),
     FIELD("rope_high_freq_factor", NUMBER, rope.high_frequency_factor, .least = 1e-6, .most = 1e9),
     FIELD("rope_original_max_position", COUNT, rope.original_max_positions),
-    FIELD("rope_local_base_freq", NUMBER, local_theta, .most = 1e30, .added = true),
-    FIELD("query_pre_attn_scalar", NUMBER, query_scalar, .most = 1e9, .added = true),
-    FIELD("sliding_window", COUNT, window, .added = true),
-    FIELD("layer_types", TEXT, layer_types, .added = true),
+    FIELD("rope_local_base_freq", NUMBER, local_theta, .most = 1e30, .optional = true),
+    FIELD("query_pre_attn_scalar", NUMBER, query_scalar, .most = 1e9, .optional = true),
+    FIELD("sliding_window", COUNT, window, .optional = true),
+    FIELD("layer_types", TEXT, layer_types, .optional = true),
+    { .kind = FIELD_END },
 };
-enum { FIELDS = sizeof fields / sizeof *fields };
-
-const ArchitectureField *architecture_fields(int *count)
-{
-    *count = FIELDS;
-    return fields;
-}
 
 bool architecture_slides(const Architecture *a, int layer) { return *a->layer_types && a->layer_types[layer] == 's'; }
 
@@ -58,7 +54,7 @@ const Family *architecture_family(const Architecture *a)
 
 /* ---- comparing -------------------------------------------------------------------------------------------------- */
 
-static void field_text(const ArchitectureField *f, const Architecture *a, char *text, size_t size)
+static void field_text(const Field *f, const Architecture *a, char *text, size_t size)
 {
     const void *value = (const char *)a + f->offset;
     switch (f->kind) {
@@ -71,7 +67,7 @@ static void field_text(const ArchitectureField *f, const Architecture *a, char *
     }
 }
 
-static bool field_same(const ArchitectureField *f, const Architecture *a, const Architecture *b)
+static bool field_same(const Field *f, const Architecture *a, const Architecture *b)
 {
     const char *x = (const char *)a + f->offset, *y = (const char *)b + f->offset;
     return f->kind == FIELD_TEXT ? strcmp(x, y) == 0 : memcmp(x, y, f->size) == 0;
@@ -81,14 +77,13 @@ bool architecture_same(const Architecture *a, const Architecture *b, char *diffe
 {
     const Family *x = architecture_family(a), *y = architecture_family(b);
     bool same_rules = x->layer == y->layer && x->model == y->model; /* as Llama's and Mistral's */
-    for (int i = 0; i < FIELDS; i++) {
-        const ArchitectureField *f = &fields[i];
-        bool ignored = f->may_differ && (f->kind != FIELD_TEXT || same_rules);
+    for (const Field *f = architecture_fields; f->kind != FIELD_END; f++) {
+        bool ignored = f->tag == MAY_DIFFER && (f->kind != FIELD_TEXT || same_rules);
         if (ignored || field_same(f, a, b)) continue;
         char one[64], other[64];
         field_text(f, a, one, sizeof one);
         field_text(f, b, other, sizeof other);
-        snprintf(difference, size, "%s is %s and %s", f->name, one, other);
+        snprintf(difference, size, "%s is %s and %s", f->attribute, one, other);
         return false;
     }
     return true;

@@ -3,7 +3,7 @@
  * Rows of 14 categories and 64 pairs are written up to each number of steps (1000 and 100000 unless named); then
  * 50-step flushes are timed, each from the first rank's entry to the last one's end. */
 #include "catdpo/core/timer.h"
-#include "catdpo/files/metrics.h"
+#include "../common/sample_files.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,24 +20,8 @@ static int64_t counts[K + B];
 
 static void append(Metrics *m, int64_t step)
 {
-    metrics_append(m, &(StepMetrics){ .step = step,
-                                      .margin = reals,
-                                      .violation_rate = reals,
-                                      .n = counts,
-                                      .violations = reals,
-                                      .pairs = counts,
-                                      .category_rewards_margins = reals,
-                                      .category_accuracy = reals,
-                                      .category_loss = reals,
-                                      .coefficient_share = reals,
-                                      .saturation = reals,
-                                      .standard_error = reals,
-                                      .partial_n = counts,
-                                      .partial_violations = counts,
-                                      .pair_index = counts,
-                                      .pair_logps = { reals, reals },
-                                      .pair_ref_logps = { reals, reals },
-                                      .phase_seconds = reals });
+    StepMetrics row = sample_step(step, reals, counts);
+    metrics_append(m, &row);
 }
 
 static int by_size(const void *a, const void *b)
@@ -76,26 +60,8 @@ int main(int argc, char **argv)
     CHECK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &ranks));
     snprintf(path, sizeof path, "%s/bench-metrics.h5", folder ? folder : "/tmp");
     for (int k = 0; k < K; k++) snprintf(category[k], CATEGORY_NAME, "category %d", k);
-    const MetricsInfo info = { .run = "bench",
-                               .grid = "",
-                               .version = "",
-                               .mpi = "",
-                               .blas = "",
-                               .hosts = "",
-                               .started = "",
-                               .data_digest = "",
-                               .weights_digest = "",
-                               .tokenizer_digest = "",
-                               .settings = "",
-                               .config = "",
-                               .category_count = K,
-                               .category_name = (const char(*)[CATEGORY_NAME])category,
-                               .category_harm = harm,
-                               .pairs_per_step = B,
-                               .phase_count = P,
-                               .phase_name = phases,
-                               .partial_unit = 0.5,
-                               .capacity = FILL };
+    MetricsInfo info = sample_metrics(K, (const char(*)[CATEGORY_NAME])category, harm, B, P, phases);
+    info.capacity = FILL;
     Error err = { 0 };
     Metrics *m = metrics_create(path, &info, MPI_COMM_WORLD, &err);
     if (!m) fatal(__FILE__, __LINE__, "%s", err.message);

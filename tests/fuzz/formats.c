@@ -1,12 +1,11 @@
 /* Each format: a small valid file, and what the program does with one beside `catdpo check`. */
 #include "fuzz.h"
 
+#include "../common/sample_files.h"
 #include "catdpo/files/checkpoint.h"
 #include "catdpo/commands/cli.h"
 #include "catdpo/files/eval_file.h"
 #include "catdpo/files/metrics.h"
-#include "catdpo/files/pairs_file.h"
-#include "catdpo/files/prompts_file.h"
 #include "catdpo/files/reference_file.h"
 
 #include <math.h>
@@ -45,27 +44,6 @@ static const Architecture tiny = { .name = "qwen3",
                                              .high_frequency_factor = 4,
                                              .original_max_positions = 8 } };
 
-static bool write_architecture(H5File *f, const Architecture *a, Error *err)
-{
-    int count;
-    const ArchitectureField *fields = architecture_fields(&count);
-    bool ok = h5_write_string(f, "/model", "tokenizer_digest", "t", err) &&
-              h5_write_string(f, "/model", "weights_digest", "w", err);
-    for (int i = 0; ok && i < count; i++) {
-        const char *name = fields[i].name;
-        const void *value = (const char *)a + fields[i].offset;
-        switch (fields[i].kind) {
-        case FIELD_TEXT: ok = h5_write_string(f, "/model", name, value, err); break;
-        case FIELD_COUNT: ok = h5_write_int64(f, "/model", name, *(const int *)value, err); break;
-        case FIELD_FLAG: ok = h5_write_int64(f, "/model", name, *(const bool *)value, err); break;
-        case FIELD_NUMBER: ok = h5_write_double(f, "/model", name, *(const double *)value, err); break;
-        case FIELD_CHOICE: ok = h5_write_string(f, "/model", name, fields[i].choices[*(const int *)value], err); break;
-        default: ok = false;
-        }
-    }
-    return ok;
-}
-
 static void fill(float *values, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) values[i] = (float)(i % 7) / 8;
@@ -77,6 +55,7 @@ static void make_model(const char *path)
     Transformer t;
     H5File f;
     uint64_t checksums[64];
+    const ModelInfo digests = { .tokenizer_digest = "t", .weights_digest = "w" };
     uint8_t bytes[4] = "{}\n";
     int64_t stop[1] = { 1 };
     Blobs tokenizer = { .count = 3,
@@ -90,7 +69,8 @@ static void make_model(const char *path)
     ShardedArray all = { t.weights, 0, t.parameters.local_floats };
     tensors_checksums(&t, &all, checksums);
     fuzz_must(h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, MODEL_FORMAT, 1, &err) &&
-                  h5_create_group(&f, "/model", &err) && write_architecture(&f, &tiny, &err) &&
+                  h5_create_group(&f, "/model", &err) && fields_write(&f, &model_format, &tiny, NULL, &err) &&
+                  fields_write(&f, &model_digests, &digests, NULL, &err) &&
                   tensors_create(&f, &t, "/model", checksums, &err) &&
                   h5_write_blobs(&f, "/tokenizer", &tokenizer, &err) && tensors_write(&f, &t, "/model", &all, &err) &&
                   h5_commit(&f, &err),
@@ -228,48 +208,51 @@ static void read_checkpoint(const char *path)
 
 /* ---- pairs ---- */
 
+/* A group with segments, one without and without pairs, and prompts. */
 static void make_pairs(const char *path)
 {
     Error err = { 0 };
     H5File f;
-    static const char *const digests[] = { "data_digest", "tokenizer_digest", "template_digest" };
-    static const char *const sides[] = { "/train/chosen", "/train/rejected" };
-    static const char *const flags[] = { "chosen_safe", "rejected_safe", "chosen_better" };
-    static const int64_t offsets[N + 1] = { 0, 3, 5, 9 }, rows = N, bounds = N + 1, tokens = 9, k = K,
-                                     mask[2] = { N, K };
-    static const int32_t token[9] = { 1, 2, 3, 1, 2, 7, 6, 5, 4 }, prompts[N] = { 1, 1, 2 };
-    static const uint8_t member[N * K] = { 1, 0, 0, 1, 1, 1 }, ones[N] = { 1, 1, 1 };
-    bool ok = h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, "catdpo-pairs", 1, &err) &&
-              h5_write_int64(&f, "/", "vocab_size", 8, &err) && h5_write_int64(&f, "/", "max_length", 0, &err) &&
-              h5_write_string(&f, "/", "settings", "{}", &err) &&
-              h5_write_strings(&f, "/categories/name", K, CATEGORY_NAME, categories[0], &err) &&
-              h5_write_array(&f, "/categories/harm", DATA_UINT8, 1, &k, harm, &err);
-    for (int i = 0; ok && i < 3; i++) ok = h5_write_string(&f, "/", digests[i], "sha", &err);
-    for (int i = 0; ok && i < 2; i++) {
-        char name[3][64];
-        snprintf(name[0], 64, "%s/offsets", sides[i]), snprintf(name[1], 64, "%s/tokens", sides[i]),
-            snprintf(name[2], 64, "%s/prompt_length", sides[i]);
-        ok = h5_write_array(&f, name[0], DATA_INT64, 1, &bounds, offsets, &err) &&
-             h5_write_array(&f, name[1], DATA_INT32, 1, &tokens, token, &err) &&
-             h5_write_array(&f, name[2], DATA_INT32, 1, &rows, prompts, &err);
-    }
-    ok = ok && h5_write_array(&f, "/train/category_mask", DATA_UINT8, 2, mask, member, &err);
-    for (int i = 0; ok && i < 3; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "/train/%s", flags[i]);
-        ok = h5_write_array(&f, name, i == 2 ? DATA_INT8 : DATA_UINT8, 1, &rows, ones, &err);
-    }
-    ok = ok && h5_write_int64(&f, "/train", "pairs", N, &err) &&
-         h5_write_array(&f, "/prompts/tokens", DATA_INT32, 1, &tokens, token, &err) &&
-         h5_write_array(&f, "/prompts/offsets", DATA_INT64, 1, &bounds, offsets, &err) &&
-         h5_write_array(&f, "/prompts/category_mask", DATA_UINT8, 2, mask, member, &err) &&
-         h5_write_array(&f, "/prompts/benign", DATA_UINT8, 1, &rows, ones, &err) &&
-         h5_write_array(&f, "/prompts/source_file", DATA_INT32, 1, &rows, prompts, &err) &&
-         h5_write_array(&f, "/prompts/source_row", DATA_INT64, 1, &rows, offsets, &err) &&
-         h5_write_array(&f, "/prompts/text_offsets", DATA_INT64, 1, &bounds, offsets, &err) &&
-         h5_write_array(&f, "/prompts/text", DATA_UINT8, 1, &tokens, "a prompt.", &err) &&
-         h5_write_int64(&f, "/prompts", "prompts", N, &err);
-    fuzz_must(ok && h5_commit(&f, &err), &err);
+    int64_t offsets[N + 1] = { 0, 3, 5, 9 }, start[1] = { 0 };
+    int32_t token[9] = { 1, 2, 3, 1, 2, 7, 6, 5, 4 }, prompts[N] = { 1, 1, 2 }, ends[2 * N] = { 1, 1, 0, 1, 2, 0 };
+    uint8_t member[N * K] = { 1, 0, 0, 1, 1, 1 }, ones[N] = { 1, 1, 1 }, harms[K] = { 1, 0 };
+    int8_t better[N] = { 1, 1, 1 };
+    double weights[2 * N] = { 1, 1, 0.5, 1, 1, -1 };
+    char names[K][CATEGORY_NAME] = { "violence", "privacy" };
+    const PairSide side = { offsets, 9, token, prompts };
+    const Pairs pairs = { .count = N,
+                          .category_name = names,
+                          .category_harm = harms,
+                          .side = { side, side },
+                          .category_mask = member,
+                          .chosen_safe = ones,
+                          .rejected_safe = ones,
+                          .chosen_better = better,
+                          .segment_end = ends,
+                          .segment_weight = weights,
+                          .vocab_size = 8,
+                          .data_digest = "sha",
+                          .tokenizer_digest = "sha",
+                          .template_digest = "sha",
+                          .settings = (char *)"{}" },
+                none = { .side = { { .offsets = start }, { .offsets = start } } };
+    const PairsShape shape = { N, K, { 9, 9 }, true }, empty = { 0, K, { 0, 0 }, false };
+    const SampleShape prompt_shape = { K, N, 9, 9 };
+    const Prompts asked = { .count = N,
+                            .offsets = offsets,
+                            .tokens = token,
+                            .category_mask = member,
+                            .benign = ones,
+                            .source_file = prompts,
+                            .source_row = offsets,
+                            .text_offsets = offsets,
+                            .text = (uint8_t *)(char[]){ "a prompt." } };
+    fuzz_must(h5_create(&f, path, NULL, MPI_COMM_SELF, &err) &&
+                  h5_write_format(&f, pairs_format.name, pairs_format.version, &err) &&
+                  sample_pairs(&f, "train", true, &pairs, &shape, &err) &&
+                  sample_pairs(&f, "heldout", false, &none, &empty, &err) &&
+                  sample_prompts(&f, "prompts", false, &asked, &prompt_shape, &err) && h5_commit(&f, &err),
+              &err);
 }
 
 /* Pairs that were accepted hold what pairs.h promises. */
@@ -352,52 +335,28 @@ static void read_reference(const char *path)
 
 /* ---- metrics ---- */
 
-static const MetricsInfo metrics_info = { .run = "r",
-                                          .grid = "1x1x1",
-                                          .version = "v",
-                                          .mpi = "m",
-                                          .blas = "b",
-                                          .hosts = "h",
-                                          .started = "s",
-                                          .data_digest = "d",
-                                          .weights_digest = "w",
-                                          .tokenizer_digest = "t",
-                                          .settings = "s",
-                                          .config = "a = 1;\n",
-                                          .category_count = K,
-                                          .category_name = categories,
-                                          .category_harm = harm,
-                                          .pairs_per_step = 2,
-                                          .phase_count = 1,
-                                          .phase_name = (const char *const[]){ "forward" },
-                                          .partial_unit = 0.5,
-                                          .capacity = STEPS };
+static const char *const phases[1] = { "forward" };
+
+static MetricsInfo metrics_info(void)
+{
+    MetricsInfo info = sample_metrics(K, categories, harm, 2, 1, phases);
+    info.capacity = STEPS;
+    return info;
+}
 
 static void append(Metrics *m, int64_t step)
 {
     static const double zeros[K] = { 0 };
     static const int64_t counts[K] = { 1, 2 };
-    metrics_append(m, &(StepMetrics){ .step = step,
-                                      .margin = zeros,
-                                      .violation_rate = zeros,
-                                      .n = counts,
-                                      .violations = zeros,
-                                      .pairs = counts,
-                                      .category_rewards_margins = zeros,
-                                      .category_accuracy = zeros,
-                                      .category_loss = zeros,
-                                      .partial_n = counts,
-                                      .partial_violations = counts,
-                                      .pair_index = counts,
-                                      .pair_logps = { zeros, zeros },
-                                      .pair_ref_logps = { zeros, zeros },
-                                      .phase_seconds = zeros });
+    StepMetrics row = sample_step(step, zeros, counts);
+    metrics_append(m, &row);
 }
 
 static void make_metrics(const char *path)
 {
     Error err = { 0 };
-    Metrics *m = metrics_create(path, &metrics_info, MPI_COMM_SELF, &err);
+    const MetricsInfo info = metrics_info();
+    Metrics *m = metrics_create(path, &info, MPI_COMM_SELF, &err);
     fuzz_must(m != NULL, &err);
     for (int step = 1; step <= STEPS; step++) append(m, step);
     fuzz_must(metrics_flush(m, &err), &err);
@@ -407,9 +366,10 @@ static void make_metrics(const char *path)
 /* Continued behind step 2 and written to; then what came out can be continued again. */
 static void read_metrics(const char *path)
 {
+    const MetricsInfo info = metrics_info();
     for (int64_t step = STEPS - 1; step <= STEPS; step++) {
         Error err = { 0 };
-        Metrics *m = metrics_resume(path, &metrics_info, step, MPI_COMM_SELF, &err);
+        Metrics *m = metrics_resume(path, &info, step, MPI_COMM_SELF, &err);
         fuzz_verdict(m != NULL, &err);
         /* bytes that were spoilt by hand may only then trip HDF5 */
         if (!m) CHECK(step < STEPS || strstr(err.message, "(HDF5: "));

@@ -5,7 +5,7 @@
 #define _GNU_SOURCE
 #include "catdpo/h5/checksum.h"
 #include "catdpo/h5/h5.h"
-#include "catdpo/files/metrics.h"
+#include "../common/sample_files.h"
 #include "full_disk.h"
 #include "scratch.h"
 
@@ -21,26 +21,9 @@ static const char *const phases[P] = { "forward", "backward" };
 
 static MetricsInfo make_info(int64_t pairs, int64_t capacity)
 {
-    return (MetricsInfo){ .run = "test",
-                          .grid = "1x2x1",
-                          .version = "v",
-                          .mpi = "mpi",
-                          .blas = "blas",
-                          .hosts = "a b",
-                          .started = "2026-01-01T00:00:00Z",
-                          .data_digest = "d",
-                          .weights_digest = "w",
-                          .tokenizer_digest = "t",
-                          .settings = "s",
-                          .config = "a = 1;\n",
-                          .category_count = K,
-                          .category_name = categories,
-                          .category_harm = harm,
-                          .pairs_per_step = pairs,
-                          .phase_count = P,
-                          .phase_name = phases,
-                          .partial_unit = 0.5,
-                          .capacity = capacity };
+    MetricsInfo info = sample_metrics(K, categories, harm, pairs, P, phases);
+    info.capacity = capacity;
+    return info;
 }
 
 /* What a step holds, as a function of the step, so that the reader can tell. */

@@ -1,7 +1,6 @@
 /* Promises: pairs.h5 arrives complete on every rank, once a node; a file that breaks any rule of the format is refused
  * with one message that names file, dataset, index and remedy, the same on all ranks. */
-#include "catdpo/h5/h5.h"
-#include "catdpo/files/pairs_file.h"
+#include "../common/sample_files.h"
 #include "scratch.h"
 
 enum { N = 4, K = 3, VOCABULARY = 100 };
@@ -32,57 +31,39 @@ static const Content good = {
     .names = { "violence", "privacy", "benign" },
 };
 
-static bool write_side(H5File *file, const char *side, int64_t pairs, const int64_t *offsets, const int32_t *tokens,
-                       int64_t count, const int32_t *prompt, Error *err)
+/* The values of a Content where a table of the format looks for them. */
+static Pairs pairs_of(const Content *c)
 {
-    char name[64];
-    int64_t ends = pairs + 1;
-    snprintf(name, sizeof name, "/train/%s/offsets", side);
-    bool ok = h5_write_array(file, name, DATA_INT64, 1, &ends, offsets, err);
-    snprintf(name, sizeof name, "/train/%s/tokens", side);
-    ok = ok && h5_write_array(file, name, DATA_INT32, 1, &count, tokens, err);
-    snprintf(name, sizeof name, "/train/%s/prompt_length", side);
-    return ok && h5_write_array(file, name, DATA_INT32, 1, &pairs, prompt, err);
+    Pairs p = { .count = c->pairs,
+                .vocab_size = c->vocab_size,
+                .max_length = 512,
+                .data_digest = "d1",
+                .tokenizer_digest = "d2",
+                .template_digest = "d3",
+                .settings = (char *)"{\"a\": 1}" };
+    Content *v = (Content *)c; /* only read */
+    p.category_name = v->names;
+    p.category_harm = v->harm;
+    p.side[PAIR_CHOSEN] = (PairSide){ v->chosen_offsets, 14, v->chosen_tokens, v->chosen_prompt };
+    p.side[PAIR_REJECTED] = (PairSide){ v->rejected_offsets, 12, v->rejected_tokens, v->rejected_prompt };
+    p.category_mask = v->mask;
+    p.chosen_safe = v->chosen_safe;
+    p.rejected_safe = v->rejected_safe;
+    p.chosen_better = v->better;
+    return p;
 }
 
 static void write_pairs(const char *path, const Content *c)
 {
     Error err = { 0 };
     H5File file;
-    const int64_t n = N, k = K, mask[2] = { N, K }, none = 0, no_mask[2] = { 0, K };
-    const int64_t zero = 0;
-    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-pairs", 1, &err));
-    CHECK(h5_write_string(&file, "/", "data_digest", "d1", &err) &&
-          h5_write_string(&file, "/", "tokenizer_digest", "d2", &err));
-    CHECK(h5_write_string(&file, "/", "template_digest", "d3", &err) &&
-          h5_write_string(&file, "/", "settings", "{\"a\": 1}", &err));
-    CHECK(h5_write_int64(&file, "/", "vocab_size", c->vocab_size, &err) &&
-          h5_write_int64(&file, "/", "max_length", 512, &err));
-    CHECK(h5_write_strings(&file, "/categories/name", K, CATEGORY_NAME, c->names[0], &err));
-    CHECK(h5_write_array(&file, "/categories/harm", DATA_UINT8, 1, &k, c->harm, &err));
-    CHECK(write_side(&file, "chosen", N, c->chosen_offsets, c->chosen_tokens, 14, c->chosen_prompt, &err));
-    CHECK(write_side(&file, "rejected", N, c->rejected_offsets, c->rejected_tokens, 12, c->rejected_prompt, &err));
-    CHECK(h5_write_int64(&file, "/train", "pairs", c->pairs, &err));
-    CHECK(h5_write_array(&file, "/train/category_mask", DATA_UINT8, 2, mask, c->mask, &err));
-    CHECK(h5_write_array(&file, "/train/chosen_safe", DATA_UINT8, 1, &n, c->chosen_safe, &err));
-    CHECK(h5_write_array(&file, "/train/rejected_safe", DATA_UINT8, 1, &n, c->rejected_safe, &err));
-    CHECK(h5_write_array(&file, "/train/chosen_better", DATA_INT8, 1, &n, c->better, &err));
-    for (int side = 0; side < 2; side++) {
-        static const char *const names[2][3] = {
-            { "/heldout/chosen/offsets", "/heldout/chosen/tokens", "/heldout/chosen/prompt_length" },
-            { "/heldout/rejected/offsets", "/heldout/rejected/tokens", "/heldout/rejected/prompt_length" },
-        };
-        int64_t one = 1;
-        CHECK(h5_write_array(&file, names[side][0], DATA_INT64, 1, &one, &zero, &err));
-        CHECK(h5_write_array(&file, names[side][1], DATA_INT32, 1, &none, NULL, &err));
-        CHECK(h5_write_array(&file, names[side][2], DATA_INT32, 1, &none, NULL, &err));
-    }
-    CHECK(h5_write_int64(&file, "/heldout", "pairs", 0, &err));
-    CHECK(h5_write_array(&file, "/heldout/category_mask", DATA_UINT8, 2, no_mask, NULL, &err));
-    CHECK(h5_write_array(&file, "/heldout/chosen_safe", DATA_UINT8, 1, &none, NULL, &err));
-    CHECK(h5_write_array(&file, "/heldout/rejected_safe", DATA_UINT8, 1, &none, NULL, &err));
-    CHECK(h5_write_array(&file, "/heldout/chosen_better", DATA_INT8, 1, &none, NULL, &err));
-    CHECK(h5_commit(&file, &err));
+    int64_t start[1] = { 0 };
+    const Pairs train = pairs_of(c), none = { .side = { { .offsets = start }, { .offsets = start } } };
+    const PairsShape shape = { N, K, { 14, 12 }, false }, empty = { 0, K, { 0, 0 }, false };
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) &&
+          h5_write_format(&file, pairs_format.name, pairs_format.version, &err));
+    CHECK(sample_pairs(&file, "train", true, &train, &shape, &err) &&
+          sample_pairs(&file, "heldout", false, &none, &empty, &err) && h5_commit(&file, &err));
 }
 
 static void test_load(Scratch *scratch)

@@ -1,7 +1,6 @@
 /* Promises: the prompts of every group of a pairs.h5 arrive complete on every rank; a group that breaks a rule of the
  * format is refused with one message that names file, dataset, index and remedy, the same on all ranks. */
-#include "catdpo/files/prompts_file.h"
-#include "catdpo/h5/h5.h"
+#include "../common/sample_files.h"
 #include "scratch.h"
 
 enum { P = 3, K = 2, TOKENS = 6, BYTES = 5, VOCABULARY = 50 };
@@ -25,49 +24,33 @@ static const Content good = {
     .text = { 'a', 'b', 'c', 'd', 'e' },
 };
 
-static bool write_group(H5File *file, const char *group, const Content *c, Error *err)
-{
-    const int64_t rows = P, bounds = P + 1, tokens = TOKENS, bytes = BYTES, mask[2] = { P, K };
-    const struct {
-        const char *name;
-        DataType type;
-        int axes;
-        const int64_t *dims;
-        const void *values;
-    } arrays[] = {
-        { "offsets", DATA_INT64, 1, &bounds, c->offsets },
-        { "tokens", DATA_INT32, 1, &tokens, c->tokens },
-        { "category_mask", DATA_UINT8, 2, mask, c->mask },
-        { "benign", DATA_UINT8, 1, &rows, c->benign },
-        { "source_file", DATA_INT32, 1, &rows, c->source_file },
-        { "source_row", DATA_INT64, 1, &rows, c->source_row },
-        { "text_offsets", DATA_INT64, 1, &bounds, c->text_offsets },
-        { "text", DATA_UINT8, 1, &bytes, c->text },
-    };
-    bool ok = true;
-    for (size_t i = 0; ok && i < sizeof arrays / sizeof *arrays; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%s/%s", group, arrays[i].name);
-        ok = h5_write_array(file, name, arrays[i].type, arrays[i].axes, arrays[i].dims, arrays[i].values, err);
-    }
-    return ok && h5_write_int64(file, group, "prompts", c->prompts, err);
-}
-
+/* `group` as a path. */
 static void write_file(const char *path, const char *group, const Content *c)
 {
-    static const char names[K][CATEGORY_NAME] = { "violence", "privacy" };
-    static const uint8_t harm[K] = { 1, 0 };
-    const int64_t k = K;
+    char names[K][CATEGORY_NAME] = { "violence", "privacy" };
+    uint8_t harm[K] = { 1, 0 };
+    Content *v = (Content *)c; /* only read */
+    const SampleShape shape = { K, P, TOKENS, BYTES };
+    const Prompts prompts = { .count = c->prompts,
+                              .vocab_size = VOCABULARY,
+                              .data_digest = "d1",
+                              .tokenizer_digest = "d2",
+                              .template_digest = "d3",
+                              .category_name = names,
+                              .category_harm = harm,
+                              .offsets = v->offsets,
+                              .tokens = v->tokens,
+                              .category_mask = v->mask,
+                              .benign = v->benign,
+                              .source_file = v->source_file,
+                              .source_row = v->source_row,
+                              .text_offsets = v->text_offsets,
+                              .text = v->text };
     Error err = { 0 };
     H5File file;
-    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) && h5_write_format(&file, "catdpo-pairs", 1, &err));
-    CHECK(h5_write_string(&file, "/", "data_digest", "d1", &err) &&
-          h5_write_string(&file, "/", "tokenizer_digest", "d2", &err) &&
-          h5_write_string(&file, "/", "template_digest", "d3", &err) &&
-          h5_write_int64(&file, "/", "vocab_size", VOCABULARY, &err));
-    CHECK(h5_write_strings(&file, "/categories/name", K, CATEGORY_NAME, names[0], &err) &&
-          h5_write_array(&file, "/categories/harm", DATA_UINT8, 1, &k, harm, &err));
-    CHECK(write_group(&file, group, c, &err) && h5_commit(&file, &err));
+    CHECK(h5_create(&file, path, NULL, MPI_COMM_WORLD, &err) &&
+          h5_write_format(&file, prompts_format.name, prompts_format.version, &err) &&
+          sample_prompts(&file, group + 1, true, &prompts, &shape, &err) && h5_commit(&file, &err));
 }
 
 static void test_load(Scratch *scratch)

@@ -248,7 +248,7 @@ DAMAGE = [
     (METRICS, lambda file: file["train/loss"].resize((4,)), "[4]; [5] is needed"),
     (METRICS, remove("train/entropy"), "has no /train/entropy"),
     ("reference.h5", assign("train/chosen", 2, -1.0), "/train/chosen is damaged"),
-    ("reference.h5", reseal("train/rejected", 2, np.inf), "entry 2 of /train/rejected is not finite"),
+    ("reference.h5", reseal("train/rejected", 2, np.inf), "entry 2 of /train/rejected is inf; it must be finite"),
     ("eval.h5", assign("eval/category/accuracy", 0, 1.25), "it must be in [0, 1], or NaN"),
     ("eval.h5", assign("eval/category/violations", 0, 0.25), "do not follow from its counts"),
     ("eval.h5", assign("eval/pairs/logps_chosen", 1, np.nan), "it must be finite"),

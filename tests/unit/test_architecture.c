@@ -22,7 +22,7 @@ static const Architecture some = { .name = "llama",
                                    .rope = { .theta = 1e4, .factor = 1 } };
 
 /* Another value than the one that is there, and a valid one. */
-static void change(const ArchitectureField *f, Architecture *a)
+static void change(const Field *f, Architecture *a)
 {
     char *value = (char *)a + f->offset;
     switch (f->kind) {
@@ -38,13 +38,11 @@ static void change(const ArchitectureField *f, Architecture *a)
 static void no_field_is_outside_of_the_list(void **state)
 {
     (void)state;
-    int count;
-    const ArchitectureField *fields = architecture_fields(&count);
     unsigned char owners[sizeof(Architecture)] = { 0 };
     size_t end = 0;
-    for (int i = 0; i < count; i++) {
-        for (size_t j = 0; j < fields[i].size; j++) owners[fields[i].offset + j]++;
-        end = fields[i].offset + fields[i].size > end ? fields[i].offset + fields[i].size : end;
+    for (const Field *f = architecture_fields; f->kind != FIELD_END; f++) {
+        for (size_t j = 0; j < f->size; j++) owners[f->offset + j]++;
+        end = f->offset + f->size > end ? f->offset + f->size : end;
     }
     for (size_t j = 0; j < end; j++)
         if (owners[j] != 1) fail_msg("byte %zu of Architecture belongs to %d attributes", j, owners[j]);
@@ -54,14 +52,14 @@ static void no_field_is_outside_of_the_list(void **state)
 static void a_difference_in_any_attribute_is_named(void **state)
 {
     (void)state;
-    int count;
-    const ArchitectureField *fields = architecture_fields(&count);
-    for (int i = 0; i < count; i++) {
+    for (const Field *f = architecture_fields; f->kind != FIELD_END; f++) {
         Architecture other = some;
         char difference[192] = "";
-        change(&fields[i], &other);
-        assert_int_equal(architecture_same(&some, &other, difference, sizeof difference), fields[i].may_differ);
-        if (!fields[i].may_differ) assert_ptr_equal(strstr(difference, fields[i].name), difference);
+        bool may_differ =
+            strcmp(f->attribute, "architecture") == 0 || strcmp(f->attribute, "max_position_embeddings") == 0;
+        change(f, &other);
+        assert_int_equal(architecture_same(&some, &other, difference, sizeof difference), may_differ);
+        if (!may_differ) assert_ptr_equal(strstr(difference, f->attribute), difference);
     }
     assert_true(architecture_same(&some, &some, NULL, 0));
 }

@@ -97,12 +97,11 @@ def fixed_strings(values):
     return np.array(data, dtype=h5py.string_dtype("utf-8", width))
 
 
-def write(where, name, data, description, units=None, **kwargs):
+def write(where, name, data, description, units="1", **kwargs):
     """A dataset with its `description` and `units` attributes."""
     dataset = where.create_dataset(name, data=data, **kwargs)
     set_text(dataset, "description", description)
-    if units:
-        set_text(dataset, "units", units)
+    set_text(dataset, "units", units)
     return dataset
 
 

@@ -25,7 +25,8 @@ def _sequences(group, sequences, what):
 def _tokens(group, name, sequences, lengths):
     side = group.create_group(name)
     _sequences(side, sequences, "prompt + completion of all pairs")
-    h5io.write(side, "prompt_length", np.array(lengths, dtype="<i4"), "tokens before the completion", "tokens")
+    values = np.array(lengths, dtype="<i4")
+    h5io.label(h5io.write(side, "prompt_length", values, "tokens before the completion", "tokens"), "pair")
 
 
 def _mask(file, group, rows, categories, axis):
@@ -53,7 +54,7 @@ def _texts(group, name, sides):
 
 SOURCE = (
     ("source_file", "<i4", "index into the attribute inputs", lambda row: row.file),
-    ("source_row", "<i8", "0-based line of that file", lambda row: row.row),
+    ("source_row", "<i8", "0-based row of that file", lambda row: row.row),
     (
         "category_rule",
         "u1",
@@ -143,12 +144,8 @@ def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, temp
         group = file.create_group("categories")
         names = group.create_dataset("name", data=h5io.fixed_strings(categories))
         names.make_scale("category")
-        h5io.write(
-            group,
-            "harm",
-            np.array(harm, dtype="u1"),
-            "1 if a pair with a safe chosen and an unsafe rejected response has the category",
-        )
+        margin_applies = "1 if a pair with a safe chosen and an unsafe rejected response has the category"
+        h5io.label(h5io.write(group, "harm", np.array(harm, dtype="u1"), margin_applies), "category")
         for name, (pairs, encoded) in parts.items():
             _write_part(file, name, pairs, encoded, categories, segments)
         if prompts[0]:

@@ -38,6 +38,7 @@ typedef struct Field {
     const char *units, *description; /* of datasets, attributes there: written if not NULL */
     int tag;                         /* the format's own */
     int since, until;                /* versions of the format that have it; 0: the first one, the last one */
+    bool optional;                   /* an attribute that files may be without: the member is left as it is */
 } Field;
 
 #endif

@@ -4,7 +4,7 @@
 #define CATDPO_FILES_MODEL_FILE_H
 
 #include "catdpo/h5/checksum.h"
-#include "catdpo/h5/h5.h"
+#include "catdpo/h5/fields.h"
 #include "catdpo/optim/adamw.h"
 #include "catdpo/model/transformer.h"
 
@@ -19,6 +19,9 @@ typedef struct ModelInfo {
     char weights_digest[WEIGHTS_DIGEST]; /* as the file says; model_load proves it */
     int64_t step;                        /* of a checkpoint; -1: an imported model */
 } ModelInfo;
+
+/* The attributes of /model: those of an Architecture, and those of a ModelInfo beside it. */
+extern const Format model_format, model_digests;
 
 /* A model file or a checkpoint, refused by name if it is neither. Collective over comm. */
 bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm comm, Error *err);

@@ -3,6 +3,11 @@
 #define CATDPO_FILES_PROMPTS_FILE_H
 
 #include "catdpo/data/prompts.h"
+#include "catdpo/files/pairs_file.h"
+
+/* What the program reads of them; "@" is a group, such as "prompts" or "train/prompts". */
+extern const Format prompts_format;
+enum { PROMPTS_CATEGORY, PROMPTS_PROMPT, PROMPTS_BOUND, PROMPTS_TOKEN, PROMPTS_BYTE, PROMPTS_AXES };
 
 /* Read the prompts of a group: "prompts" for rows that are prompts only, or "train", "heldout", "probe" for the
  * prompts of those pairs. Everything is checked; errors name file, dataset, index and remedy, and a group that is not

@@ -3,7 +3,7 @@
 #ifndef CATDPO_FILES_REFERENCE_FILE_H
 #define CATDPO_FILES_REFERENCE_FILE_H
 
-#include "catdpo/h5/h5.h"
+#include "catdpo/h5/fields.h"
 
 #include <mpi.h>
 #include <stdbool.h>
@@ -14,6 +14,11 @@ typedef struct ReferenceKey {
     const char *data_digest, *weights_digest, *tokenizer_digest;
     const char *settings; /* what else changes the values, e.g. "dtype=float32" */
 } ReferenceKey;
+
+/* The file: the key, and "@" for each group of pairs. */
+extern const Format reference_format;
+/* Bytes that `count` pairs take in it. */
+double reference_file_bytes(int64_t count);
 
 typedef enum {
     REFERENCE_ABSENT, /* no file, or a file for this key that does not have the group yet */

@@ -24,7 +24,19 @@ typedef struct Format {
     const Field *field;
     const FieldAxis *axis;
     int axes;
+    const char *remedy; /* what to do about a file that is not as the rows say, behind every such message; NULL: none */
 } Format;
+
+/* The rows of a table for one group of a file: "@" at the front of their objects stands for it. */
+enum { FORMAT_ROWS = 40, FORMAT_OBJECT = 288 };
+typedef struct GroupFormat {
+    Format format;
+    Field field[FORMAT_ROWS];
+    char group[FORMAT_OBJECT], object[FORMAT_ROWS][FORMAT_OBJECT];
+} GroupFormat;
+
+/* Those of the rows whose tag is in `tags`, a bit 1 << tag each. `group` is a path without a / in front. */
+void format_of_group(GroupFormat *made, const Format *format, const char *group, unsigned tags);
 
 /* The file's version of the format has this row. */
 bool field_is_in(const Field *field, int64_t version);

@@ -29,19 +29,9 @@ typedef struct Architecture {
     char layer_types[LAYERS_MAX + 1]; /* a letter a layer: s has a sliding window, f (full attention) not; "": all f */
 } Architecture;
 
-/* An attribute of /model and the field of Architecture that holds it. */
-typedef struct ArchitectureField {
-    const char *name;
-    FieldKind kind;
-    size_t offset, size;
-    double least, most;         /* of a FIELD_NUMBER */
-    const char *const *choices; /* NULL-terminated */
-    bool added;                 /* not in files of older versions, which mean 0 or "" */
-    bool may_differ;            /* two models that differ in it alone compute the same */
-} ArchitectureField;
-
-/* All of them, in the order of the file's description. */
-const ArchitectureField *architecture_fields(int *count);
+/* All attributes of /model that say what it computes, in the order of the file's description. Those that files of older
+ * versions are without mean 0 or "" there. */
+extern const Field architecture_fields[];
 
 /* Family known, sizes positive and consistent (heads a multiple of groups, even head size, ...). Not collective. */
 bool architecture_check(const Architecture *a, const char *where, Error *err);
