@@ -165,7 +165,7 @@ static const Option table[] = {
     { "generate.stop", OPTION_TEXT, AT(generate.stop), "\"\"", NULL, NULL,
       "Ids of the tokens that end an answer, with commas between; \"none\"; empty: those that the model's own files "
       "name." },
-    { "generate.slots", OPTION_INT, AT(generate.slots), "32", "[1, 65536]", NULL,
+    { "generate.slots", OPTION_INT, AT(generate.slots), "64", "[1, 65536]", NULL,
       "Answers under way at once on each replica: more are faster and take more memory." },
     { "generate.cache_mb", OPTION_FLOAT, AT(generate.cache_mb), "1024.0", "(0, 16777216]", NULL,
       "Memory for keys and values of prompts and answers under way, MB a rank; fewer slots are used if it is too "

@@ -20,8 +20,8 @@ typedef struct Lane {
 
 /* A prompt in the cache, for all its samples. */
 typedef struct Reading {
-    bool active, ready; /* ready: it is in the cache */
-    int column, start;  /* as a lane's; longest prompt - 1 columns */
+    bool active, unread; /* unread: it is for the next pass to bring it into the cache */
+    int column, start;   /* as a lane's; columns for the longest prompt but what is common and its last token */
     int64_t prompt;
     int next_sample; /* not begun */
     int running;     /* samples under way */
@@ -29,9 +29,22 @@ typedef struct Reading {
 
 /* ---- sizes ------------------------------------------------------------------------------------------------------- */
 
+/* Columns of the cache for a lane, with the prompt that its answer belongs to. */
 static int64_t lane_columns(int64_t longest_prompt, const GenerateLimits *limits)
 {
     return longest_prompt - 1 + limits->max_tokens;
+}
+
+/* Tokens that all prompts begin with, but for the last one of each. */
+static int common_tokens(const Prompts *p)
+{
+    int64_t common = p->count > 1 ? p->longest : 0;
+    for (int64_t i = 0; i < p->count; i++) {
+        int64_t most = prompts_length(p, i) - 1 < common ? prompts_length(p, i) - 1 : common;
+        for (common = 0; common < most && prompts_tokens(p, i)[common] == p->tokens[common]; common++)
+            ;
+    }
+    return (int)common;
 }
 
 int generator_lanes(const Architecture *a, const AttentionShape *shape, int columns, int64_t longest_prompt,
@@ -50,7 +63,7 @@ static BatchSizes batch_sizes(const GenerateLimits *limits, int columns, int64_t
     int here = limits->lanes / columns;
     int64_t reads = limits->max_tokens_pass > longest_prompt ? limits->max_tokens_pass : longest_prompt;
     if (reads > here * longest_prompt) reads = here * longest_prompt;
-    return (BatchSizes){ .sequences = 2 * limits->lanes,
+    return (BatchSizes){ .sequences = 2 * limits->lanes + columns,
                          .width = (int)reads + here,
                          .targets = here,
                          .chunk = here < limits->logit_columns ? here : limits->logit_columns };
@@ -70,14 +83,14 @@ TransformerLimits generator_model_limits(const GenerateLimits *limits, int colum
 static bool lanes_create(Generator *g, Error *err)
 {
     const GenerateLimits *l = &g->limits;
-    int64_t longest = g->prompts->longest, own = lane_columns(longest, l);
+    int64_t longest = g->prompts->longest - g->common, own = lane_columns(longest, l);
     bool ok = true;
     for (int i = 0; i < l->lanes; i++) {
         int column = i / g->lanes_here, place = i % g->lanes_here;
         Lane *lane = &g->lane[i];
-        *lane = (Lane){ .column = column, .start = (int)(place * own + longest - 1) };
-        g->reading[i] = (Reading){ .column = column, .start = (int)(place * own) };
-        lane->text = calloc((size_t)(longest + l->max_tokens), sizeof *lane->text);
+        *lane = (Lane){ .column = column, .start = (int)(g->common + place * own + longest - 1) };
+        g->reading[i] = (Reading){ .column = column, .start = (int)(g->common + place * own) };
+        lane->text = calloc((size_t)(g->prompts->longest + l->max_tokens), sizeof *lane->text);
         lane->logp = calloc((size_t)l->max_tokens, sizeof *lane->logp);
         lane->entropy = calloc((size_t)l->max_tokens, sizeof *lane->entropy);
         ok = ok && lane->text && lane->logp && lane->entropy;
@@ -94,12 +107,13 @@ bool generator_create(Generator *g, const Prompts *prompts, Transformer *model, 
     int columns = g->grid->columns, lanes = limits->lanes;
     CHECK(lanes > 0 && lanes % columns == 0 && limits->samples > 0 && limits->max_tokens > 0);
     g->lanes_here = lanes / columns;
+    g->common = common_tokens(prompts);
     g->next_prompt = g->grid->replica;
     BatchSizes sizes = batch_sizes(limits, columns, prompts->longest);
     CHECK(sizes.width <= model->limits.max_width && sizes.chunk <= model->limits.max_chunk &&
           sizes.sequences <= model->limits.max_sequences);
     const BatchLimits batch = { .columns = columns,
-                                .groups = 2 * lanes,
+                                .groups = sizes.sequences,
                                 .max_tokens = sizes.width,
                                 .accumulation = 1,
                                 .logit_columns = sizes.chunk };
@@ -109,14 +123,15 @@ bool generator_create(Generator *g, const Prompts *prompts, Transformer *model, 
     g->answer = calloc(answers, sizeof *g->answer);
     g->text = calloc((size_t)lanes, sizeof *g->text);
     g->chosen = calloc((size_t)lanes, sizeof *g->chosen);
-    g->lane_of = calloc(2 * (size_t)lanes, sizeof *g->lane_of);
+    g->lane_of = calloc((size_t)sizes.sequences, sizeof *g->lane_of);
+    g->common_read = calloc((size_t)columns, sizeof *g->common_read);
     g->work = malloc((size_t)sample_work(sizes.chunk, model->architecture.vocab));
-    bool ok = (g->lane && g->reading && g->answer && g->text && g->chosen && g->lane_of && g->work) ||
+    bool ok = (g->lane && g->reading && g->answer && g->text && g->chosen && g->lane_of && g->common_read && g->work) ||
               error_fault(err, "out of memory for %lld answers", (long long)prompts->count * limits->samples);
     for (size_t i = 0; ok && i < answers; i++) g->answer[i] = (Answer){ .at = -1, .finish = FINISH_NONE };
     return ok && lanes_create(g, err) && batcher_create(&g->batcher, g->grid, &batch, &sizes, err) &&
            kv_cache_create(&g->cache, model->architecture.layers, &model->attention,
-                           (int)(g->lanes_here * lane_columns(prompts->longest, limits)), err);
+                           (int)(g->common + g->lanes_here * lane_columns(prompts->longest - g->common, limits)), err);
 }
 
 void generator_free(Generator *g)
@@ -138,6 +153,7 @@ void generator_free(Generator *g)
     free(g->text);
     free(g->chosen);
     free(g->lane_of);
+    free(g->common_read);
     *g = (Generator){ 0 };
 }
 
@@ -237,6 +253,12 @@ static Reading *free_reading(Generator *g, int column)
     return NULL;
 }
 
+/* Tokens of a prompt that a process column has to read. */
+static int to_read(const Generator *g, int64_t prompt, bool with_common)
+{
+    return prompts_length(g->prompts, prompt) - 1 - (with_common ? 0 : g->common);
+}
+
 /* Prompts for idle lanes: the next one goes to the process column with most of them, as far as a pass has room. */
 static bool begin_reading(Generator *g, Error *err)
 {
@@ -247,14 +269,14 @@ static bool begin_reading(Generator *g, Error *err)
         int best = 0;
         for (int c = 1; c < columns; c++)
             if (idle_lanes(g, c) > idle_lanes(g, best)) best = c;
-        int64_t length = prompts_length(g->prompts, g->next_prompt);
+        int64_t length = to_read(g, g->next_prompt, tokens[best] == 0 && !g->common_read[best]);
         Reading *reading = free_reading(g, best);
         if (!reading || idle_lanes(g, best) <= 0 ||
             (tokens[best] > 0 && tokens[best] + length > g->limits.max_tokens_pass))
             return true;
         tokens[best] += length;
         reading->active = true;
-        reading->ready = length == 1;
+        reading->unread = true;
         reading->prompt = g->next_prompt;
         reading->next_sample = unknown_sample(g, g->next_prompt, 0);
         reading->running = 0;
@@ -268,8 +290,7 @@ static void begin_answers(Generator *g)
     for (int i = 0; i < g->limits.lanes; i++) {
         Lane *lane = &g->lane[i];
         int first = lane->column * g->lanes_here, r = first;
-        while (r < first + g->lanes_here &&
-               !(g->reading[r].active && g->reading[r].ready && g->reading[r].next_sample < g->limits.samples))
+        while (r < first + g->lanes_here && !(g->reading[r].active && g->reading[r].next_sample < g->limits.samples))
             r++;
         if (lane->active || r == first + g->lanes_here) continue;
         Reading *reading = &g->reading[r];
@@ -294,33 +315,54 @@ static void add_lane(Generator *g, int i)
     const Lane *lane = &g->lane[i];
     const Reading *reading = &g->reading[lane->reading];
     int prompt = prompts_length(g->prompts, reading->prompt), known = prompt + lane->length;
-    const Sequence s = { .token = lane->text,
-                         .known = known,
-                         .begin = known - 1,
-                         .end = known,
-                         .predict = known,
-                         .predict_end = known + 1,
-                         .column = lane->column,
-                         .cached = { { reading->start, prompt - 1 }, { lane->start, lane->length } },
-                         .keep = { lane->start + lane->length, 1 } };
+    const Sequence s = {
+        .token = lane->text,
+        .known = known,
+        .begin = known - 1,
+        .end = known,
+        .predict = known,
+        .predict_end = known + 1,
+        .column = lane->column,
+        .cached = { { 0, g->common }, { reading->start, prompt - 1 - g->common }, { lane->start, lane->length } },
+        .keep = { lane->start + lane->length, 1 }
+    };
     batcher_add(&g->batcher, i, &s, 1);
     g->text[i] = (SampleText){ sample_stream(g->sampling.seed, (uint64_t)reading->prompt, (uint64_t)lane->sample),
                                (uint64_t)lane->length, lane->text, known };
 }
 
-/* The tokens to read in this pass. */
-static int64_t add_reading(Generator *g, const Reading *reading)
+/* Tokens [begin, end) of a prompt, into the cache from `start` on. Returns how many. */
+static int add_tokens(Generator *g, int64_t prompt, int column, int begin, int end, int start)
 {
-    int length = prompts_length(g->prompts, reading->prompt);
-    const Sequence s = { .token = prompts_tokens(g->prompts, reading->prompt),
-                         .known = length,
-                         .end = length - 1,
-                         .predict = 1,
-                         .predict_end = 1,
-                         .column = reading->column,
-                         .keep = { reading->start, length - 1 } };
+    if (begin == end) return 0;
+    const Sequence s = { .token = prompts_tokens(g->prompts, prompt),
+                         .known = end,
+                         .begin = begin,
+                         .end = end,
+                         .predict = begin + 1,
+                         .predict_end = begin + 1,
+                         .column = column,
+                         .cached = { { 0, begin } },
+                         .keep = { start, end - begin } };
     batcher_add(&g->batcher, READS, &s, 1);
-    return length - 1;
+    return end - begin;
+}
+
+/* The prompts that are still to be read, and before the first one of a process column what they have in common. Returns
+ * the tokens of all process columns. */
+static int64_t add_readings(Generator *g)
+{
+    int64_t read = 0;
+    for (int i = 0; i < g->limits.lanes; i++) {
+        Reading *reading = &g->reading[i];
+        if (!reading->active || !reading->unread) continue;
+        if (!g->common_read[reading->column]) read += add_tokens(g, reading->prompt, reading->column, 0, g->common, 0);
+        g->common_read[reading->column] = true;
+        read += add_tokens(g, reading->prompt, reading->column, g->common,
+                           prompts_length(g->prompts, reading->prompt) - 1, reading->start);
+        reading->unread = false;
+    }
+    return read;
 }
 
 /* A LogitsReader: the tokens of the lanes that have a target in the chunk. */
@@ -361,16 +403,16 @@ static bool take(Generator *g, Lane *lane, const SampledToken *token, Error *err
 bool generator_step(Generator *g, Error *err)
 {
     double start = seconds_now();
+    if (g->under_way == 0) /* what is in the cache may be of other weights */
+        memset(g->common_read, 0, sizeof *g->common_read * (size_t)g->grid->columns);
     if (!begin_reading(g, err)) return false;
     begin_answers(g);
-    int64_t read = 0;
     int lanes = g->under_way;
     batcher_clear(&g->batcher);
-    for (int i = 0; i < g->limits.lanes; i++)
-        if (g->reading[i].active && !g->reading[i].ready) read += add_reading(g, &g->reading[i]);
+    int64_t read = add_readings(g);
     for (int i = 0; i < g->limits.lanes; i++)
         if (g->lane[i].active) add_lane(g, i);
-    if (lanes == 0 && read == 0) return false;
+    if (lanes == 0) return false;
     batcher_plan_single(&g->batcher);
     const Batch *batch = batcher_pass(&g->batcher, 0);
     for (int i = 0; i < batch->group_count; i++) g->lane_of[batch->group[i].sequence] = (int)batch->group[i].id;
@@ -380,8 +422,6 @@ bool generator_step(Generator *g, Error *err)
     bool ok = true;
     for (int i = 0; i < g->limits.lanes && ok; i++)
         if (g->lane[i].active) ok = take(g, &g->lane[i], &g->chosen[i], err);
-    for (int i = 0; i < g->limits.lanes; i++)
-        if (g->reading[i].active) g->reading[i].ready = true;
     g->prefilled += read;
     g->decoded += lanes;
     g->decode_passes += read == 0;

@@ -1,7 +1,7 @@
 /* Promises: an answer is what the model says token by token: a full forward pass without a cache over prompt and answer
  * finds every greedy token the likeliest one, and the same log-probs; the answers are the same on every layout, with
- * any number of lanes and samples, alone or among others; stop tokens, the limit and the model's context end them; what
- * is restored is not run again; gathered answers are in order. */
+ * any number of lanes and samples, alone or among others, and what prompts have in common is read once; stop tokens,
+ * the limit and the model's context end them; what is restored is not run again; gathered answers are in order. */
 #include "catdpo/core/phase.h"
 #include "catdpo/files/prompts_file.h"
 #include "catdpo/generate/run.h"
@@ -16,7 +16,7 @@
 #include <cmocka.h>
 
 static const char *const fixtures[] = { "tiny_llama", "tiny_llama3_tied", "tiny_qwen2", "tiny_qwen3" };
-enum { FIXTURES = sizeof fixtures / sizeof *fixtures, MOST_TOKENS = 24 };
+enum { FIXTURES = sizeof fixtures / sizeof *fixtures, MOST_TOKENS = 24, COMMON = 6 };
 static int rank, ranks;
 
 static void must(bool ok, const Error *err)
@@ -33,22 +33,25 @@ typedef struct Place {
     Prompts prompts;
 } Place;
 
-static void make_prompts(Prompts *p, int vocab)
+/* The first `common` tokens are the same in all of them. */
+static void make_prompts(Prompts *p, int vocab, int common)
 {
     static const int lengths[] = { 7, 1, 12, 3, 7, 2, 20, 5, 4 };
     enum { COUNT = sizeof lengths / sizeof *lengths };
     int64_t tokens = 0;
-    for (int i = 0; i < COUNT; i++) tokens += lengths[i];
+    for (int i = 0; i < COUNT; i++) tokens += common + lengths[i];
     *p = (Prompts){ .count = COUNT, .category_count = 1 };
     p->offsets = calloc(COUNT + 1, sizeof *p->offsets);
     p->tokens = calloc((size_t)tokens, sizeof *p->tokens);
     p->category_mask = calloc(COUNT, 1);
     assert_true(p->offsets && p->tokens && p->category_mask);
     for (int i = 0; i < COUNT; i++) {
-        p->offsets[i + 1] = p->offsets[i] + lengths[i];
-        p->longest = lengths[i] > p->longest ? lengths[i] : p->longest;
+        int length = common + lengths[i];
+        p->offsets[i + 1] = p->offsets[i] + length;
+        p->longest = length > p->longest ? length : p->longest;
         p->category_mask[i] = 1;
-        for (int t = 0; t < lengths[i]; t++) p->tokens[p->offsets[i] + t] = (i * 37 + t * 11 + 5) % vocab;
+        for (int t = 0; t < length; t++)
+            p->tokens[p->offsets[i] + t] = (t < common ? t * 29 + 3 : i * 37 + (t - common) * 11 + 5) % vocab;
     }
     p->vocab_size = vocab;
 }
@@ -60,7 +63,7 @@ static GenerateLimits limits_of(int samples, int lanes)
     };
 }
 
-static void open_place(Place *p, const char *fixture, MPI_Comm world, int replicas, int rows, int columns,
+static void open_place(Place *p, const char *fixture, int common, MPI_Comm world, int replicas, int rows, int columns,
                        const GenerateLimits *limits)
 {
     char path[512], digest[WEIGHTS_DIGEST];
@@ -69,7 +72,7 @@ static void open_place(Place *p, const char *fixture, MPI_Comm world, int replic
     ModelInfo info;
     snprintf(path, sizeof path, "%s/%s.h5", REFERENCE_DIR, fixture);
     must(model_file_open(&file, path, &info, world, &err), &err);
-    make_prompts(&p->prompts, info.architecture.vocab);
+    make_prompts(&p->prompts, info.architecture.vocab, common);
     must(grid_create(&p->grid, world, replicas, rows, columns, &err), &err);
     TransformerLimits sizes = generator_model_limits(limits, columns, p->prompts.longest);
     if (sizes.max_width < MOST_TOKENS + p->prompts.longest) sizes.max_width = (int)(MOST_TOKENS + p->prompts.longest);
@@ -99,13 +102,13 @@ static const SampleSettings greedy = { .top_p = 1, .repetition_penalty = 1 };
 static const SampleSettings bold = { .temperature = 1, .top_p = 0.95, .repetition_penalty = 1.1, .seed = 11 };
 
 /* All answers, gathered on rank 0 of world. */
-static void answers(const char *fixture, MPI_Comm world, int replicas, int rows, int columns,
+static void answers(const char *fixture, int common, MPI_Comm world, int replicas, int rows, int columns,
                     const SampleSettings *sampling, const GenerateLimits *limits, Gathered *all)
 {
     Place p = { 0 };
     Generator g;
     Error err = { 0 };
-    open_place(&p, fixture, world, replicas, rows, columns, limits);
+    open_place(&p, fixture, common, world, replicas, rows, columns, limits);
     must(generator_create(&g, &p.prompts, &p.model, sampling, limits, &err), &err);
     run(&g);
     must(gather_answers(&g, NULL, all, &err), &err);
@@ -151,13 +154,15 @@ static void test_cache_or_not(void **state)
         Generator g;
         Error err = { 0 };
         GenerateLimits limits = limits_of(1, 3);
-        open_place(&p, fixtures[f], MPI_COMM_SELF, 1, 1, 1, &limits);
+        open_place(&p, fixtures[f], f % 2 * COMMON, MPI_COMM_SELF, 1, 1, 1, &limits);
         must(generator_create(&g, &p.prompts, &p.model, &greedy, &limits, &err), &err);
         run(&g);
         for (int64_t i = 0; i < p.prompts.count; i++) {
             assert_true(g.answer[i].length == MOST_TOKENS && g.answer[i].finish == FINISH_LENGTH);
             check_answer(&p, &g, i, &g.answer[i]);
         }
+        int64_t common = f % 2 * COMMON; /* a prompt's last token is its answer's to run */
+        assert_int_equal(g.prefilled, p.prompts.offsets[p.prompts.count] - p.prompts.count * (1 + common) + common);
         generator_free(&g);
         close_place(&p);
     }
@@ -184,17 +189,18 @@ static void test_every_layout(void **state)
     const SampleSettings *const settings[] = { &greedy, &bold };
     for (int s = 0; s < 2; s++) {
         const char *fixture = fixtures[s];
+        int common = s * COMMON;
         GenerateLimits one = limits_of(3, 1);
         Gathered alone;
-        answers(fixture, MPI_COMM_SELF, 1, 1, 1, settings[s], &one, &alone);
+        answers(fixture, common, MPI_COMM_SELF, 1, 1, 1, settings[s], &one, &alone);
         for (int rows = 1; rows <= ranks && rows <= 2; rows++)
             for (int columns = 1; rows * columns <= ranks; columns++) {
                 if (ranks % (rows * columns) != 0) continue;
                 for (int more = 1; more <= 4; more += 3) {
                     GenerateLimits limits = limits_of(3, more * columns);
                     Gathered here;
-                    answers(fixture, MPI_COMM_WORLD, ranks / (rows * columns), rows, columns, settings[s], &limits,
-                            &here);
+                    answers(fixture, common, MPI_COMM_WORLD, ranks / (rows * columns), rows, columns, settings[s],
+                            &limits, &here);
                     if (rank == 0) assert_same(&alone.samples, &here.samples);
                     gathered_free(&here);
                 }
@@ -210,12 +216,12 @@ static void test_ends(void **state)
     (void)state;
     GenerateLimits limits = limits_of(1, 2);
     Gathered free_run, stopped;
-    answers("tiny_llama", MPI_COMM_SELF, 1, 1, 1, &greedy, &limits, &free_run);
+    answers("tiny_llama", COMMON, MPI_COMM_SELF, 1, 1, 1, &greedy, &limits, &free_run);
     const Samples *a = &free_run.samples;
     int32_t stop = a->token[a->offset[2] + 6];  /* a token in the middle of some answer */
     limits.stop[limits.stop_count++] = 1 << 20; /* one that never comes, and */
     limits.stop[limits.stop_count++] = stop;
-    answers("tiny_llama", MPI_COMM_SELF, 1, 1, 1, &greedy, &limits, &stopped);
+    answers("tiny_llama", COMMON, MPI_COMM_SELF, 1, 1, 1, &greedy, &limits, &stopped);
     const Samples *b = &stopped.samples;
     int ended = 0;
     for (int64_t i = 0; i < a->count; i++) {
@@ -239,7 +245,7 @@ static void test_context(void **state)
     Generator g;
     Error err = { 0 };
     GenerateLimits limits = limits_of(2, 4);
-    open_place(&p, "tiny_llama", MPI_COMM_SELF, 1, 1, 1, &limits);
+    open_place(&p, "tiny_llama", 0, MPI_COMM_SELF, 1, 1, 1, &limits);
     p.model.architecture.max_positions = 12;
     must(generator_create(&g, &p.prompts, &p.model, &greedy, &limits, &err), &err);
     run(&g);
@@ -261,7 +267,7 @@ static void test_restored(void **state)
     Generator whole, rest;
     Error err = { 0 };
     GenerateLimits limits = limits_of(3, 2);
-    open_place(&p, "tiny_qwen2", MPI_COMM_SELF, 1, 1, 1, &limits);
+    open_place(&p, "tiny_qwen2", 3, MPI_COMM_SELF, 1, 1, 1, &limits);
     must(generator_create(&whole, &p.prompts, &p.model, &bold, &limits, &err), &err);
     run(&whole);
     must(generator_create(&rest, &p.prompts, &p.model, &bold, &limits, &err), &err);

@@ -6,9 +6,10 @@
  * and all of them attend to it (share_prompt). There is no padding between sequences; a process column is padded only
  * to the longest one. Everything here is computed from the same data on every rank and needs no communication.
  *
- * A sequence may go on where an earlier pass ended: the keys and values of its tokens until then lie in a cache, which
- * is a row of columns to this file, and those of the tokens that are run now may be kept there. So one pass can hold
- * prompts that are read and texts that grow by a token, side by side.
+ * A sequence may go on where an earlier one ended: the keys and values of its tokens until then lie in a cache, which
+ * is a row of columns to this file, and those of the tokens that are run now may be kept there, before any token of the
+ * pass looks for them. So one pass can hold prompts that are read and texts that grow by a token, side by side, and a
+ * text may grow in the pass that reads its prompt.
  */
 #ifndef CATDPO_DATA_BATCH_H
 #define CATDPO_DATA_BATCH_H
@@ -18,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { CACHED_RANGES = 2 }; /* a prompt that several texts continue, and the text itself */
+enum { CACHED_RANGES = 3 }; /* what all prompts begin with, a prompt that several texts continue, the text itself */
 
 /* Columns [start, start + length) of the cache. */
 typedef struct CacheRange {
@@ -34,7 +35,7 @@ typedef struct Sequence {
                                        * begin < predict, predict_end <= end + 1 */
     int split;                        /* targets from this token on are a part of their own; 0: there is one part */
     int column;                       /* process column that has to run it, for its cache is there; -1: any */
-    CacheRange cached[CACHED_RANGES]; /* tokens [0, begin), of earlier passes */
+    CacheRange cached[CACHED_RANGES]; /* tokens [0, begin), of earlier passes or kept by this one */
     CacheRange keep;                  /* where tokens [begin, end) go; of length 0: they are not kept */
 } Sequence;
 

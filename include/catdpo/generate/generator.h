@@ -1,10 +1,12 @@
 /* Answers to prompts: many sequences decoded side by side on each replica's grid.
  *
- * A lane is a place for one answer under way, on one process column. A prompt is read once (all but its last token)
- * into a range of the cache that all its samples attend to; a sample begins with the prompt's last token in a range of
- * its own. One pass holds prompts that are being read and a token of every answer under way; a lane whose answer ended
- * takes the next sample at once. Replica d has the prompts d, d + D, ...; within it prompts and samples go in order, so
- * that who runs what depends on lengths alone. What is answered depends on none of this (ops/sample.h).
+ * A lane is a place for one answer under way, on one process column. What all prompts begin with (a system prompt, the
+ * template's first marks) is read once a process column; the rest of a prompt, all but its last token, once into a
+ * range of the cache that all its samples attend to; a sample begins with the prompt's last token in a range of its
+ * own. One pass holds prompts that are being read and a token of every answer under way, those of these prompts
+ * included; a lane whose answer ended takes the next sample at once. Replica d has the prompts d, d + D, ...; within it
+ * prompts and samples go in order, so that who runs what depends on lengths alone. What is answered depends on none of
+ * this (ops/sample.h).
  *
  * The caller drives it, pass by pass, so that it can save and stop in between:
  *
@@ -48,6 +50,8 @@ typedef struct Generator {
     KvCache cache;
     Batcher batcher;
     int lanes_here;          /* lanes on each process column */
+    int common;              /* tokens that all prompts begin with, columns [0, common) of the cache */
+    bool *common_read;       /* [process columns] they are there */
     struct Lane *lane;       /* [lanes] by process column */
     struct Reading *reading; /* [lanes] prompts that lie in the cache or are being read, by process column */
     int64_t next_prompt;     /* of this replica's, not begun */
@@ -66,7 +70,7 @@ typedef struct Generator {
     /* of the pass at hand */
     SampleText *text;     /* [lanes] */
     SampledToken *chosen; /* [lanes] */
-    int *lane_of;         /* [2 lanes] the lane of each sequence */
+    int *lane_of;         /* [sequences of a pass] the lane of each */
     void *work;           /* for sample_tokens */
 } Generator;
 
