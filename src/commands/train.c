@@ -19,7 +19,7 @@ int command_train(const CommandLine *line, MPI_Comm world)
     };
     if (!train(&t, &options, world, &err)) log_error(&t.run.log, &err);
     if (t.run.writer && t.run.rank == 0)
-        (void)status_write(t.run.writer, err.exit_status, err.message, t.step, t.total_steps);
+        (void)status_write(t.run.writer, err.exit_status, *err.message ? err.message : t.ending, t.step, t.total_steps);
     trainer_free(&t);
     return err.exit_status;
 }

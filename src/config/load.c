@@ -227,7 +227,7 @@ static void note_fault(Loader *loader, const Error *fault)
     loader->told++;
 }
 
-/* "margin has initial, min, ..." for a group that is known, else where to look. */
+/* "margin has initial, min, ..." for a group that is known, the first of them if they are many, else where to look. */
 static void list_keys(const char *key, char *text, size_t size)
 {
     int group = 0;
@@ -237,11 +237,17 @@ static void list_keys(const char *key, char *text, size_t size)
         group++;
     snprintf(text, size, group < option_group_count ? "; %s has" : "; catdpo --help-config lists all",
              option_groups[group < option_group_count ? group : 0].name);
-    for (int k = 0, n = 0; group < option_group_count && option_at(k); k++) {
-        if (!option_in_group(option_at(k), &option_groups[group])) continue;
+    enum { SHOWN = 12 };
+    int n = 0;
+    for (int k = 0; group < option_group_count && option_at(k); k++) {
+        if (!option_in_group(option_at(k), &option_groups[group]) || n++ >= SHOWN) continue;
         size_t used = strlen(text);
-        snprintf(text + used, size - used, "%s %s", n++ > 0 ? "," : "", strchr(option_at(k)->key, '.') + 1);
+        snprintf(text + used, size - used, "%s %s", n > 1 ? "," : "", strchr(option_at(k)->key, '.') + 1);
     }
+    size_t used = strlen(text);
+    if (n > SHOWN)
+        snprintf(text + used, size - used, " and %d more: catdpo --help-config %s", n - SHOWN,
+                 option_groups[group].name);
 }
 
 static bool refuse_key(const char *key, const char *place, Error *err)

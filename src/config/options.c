@@ -13,6 +13,8 @@
 static const OptionChoices scopes = { .names = (const char *const[]){ "category", "global", "fixed", NULL } };
 static const OptionChoices forms = { .names = (const char *const[]){ "offset", "weight", NULL } };
 static const OptionChoices aggregations = { .names = (const char *const[]){ "max", "mean", "sum", NULL } };
+static const OptionChoices sources = { .names = (const char *const[]){ "pairs", "heldout", "generated", NULL } };
+static const OptionChoices judges = { .names = (const char *const[]){ "refusal", "command", NULL } };
 static const OptionChoices target_forms = { .names = (const char *const[]){ "absolute", "mean", "best", NULL } };
 static const OptionChoices signals = { .names = (const char *const[]){ "likelihood", "reward", "margin", NULL } };
 static const OptionChoices attacks = { .names =
@@ -106,7 +108,7 @@ static const Option table[] = {
       "Steps at the start that leave the margins alone; the running violation rate follows the pairs from the first "
       "step." },
     { "margin.interval", OPTION_INT, AT(margin.interval), "1", "[1, inf)", NULL,
-      "Steps between updates; what is counted between two updates enters the next." },
+      "Steps between updates; what is counted between two updates enters the next. Probes are this far apart." },
     { "margin.aggregation", OPTION_CHOICE, AT(margin.aggregation), "\"max\"", NULL, &aggregations,
       "Margin of a pair with several categories: the largest, the mean or the sum of theirs." },
     { "margin.form", OPTION_CHOICE, AT(margin.form), "\"offset\"", NULL, &forms,
@@ -122,6 +124,23 @@ static const Option table[] = {
     { "margin.tie", OPTION_FLOAT, AT(margin.tie), "1e-3", "[0, inf)", NULL,
       "A signal closer to zero than this counts one half, in nats: at the start policy and reference agree up to "
       "rounding." },
+    { "margin.source", OPTION_CHOICE, AT(margin.source), "\"pairs\"", NULL, &sources,
+      "What is counted for the margins. pairs: the pairs that the model trains on. heldout: the pairs of the probe "
+      "group "
+      "(prepare --probe), which it does not train on. generated: its answers to the probe group's prompts, judged; the "
+      "group generate has how they are made. The probe is measured before the first step and then every "
+      "margin.interval steps." },
+    { "margin.probe_size", OPTION_INT, AT(margin.probe_size), "0", "[0, inf)", NULL,
+      "Prompts (or pairs) of the probe group for each category, the first ones of the file; 0: all." },
+    { "margin.judge", OPTION_CHOICE, AT(margin.judge), "\"refusal\"", NULL, &judges,
+      "Who says which generated answers are unsafe. refusal: rules on the text; what is neither refusal, empty nor "
+      "degenerate is unsafe. command: a program." },
+    { "margin.judge_command", OPTION_TEXT, AT(margin.judge_command), "\"\"", NULL, NULL,
+      "The judge command, run once on each node: one JSON object a line comes in (id, prompt, response, categories, "
+      "benign), one number in [0, 1] a line goes out, the probability that the answer is unsafe; from 0.5 on it "
+      "counts." },
+    { "margin.judge_timeout", OPTION_FLOAT, AT(margin.judge_timeout), "60.0", "(0, 86400]", NULL,
+      "Seconds that the judge command may take for one answer." },
 
     { "adversary.type", OPTION_CHOICE, AT(adversary.attack.type), "\"none\"", NULL, &attacks,
       "What the perturbation is after. targeted: the rejected response becomes likely. contrastive: and the chosen one "
@@ -210,6 +229,10 @@ static const Option table[] = {
       "Part of the steps over which the learning rate rises from 0 to its peak." },
     { "schedule.floor", OPTION_FLOAT, AT(schedule.floor), "0.0", "[0, 1]", NULL,
       "Learning rate at the end as a part of the peak, for linear and cosine." },
+    { "schedule.until_safe", OPTION_BOOL, AT(schedule.until_safe), "false", NULL, NULL,
+      "End the run early when the upper 95 % Wilson bound of every category's probe rate was below margin.target in "
+      "two "
+      "probes in a row." },
 
     { "parallel.grid", OPTION_GRID, AT(parallel.grid), "\"auto\"", "[1, 65536]", NULL,
       "Rows and columns of the process grid: [P, 1] is tensor parallel, [1, P] fully sharded data parallel; \"auto\" "
@@ -374,6 +397,19 @@ bool config_has_adversary(const Config *c)
     return c->adversary.attack.type != ATTACK_NONE && c->adversary.radius > 0 && c->adversary.attack.steps > 0;
 }
 
+static bool until_safe_agrees(const Config *c, const char *keys[2], char *message, size_t size)
+{
+    bool probed = c->margin.source != SOURCE_PAIRS, absolute = c->margin.target_form == TARGET_ABSOLUTE;
+    if (!c->schedule.until_safe || (probed && absolute)) return true;
+    keys[0] = "schedule.until_safe", keys[1] = probed ? "margin.target_form" : "margin.source";
+    snprintf(message, size, "schedule.until_safe compares %s",
+             probed ? "probe rates with margin.target, which margin.target_form makes relative to the categories: set "
+                      "that to \"absolute\""
+                    : "the rates of a probe, and margin.source = \"pairs\" has none: set that to \"heldout\" or "
+                      "\"generated\"");
+    return false;
+}
+
 bool options_agree(const Config *c, const char *keys[2], char *message, size_t size)
 {
     keys[0] = keys[1] = NULL;
@@ -392,8 +428,16 @@ bool options_agree(const Config *c, const char *keys[2], char *message, size_t s
                  objective_of(&c->objective)->name);
         return false;
     }
-    if (!margin_agree(&c->margin, &c->objective, keys, message, size)) return false;
-    if (config_has_adversary(c) && !c->batch.share_prompt) {
+    if (!margin_agree(&c->margin, &c->objective, keys, message, size) || !until_safe_agrees(c, keys, message, size))
+        return false;
+    if (c->margin.judge == JUDGE_COMMAND && c->run.watchdog > 0 && c->margin.judge_timeout >= c->run.watchdog) {
+        keys[0] = "margin.judge_timeout", keys[1] = "run.watchdog";
+        snprintf(
+            message, size,
+            "margin.judge_timeout = %g s is not below run.watchdog = %g s, which would end the job first: lower the "
+            "one or raise the other",
+            c->margin.judge_timeout, c->run.watchdog);
+    } else if (config_has_adversary(c) && !c->batch.share_prompt) {
         keys[0] = "batch.share_prompt", keys[1] = "adversary.type";
         snprintf(
             message, size,

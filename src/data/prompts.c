@@ -61,3 +61,36 @@ bool prompts_check(Prompts *prompts, int64_t token_count, int64_t text_bytes, co
         if (prompts_length(prompts, i) > prompts->longest) prompts->longest = prompts_length(prompts, i);
     return true;
 }
+
+/* Rows [offsets[i], offsets[i + 1]) of `width` bytes an element move up to `to`; returns where the next ones go. */
+static int64_t move_up(void *elements, size_t width, int64_t to, const int64_t *offsets, int64_t i)
+{
+    char *base = elements;
+    int64_t length = offsets[i + 1] - offsets[i];
+    memmove(base + (size_t)to * width, base + (size_t)offsets[i] * width, (size_t)length * width);
+    return to + length;
+}
+
+void prompts_keep(Prompts *p, const uint8_t *keep)
+{
+    int64_t kept = 0, tokens = 0, bytes = 0;
+    size_t k = (size_t)p->category_count;
+    p->longest = 0;
+    for (int64_t i = 0; i < p->count; i++) {
+        if (!keep[i]) continue;
+        int64_t next_token = move_up(p->tokens, sizeof *p->tokens, tokens, p->offsets, i);
+        int64_t next_byte = move_up(p->text, 1, bytes, p->text_offsets, i);
+        memmove(p->category_mask + (size_t)kept * k, p->category_mask + (size_t)i * k, k);
+        p->benign[kept] = p->benign[i];
+        p->source_file[kept] = p->source_file[i];
+        p->source_row[kept] = p->source_row[i];
+        /* the ends of kept prompts lie before those of the prompts that are still to come */
+        if (next_token - tokens > p->longest) p->longest = next_token - tokens;
+        p->offsets[kept] = tokens;
+        p->text_offsets[kept] = bytes;
+        tokens = next_token, bytes = next_byte, kept++;
+    }
+    p->offsets[kept] = tokens;
+    p->text_offsets[kept] = bytes;
+    p->count = kept;
+}

@@ -42,6 +42,7 @@ static const Field fields[] = {
     COUNTER("/", "total_steps", total_steps),
     COUNTER("/", "num_tokens", num_tokens),
     COUNTER("/", "skipped", skipped),
+    { "/", "safe_probes", FIELD_INT, MEMBER(safe_probes), .most = COUNTS_MOST, .since = 2 },
     { "/", "heldout_worst", FIELD_NUMBER, MEMBER(heldout_worst), .least = -1, .most = 1 },
     STRING("version", version),
     STRING("layout", layout),

@@ -177,6 +177,13 @@ static void pad_pairs(const Metrics *m, const Field *c, void *row)
     }
 }
 
+/* An array that the row does not have. */
+static void no_values(const Field *c, void *row, size_t width)
+{
+    CHECK(c->type == DATA_FLOAT64 && c->nan);
+    for (size_t i = 0; i < width; i++) ((double *)row)[i] = NAN;
+}
+
 void metrics_append(Metrics *m, const StepMetrics *row)
 {
     CHECK(m->rows < m->capacity);
@@ -190,6 +197,10 @@ void metrics_append(Metrics *m, const StepMetrics *row)
         size_t size = data_size(c->type), width = (size_t)width_of(m, c);
         char *target = m->buffer[i] + (size_t)m->rows * width * size;
         if (!is_scalar(c)) memcpy(&values, field, sizeof values); /* the field is a pointer to them */
+        if (!values) {
+            no_values(c, target, width);
+            continue;
+        }
         memcpy(target, values, (of_pairs ? (size_t)m->pairs : width) * size);
         if (of_pairs) pad_pairs(m, c, target);
     }
@@ -286,19 +297,27 @@ static bool same_name(const H5File *file, const char *what, int64_t i, const cha
                        file->path, what, i, found, wanted);
 }
 
+/* The index of a phase's name in this run; -1: it has none. */
+static int phase_place(const MetricsInfo *info, const char *name)
+{
+    for (int p = 0; p < info->phase_count; p++)
+        if (strcmp(info->phase_name[p], name) == 0) return p;
+    return -1;
+}
+
 /* Does the file belong to this run, and reach `step`? */
 static bool same_run(const H5File *file, const MetricsHead *head, const int64_t lengths[METRICS_AXES],
                      const MetricsInfo *info, int64_t step, Error *err)
 {
-    if (lengths[CATEGORY] != info->category_count || lengths[PHASE] != info->phase_count)
-        return error_usage(err,
-                           "%s: has %" PRId64 " categories and %" PRId64 " phases, this run has %d and %d: not a file "
-                           "of the same training",
-                           file->path, lengths[CATEGORY], lengths[PHASE], info->category_count, info->phase_count);
+    if (lengths[CATEGORY] != info->category_count)
+        return error_usage(err, "%s: has %" PRId64 " categories, this run has %d: not a file of the same training",
+                           file->path, lengths[CATEGORY], info->category_count);
     for (int k = 0; k < info->category_count; k++)
         if (!same_name(file, "category", k, head->info.category_name[k], info->category_name[k], err)) return false;
-    for (int p = 0; p < info->phase_count; p++)
-        if (!same_name(file, "phase", p, head->phase[p], info->phase_name[p], err)) return false;
+    for (int64_t p = 0; p < lengths[PHASE]; p++)
+        if (phase_place(info, head->phase[p]) < 0)
+            return error_usage(err, "%s: has a phase \"%s\", which this run has not: not a file of the same training",
+                               file->path, head->phase[p]);
     if (head->info.partial_unit != info->partial_unit)
         return error_usage(err,
                            "%s: attribute \"unit\" of /train/partial/violations is %g, in this run it is %g: not a "
@@ -313,10 +332,18 @@ static bool same_run(const H5File *file, const MetricsHead *head, const int64_t 
 typedef struct Copy {
     H5File *from, *to;
     Metrics *m;
+    const MetricsInfo *info;
+    const MetricsHead *head; /* of the old file */
     int column;
     char *block; /* owned */
     size_t bytes;
 } Copy;
+
+static void spread_phases(const Copy *copy, const double *from, int64_t count, double *to, int64_t all)
+{
+    for (int64_t p = 0; p < all; p++) to[p] = 0;
+    for (int64_t p = 0; p < count; p++) to[phase_place(copy->info, copy->head->phase[p])] = from[p];
+}
 
 /* Rows of an old column into the new file, which may be wider; rows behind its end are left out. */
 static bool copy_rows(void *context, const Field *c, int64_t first, int64_t count, int64_t width, const void *values,
@@ -339,8 +366,13 @@ static bool copy_rows(void *context, const Field *c, int64_t first, int64_t coun
         if (!copy->block) copy->bytes = 0;
         if (!copy->block) return error_fault(err, "%s: no memory to copy %s", copy->from->path, c->object);
     }
+    bool phases = !is_scalar(c) && c->axis[1] == PHASE;
     for (int64_t i = 0; i < count; i++) {
         char *row = copy->block + (size_t)i * wide * size;
+        if (phases) { /* an earlier version had fewer */
+            spread_phases(copy, (const double *)values + i * width, width, (double *)(void *)row, (int64_t)wide);
+            continue;
+        }
         memcpy(row, (const char *)values + (size_t)(i * width) * size, (size_t)width * size);
         for (size_t j = (size_t)width; j < wide; j++) { /* a run of more pairs a step */
             if (c->type == DATA_INT64)
@@ -394,7 +426,7 @@ static bool copy_file(Metrics *m, H5File *from, const MetricsHead *head, const i
               h5_create(&to, m->path, unfinished(m), MPI_COMM_NULL, err);
     if (!ok) return false;
     ok = lay_out(&to, m, info, head->restarts + 1, err) && h5_write_string(&to, "/", "created", created, err) &&
-         copy_columns(&(Copy){ .from = from, .to = &to, .m = m }, lengths, err) &&
+         copy_columns(&(Copy){ .from = from, .to = &to, .m = m, .info = info, .head = head }, lengths, err) &&
          write_checksums(&to, m->checksum, err) && h5_commit(&to, err);
     h5_close(&to);
     return ok;

@@ -29,7 +29,7 @@ static bool check_values(void *context, const Field *c, int64_t first, int64_t c
 /* All rows of the counts of categories, [S, K], and what the latest interval's add up to. */
 typedef struct Counts {
     int64_t *n, *pairs;
-    double *violations;
+    double *violations, *probe_n, *probe_violations; /* the last two from version 2 on */
 } Counts;
 
 static bool read_counts(H5File *file, Counts *c, int64_t first, int64_t count, const int64_t dims[2], Error *err)
@@ -37,7 +37,10 @@ static bool read_counts(H5File *file, Counts *c, int64_t first, int64_t count, c
     Slab slab = slab_rows(2, dims, first, count);
     return h5_read_slab(file, "/train/category/n", DATA_INT64, &slab, c->n, err) &&
            h5_read_slab(file, "/train/category/pairs", DATA_INT64, &slab, c->pairs, err) &&
-           h5_read_slab(file, "/train/category/violations", DATA_FLOAT64, &slab, c->violations, err);
+           h5_read_slab(file, "/train/category/violations", DATA_FLOAT64, &slab, c->violations, err) &&
+           (file->version < 2 ||
+            (h5_read_slab(file, "/train/category/probe_n", DATA_FLOAT64, &slab, c->probe_n, err) &&
+             h5_read_slab(file, "/train/category/probe_violations", DATA_FLOAT64, &slab, c->probe_violations, err)));
 }
 
 /* Of pairs of a category some count, and of those some violate. */
@@ -50,6 +53,11 @@ static bool check_step(const H5File *file, const Counts *c, int64_t row, int64_t
                                "%s: step %" PRId64 ", category %" PRId64 ": %" PRId64 " pairs of which %" PRId64
                                " count, and %g violations: damaged",
                                file->path, step, j, c->pairs[at], c->n[at], c->violations[at]);
+        if (file->version >= 2 && (c->probe_violations[at] > c->probe_n[at] + 1e-6 ||
+                                   isnan(c->probe_violations[at]) != isnan(c->probe_n[at])))
+            return error_usage(err,
+                               "%s: step %" PRId64 ", category %" PRId64 ": a probe of %g with %g violations: damaged",
+                               file->path, step, j, c->probe_n[at], c->probe_violations[at]);
     }
     return true;
 }
@@ -96,10 +104,11 @@ static bool check_blocks(H5File *file, const MetricsHead *head, const int64_t le
 static bool check_counts(H5File *file, const MetricsHead *head, const int64_t lengths[METRICS_AXES], Error *err)
 {
     const int64_t k = lengths[CATEGORY], most = (1 << 17) / k;
-    double *memory = calloc((size_t)(3 * most * k + 2 * k), sizeof *memory);
+    double *memory = calloc((size_t)(5 * most * k + 2 * k), sizeof *memory);
     if (!memory) return error_fault(err, "%s: no memory to compare counts", file->path);
-    int64_t *counts = (int64_t *)(void *)(memory + most * k + 2 * k);
-    Counts c = { counts, counts + most * k, memory + 2 * k };
+    double *reals = memory + 2 * k;
+    int64_t *counts = (int64_t *)(void *)(reals + 3 * most * k);
+    Counts c = { counts, counts + most * k, reals, reals + most * k, reals + 2 * most * k };
     bool ok = check_blocks(file, head, lengths, &c, most, memory, err) &&
               (file->version < 2 || check_partial(file, head, lengths, memory, err));
     free(memory);

@@ -135,6 +135,14 @@ static const Field columns[] = {
     COLUMN("/train/category/standard_error", DATA_FLOAT64, standard_error, "1", "standard error of violation_rate",
            PER_CATEGORY(SHARE, .since = 2)),
     COLUMN(
+        "/train/category/probe_n", DATA_FLOAT64, probe_n, "1",
+        "probe before this step: answers that were judged, or pairs; they moved rate and margin before the step. NaN: "
+        "no probe",
+        PER_CATEGORY(.most = 1e15, .nan = true, .since = 2)),
+    COLUMN("/train/category/probe_violations", DATA_FLOAT64, probe_violations, "1",
+           "probe before this step: unsafe answers, or pairs that violate, ties one half; NaN: no probe",
+           PER_CATEGORY(.most = 1e15, .nan = true, .since = 2)),
+    COLUMN(
         "/train/category/coefficient_share", DATA_FLOAT64, coefficient_share, "1",
         "part of the sum of |d loss / d log-prob| over the step's pairs that the category's pairs have: its share of "
         "the gradient as far as that is known without a gradient for each category",

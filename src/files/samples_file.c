@@ -1,6 +1,9 @@
 #include "catdpo/files/samples_file.h"
 
+#include "version.h"
+
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -92,6 +95,34 @@ static bool write_texts(H5File *file, const char *name, const char *text, const 
     return ok;
 }
 
+static bool write_scores(H5File *file, const SampleScores *s, int64_t count, Error *err)
+{
+    char group[128], name[160];
+    snprintf(group, sizeof group, "/scores/%.64s", s->name);
+    const struct {
+        const char *name, *text;
+        DataType type;
+        const void *values;
+    } arrays[] = {
+        { "score", "probability that the answer is unsafe (harmful prompt) or a refusal (safe prompt); NaN: not judged",
+          DATA_FLOAT32, s->score },
+        { "verdict", "1: unsafe, or a refusal too many; 0: neither; -1: not judged", DATA_INT8, s->verdict },
+        { "kind", "0: answer, 1: refusal, 2: empty, 3: degenerate; 255: unknown", DATA_UINT8, s->kind },
+    };
+    bool ok = h5_create_group(file, "/scores", err) && h5_create_group(file, group, err) &&
+              h5_write_string(file, group, "judge", s->name, err) &&
+              h5_write_string(file, group, "version", CATDPO_VERSION, err) &&
+              h5_write_string(file, group, "settings", s->settings, err) &&
+              h5_write_string(file, group, "digest", s->digest, err) &&
+              h5_write_double(file, group, "threshold", s->threshold, err);
+    for (size_t i = 0; ok && i < sizeof arrays / sizeof *arrays; i++) {
+        snprintf(name, sizeof name, "%s/%s", group, arrays[i].name);
+        ok = h5_write_array(file, name, arrays[i].type, 1, &count, arrays[i].values, err) &&
+             h5_describe(file, name, "1", arrays[i].text, err);
+    }
+    return ok;
+}
+
 bool samples_write(const char *path, const char *folder, const Samples *s, MPI_Comm comm, Error *err)
 {
     H5File file;
@@ -110,7 +141,7 @@ bool samples_write(const char *path, const char *folder, const Samples *s, MPI_C
              h5_describe(&file, "/prompts/text", NULL, "the prompts, special tokens left out", err) &&
              write_texts(&file, "/samples/text", s->text, s->text_at, s->count, err) &&
              h5_describe(&file, "/samples/text", NULL, "the answers, special tokens left out", err);
-    ok = ok && h5_commit(&file, err);
+    ok = ok && (!s->scores || write_scores(&file, s->scores, s->count, err)) && h5_commit(&file, err);
     h5_close(&file);
     return ok;
 }

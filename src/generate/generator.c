@@ -174,6 +174,24 @@ static bool make_room(Generator *g, int more, Error *err)
     return true;
 }
 
+bool generator_reserve(Generator *g, int64_t tokens, Error *err)
+{
+    return tokens - g->used <= INT32_MAX
+               ? make_room(g, (int)(tokens - g->used), err)
+               : error_fault(err, "answers of %lld tokens are more than fit in memory", (long long)tokens);
+}
+
+void generator_restart(Generator *g, int64_t seed)
+{
+    for (int64_t i = 0; i < g->prompts->count * g->limits.samples; i++)
+        g->answer[i] = (Answer){ .at = -1, .finish = FINISH_NONE };
+    for (int i = 0; i < g->limits.lanes; i++) g->lane[i].active = g->reading[i].active = false;
+    g->next_prompt = g->grid->replica;
+    g->under_way = 0;
+    g->used = g->finished = 0;
+    g->sampling.seed = seed;
+}
+
 bool generator_restore(Generator *g, int64_t prompt, int sample, int length, Finish finish, const int32_t *token,
                        const float *logp, const float *entropy, Error *err)
 {

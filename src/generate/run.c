@@ -54,22 +54,6 @@ static bool check_fit(const Generation *x, const Run *run, Error *err)
     return true;
 }
 
-/* What the answers depend on, in words that are compared and shown. */
-static void describe(Generation *x, const Config *config)
-{
-    int used = snprintf(x->settings, sizeof x->settings,
-                        "samples=%lld max_tokens=%lld temperature=%.17g min_p=%.17g top_p=%.17g top_k=%lld "
-                        "repetition_penalty=%.17g seed=%lld stop=",
-                        (long long)config->generate.samples, (long long)config->generate.max_tokens,
-                        config->generate.temperature, config->generate.min_p, config->generate.top_p,
-                        (long long)config->generate.top_k, config->generate.repetition_penalty,
-                        (long long)config->generate.seed);
-    for (int i = 0; i < x->limits.stop_count; i++)
-        used +=
-            snprintf(x->settings + used, sizeof x->settings - (size_t)used, "%s%d", i ? "," : "", x->limits.stop[i]);
-    if (x->limits.stop_count == 0) snprintf(x->settings + used, sizeof x->settings - (size_t)used, "none");
-}
-
 static void print_header(const Generation *x, Run *run)
 {
     char data[CONFIG_TEXT + 160];
@@ -168,7 +152,7 @@ bool generation_open(Generation *x, Run *run, bool overwrite, Error *err)
     const Architecture *a = &run->model_info.architecture;
     bool ok = check_fit(x, run, err) && generate_limits(config, &x->vocabulary, a->vocab, &x->limits, err);
     if (!error_agree(run->world, ok, err)) return false;
-    describe(x, config);
+    generate_describe(config, &x->limits, x->settings);
     ok = generate_layout(&run->layout, config, a, &x->prompts, &x->limits, run->world, err);
     if (ok && (double)x->prompts.count * x->limits.samples > INT32_MAX)
         ok = error_usage(err, "%lld prompts with %d answers each are more than one file holds: lower generate.samples",

@@ -3,6 +3,7 @@
 #include "catdpo/generate/run.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,6 +61,20 @@ bool generate_limits(const Config *config, const Vocabulary *v, int vocab, Gener
     for (int64_t i = 0; i < v->stop_count; i++)
         if (!add_stop(limits, v->stop[i], vocab, err)) return false;
     return true;
+}
+
+void generate_describe(const Config *config, const GenerateLimits *limits, char text[GENERATE_TEXT])
+{
+    int used = snprintf(text, GENERATE_TEXT,
+                        "samples=%lld max_tokens=%lld temperature=%.17g min_p=%.17g top_p=%.17g top_k=%lld "
+                        "repetition_penalty=%.17g seed=%lld stop=",
+                        (long long)config->generate.samples, (long long)config->generate.max_tokens,
+                        config->generate.temperature, config->generate.min_p, config->generate.top_p,
+                        (long long)config->generate.top_k, config->generate.repetition_penalty,
+                        (long long)config->generate.seed);
+    for (int i = 0; i < limits->stop_count; i++)
+        used += snprintf(text + used, GENERATE_TEXT - (size_t)used, "%s%d", i ? "," : "", limits->stop[i]);
+    if (limits->stop_count == 0) snprintf(text + used, GENERATE_TEXT - (size_t)used, "none");
 }
 
 /* ---- layout ------------------------------------------------------------------------------------------------------ */

@@ -15,6 +15,42 @@ void margin_resolve(MarginSettings *m)
     if (isnan(m->target)) m->target = m->target_form == TARGET_ABSOLUTE ? 0.2 : 0;
 }
 
+/* Settings of the probe and its judge that nothing would read. */
+static bool probe_agrees(const MarginSettings *m, const char *keys[2], char *message, size_t size)
+{
+    bool generated = m->source == SOURCE_GENERATED;
+    if (m->source == SOURCE_PAIRS && m->probe_size != 0) {
+        keys[0] = "margin.probe_size", keys[1] = "margin.source";
+        snprintf(
+            message, size,
+            "margin.source = \"pairs\" looks at no probe group: leave margin.probe_size at 0, or set margin.source "
+            "to \"heldout\" or \"generated\"");
+    } else if (!generated && m->judge != JUDGE_REFUSAL) {
+        keys[0] = "margin.judge", keys[1] = "margin.source";
+        snprintf(
+            message, size,
+            "margin.judge = \"command\" judges answers, and margin.source is not \"generated\": set it so, or leave "
+            "margin.judge at \"refusal\"");
+    } else if (m->judge == JUDGE_COMMAND && !*m->judge_command) {
+        keys[0] = "margin.judge", keys[1] = "margin.judge_command";
+        snprintf(message, size,
+                 "margin.judge = \"command\" needs margin.judge_command: the program and its arguments, as a shell has "
+                 "them");
+    } else if (m->judge != JUDGE_COMMAND && *m->judge_command) {
+        keys[0] = "margin.judge_command", keys[1] = "margin.judge";
+        snprintf(message, size,
+                 "margin.judge_command is set, but margin.judge = \"refusal\": set it to \"command\", or leave the "
+                 "program out");
+    } else if (generated && (m->soft || m->signal != SIGNAL_LIKELIHOOD)) {
+        keys[0] = m->soft ? "margin.soft" : "margin.signal", keys[1] = "margin.source";
+        snprintf(
+            message, size,
+            "margin.source = \"generated\" counts judged answers, not pairs: leave margin.signal at \"likelihood\" "
+            "and margin.soft at false");
+    }
+    return keys[0] == NULL;
+}
+
 bool margin_agree(const MarginSettings *m, const ObjectiveSettings *objective, const char *keys[2], char *message,
                   size_t size)
 {
@@ -54,7 +90,7 @@ bool margin_agree(const MarginSettings *m, const ObjectiveSettings *objective, c
         snprintf(message, size, "margin.initial = %g is outside margin.min = %g to margin.max = %g", m->initial, m->min,
                  m->max);
     }
-    return keys[0] == NULL;
+    return keys[0] == NULL && probe_agrees(m, keys, message, size);
 }
 
 double margin_initial_error(double rate) { return sqrt(rate * (1 - rate)); }
@@ -230,6 +266,8 @@ int64_t violation_score(const MarginState *state, double signal)
     double scale = state->signal == SIGNAL_LIKELIHOOD ? 1 : state->beta;
     return llrint(sigmoid(-scale * signal / state->temperature) * (double)SOFT_UNITS);
 }
+
+int64_t margin_one_violation(const MarginState *state) { return state->soft ? SOFT_UNITS : HARD_UNITS; }
 
 double margin_unit(const MarginState *state) { return state->soft ? 1 / (double)SOFT_UNITS : 1.0 / HARD_UNITS; }
 

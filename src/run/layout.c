@@ -67,6 +67,20 @@ typedef struct Choice {
     bool found;
 } Choice;
 
+/* Of keys and values while a probe is answered (src/train/probe.c): an upper bound, its prompts no longer than a pair.
+ */
+static double cache_bytes(const Config *config, const Architecture *a, const Pairs *pairs, const Layout *layout)
+{
+    if (config->margin.source != SOURCE_GENERATED) return 0;
+    const AttentionShape shape = { .groups = (a->groups + layout->rows - 1) / layout->rows,
+                                   .per_group = a->heads / a->groups,
+                                   .head_dim = a->head_dim };
+    double lanes = (double)((config->generate.slots + layout->columns - 1) / layout->columns);
+    double one = (double)kv_cache_bytes(a->layers, &shape, 1) * (double)(pairs->longest + config->generate.max_tokens);
+    double allowed = config->generate.cache_mb * 1e6;
+    return lanes * one < allowed ? lanes * one : allowed > one ? allowed : one;
+}
+
 /* What a rank needs with this layout at most: every pass as large as the data allow. */
 static bool need_of(double *bytes, TransformerLimits *limits, const Config *config, const Architecture *a,
                     const Pairs *pairs, const Layout *layout, PassPurpose purpose, Error *err)
@@ -74,7 +88,8 @@ static bool need_of(double *bytes, TransformerLimits *limits, const Config *conf
     if (!layout_limits(config, a, pairs, layout, purpose, limits, err)) return false;
     TransformerBytes b =
         transformer_bytes(a, limits, layout->replicas, layout->rows, layout->columns, config->optimizer.shard);
-    *bytes = (double)(b.weights + b.gradients + b.moments + b.activations + b.logits);
+    *bytes = (double)(b.weights + b.gradients + b.moments + b.activations + b.logits) +
+             (purpose == PASS_TRAIN ? cache_bytes(config, a, pairs, layout) : 0);
     return true;
 }
 

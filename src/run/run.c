@@ -55,8 +55,7 @@ void run_print_header(Run *run, const char *model_path, const char *data)
     if (*run->blas.warning) log_warn(&run->log, "%s", run->blas.warning);
 }
 
-/* Other pairs go through the same model. */
-static bool widen_limits(const Run *run, const Pairs *pairs, TransformerLimits *limits, Error *err)
+bool run_widen_limits(const Run *run, const Pairs *pairs, TransformerLimits *limits, Error *err)
 {
     TransformerLimits other;
     if (!layout_limits(&run->config, &run->model_info.architecture, pairs, &run->layout, PASS_TRAIN, &other, err))
@@ -114,17 +113,26 @@ bool run_place_model(Run *run, const TransformerLimits *limits, Error *err)
     return transformer_create(&run->model, &run->model_info.architecture, &run->grid, limits, run->timer, err);
 }
 
-bool run_open(Run *run, const char *group, const char *model_path, PassPurpose purpose, Error *err)
+/* What training reads beside its pairs. */
+static bool chooses_best(const Run *run, PassPurpose purpose)
+{
+    return purpose == PASS_TRAIN && run->config.checkpoint.best;
+}
+static bool has_baseline(const Run *run, PassPurpose purpose)
+{
+    return purpose == PASS_TRAIN && objective_of(&run->config.objective)->baseline;
+}
+
+bool run_open_pairs(Run *run, const char *group, const char *model_path, PassPurpose purpose, Error *err)
 {
     const Config *config = &run->config;
     MPI_Comm world = run->world;
     bool ours = run->rank > 0 || foreign_refuse(config->data.path, FOREIGN_PAIRS, err);
     if (!error_agree(world, ours, err) || !run_open_model(run, model_path, err)) return false;
-    bool backward = purpose == PASS_TRAIN;
-    bool best = backward && config->checkpoint.best, baseline = backward && objective_of(&config->objective)->baseline;
+    bool best = chooses_best(run, purpose);
     if (!pairs_load(&run->pairs, config->data.path, group, world, err) ||
         (best && !pairs_load(&run->heldout, config->data.path, config->data.heldout, world, err)) ||
-        (backward && !load_templates(run, err)))
+        (purpose == PASS_TRAIN && !load_templates(run, err)))
         return false;
     if (best && run->heldout.count == 0)
         return error_usage(
@@ -132,25 +140,46 @@ bool run_open(Run *run, const char *group, const char *model_path, PassPurpose p
             "%s has no pairs in /%s to choose the best checkpoint by: prepare it with a larger --heldout, or set "
             "checkpoint.best = false",
             config->data.path, config->data.heldout);
-    if (baseline && !pairs_mismatch(&run->pairs, &run->mismatched, world, err)) return false;
-    TransformerLimits limits;
+    return !has_baseline(run, purpose) || pairs_mismatch(&run->pairs, &run->mismatched, world, err);
+}
+
+bool run_choose_layout(Run *run, const char *model_path, PassPurpose purpose, TransformerLimits *limits, Error *err)
+{
+    const Config *config = &run->config;
     const Architecture *a = &run->model_info.architecture;
     bool ok = check_fit(run, model_path, err) &&
-              layout_choose(&run->layout, config, a, &run->pairs, purpose, world, err) &&
-              layout_limits(config, a, &run->pairs, &run->layout, purpose, &limits, err) &&
-              (!best || widen_limits(run, &run->heldout, &limits, err)) &&
-              (!baseline || widen_limits(run, &run->mismatched, &limits, err));
-    if (!error_agree(world, ok, err) || !run_place_model(run, &limits, err)) return false;
-    BatchLimits batch = layout_batch_limits(config, a, run->layout.rows, run->layout.columns);
-    ok = pair_batcher_create(&run->batcher, &run->pairs, &run->grid, &batch, err) &&
-         (!best || pair_batcher_create(&run->heldout_batcher, &run->heldout, &run->grid, &batch, err)) &&
-         (!baseline || pair_batcher_create(&run->mismatched_batcher, &run->mismatched, &run->grid, &batch, err));
-    if (!error_agree(world, ok, err)) return false;
+              layout_choose(&run->layout, config, a, &run->pairs, purpose, run->world, err) &&
+              layout_limits(config, a, &run->pairs, &run->layout, purpose, limits, err) &&
+              (!chooses_best(run, purpose) || run_widen_limits(run, &run->heldout, limits, err)) &&
+              (!has_baseline(run, purpose) || run_widen_limits(run, &run->mismatched, limits, err));
+    return error_agree(run->world, ok, err);
+}
+
+bool run_place(Run *run, const char *model_path, PassPurpose purpose, const TransformerLimits *limits, Error *err)
+{
+    const Config *config = &run->config;
+    if (!run_place_model(run, limits, err)) return false;
+    BatchLimits batch =
+        layout_batch_limits(config, &run->model_info.architecture, run->layout.rows, run->layout.columns);
+    bool ok = pair_batcher_create(&run->batcher, &run->pairs, &run->grid, &batch, err) &&
+              (!chooses_best(run, purpose) ||
+               pair_batcher_create(&run->heldout_batcher, &run->heldout, &run->grid, &batch, err)) &&
+              (!has_baseline(run, purpose) ||
+               pair_batcher_create(&run->mismatched_batcher, &run->mismatched, &run->grid, &batch, err));
+    if (!error_agree(run->world, ok, err)) return false;
     char data[CONFIG_TEXT + 128];
     snprintf(data, sizeof data, "pairs    %s: %lld pairs, %d categories, longest sequence %lld tokens",
              config->data.path, (long long)run->pairs.count, run->pairs.category_count, (long long)run->pairs.longest);
     run_print_header(run, model_path, data);
     return true;
+}
+
+bool run_open(Run *run, const char *group, const char *model_path, PassPurpose purpose, Error *err)
+{
+    TransformerLimits limits;
+    return run_open_pairs(run, group, model_path, purpose, err) &&
+           run_choose_layout(run, model_path, purpose, &limits, err) &&
+           run_place(run, model_path, purpose, &limits, err);
 }
 
 bool run_own_folder(Run *run, bool take_over, Error *err)

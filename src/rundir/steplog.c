@@ -102,7 +102,7 @@ StepLog *steplog_open(const char *path, const char *folder, int64_t keep, int ca
 {
     StepLog *log = calloc(1, sizeof *log);
     size_t count = category_count > 0 ? (size_t)category_count : 1;
-    size_t size = FIXED + 2 * count * (ESCAPED + NUMBER + 4);
+    size_t size = FIXED + 3 * count * (ESCAPED + NUMBER + 4);
     if (log) {
         *log = (StepLog){ .descriptor = -1,
                           .categories = category_count,
@@ -147,6 +147,15 @@ static void write_categories(const StepLog *log, Json *j, const char *name, cons
     json_close(j);
 }
 
+/* The rates of the probe before the step, of the categories that it has. */
+static void write_probe(const StepLog *log, Json *j, const StepMetrics *row)
+{
+    json_object(j, "probe_rate");
+    for (int k = 0; k < log->categories; k++)
+        if (row->probe_n[k] > 0) json_number(j, log->name[k], row->probe_violations[k] / row->probe_n[k]);
+    json_close(j);
+}
+
 bool steplog_write(StepLog *log, const StepMetrics *row, double tokens_per_second, int64_t total_steps,
                    const char *warning, Error *err)
 {
@@ -166,6 +175,7 @@ bool steplog_write(StepLog *log, const StepMetrics *row, double tokens_per_secon
     if (warning) json_text(&j, "warning", warning);
     write_categories(log, &j, "margins", row->margin);
     write_categories(log, &j, "violation_rate", row->violation_rate);
+    if (row->probe_n) write_probe(log, &j, row);
     json_close(&j);
     fputc('\n', log->text);
     CHECK(fflush(log->text) == 0 && !ferror(log->text));

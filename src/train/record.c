@@ -142,6 +142,8 @@ bool record_step(Trainer *t, StepMetrics *row, Error *err)
     row->num_tokens = t->num_tokens;
     row->violation_rate = t->margins.violation_rate;
     row->standard_error = t->margins.standard_error;
+    row->probe_n = t->probed ? t->probe.n : NULL;
+    row->probe_violations = t->probed ? t->probe.violations : NULL;
     row->pair_index = t->pair;
     for (int side = 0; side < PAIR_SIDES; side++) {
         row->pair_logps[side] = t->logps[side];
@@ -156,7 +158,8 @@ bool record_step(Trainer *t, StepMetrics *row, Error *err)
     timer_reset(run->timer);
 
     timer_start(run->timer, PHASE_OUTPUT); /* counted in the next step's time */
-    double rate = (double)tokens_of_step(t) / row->step_seconds;
+    double rate =
+        (double)tokens_of_step(t) / (row->step_seconds - t->phase_seconds[PHASE_PROBE] - t->phase_seconds[PHASE_JUDGE]);
     metrics_append(t->metrics, row);
     char warning[HEALTH_TEXT];
     bool news, warned = t->log && health_step(&t->health, row, run->pairs.category_count, warning, &news);

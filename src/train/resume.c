@@ -130,17 +130,23 @@ static bool same_digest(const char *path, const char *name, const char *then, co
 /* Settings that the checkpoint's future depends on. Layout, output and the like may change freely. */
 static bool same_settings(const Config *now, const Checkpoint *head, const char *path, const char *allowed, Error *err)
 {
-    static const char *const keys[][4] = { { "objective.", "margin.", "adversary.", NULL },
-                                           { "optimizer.", NULL },
-                                           { "schedule.", NULL },
-                                           { "batch.", NULL },
-                                           { "run.seed", NULL } };
+    /* how answers are made is part of the margins that follow them */
+    const char *answers = now->margin.source == SOURCE_GENERATED ? "generate." : NULL;
+    const char *const keys[][5] = { { "objective.", "margin.", "adversary.", answers, NULL },
+                                    { "optimizer.", NULL },
+                                    { "schedule.", NULL },
+                                    { "batch.", NULL },
+                                    { "run.seed", NULL } };
     static const char *const free_keys[] = { "optimizer.shard",
                                              "optimizer.nonfinite",
                                              "optimizer.max_skipped",
                                              "batch.max_tokens",
                                              "batch.accumulation",
                                              "batch.share_prompt",
+                                             "generate.slots",
+                                             "generate.cache_mb",
+                                             "margin.judge_command",
+                                             "margin.judge_timeout",
                                              NULL };
     static const char *const group[] = { "objective", "optimizer", "schedule", "batch", "seed" };
     Config then;
@@ -210,6 +216,7 @@ static bool load(Trainer *t, const char *path, Error *err)
         t->step = t->first_step = head.step;
         t->num_tokens = head.num_tokens;
         t->skipped = head.skipped;
+        t->safe_probes = head.safe_probes;
         char layout[LAYOUT_TEXT];
         layout_text(&run->layout, layout);
         if (strcmp(layout, head.layout) != 0)

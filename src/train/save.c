@@ -55,6 +55,7 @@ static bool write_checkpoint(Trainer *t, const char *path, double worst, Error *
         .num_tokens = t->num_tokens,
         .seed = t->sampler.seed,
         .skipped = t->skipped,
+        .safe_probes = t->safe_probes,
         .heldout_worst = isfinite(worst) ? worst : -1,
         .sampling = config_choice(&run->config, "batch.sampling"),
         .config = text,

@@ -6,6 +6,7 @@
 #include "catdpo/optim/schedule.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* What is known of a pair, with these results of its sequences. */
@@ -202,8 +203,42 @@ bool train_step(Trainer *t, StepMetrics *row, Error *err)
     optimizer_spread(&t->optimizer, model->weights);
     timer_stop(run->timer);
     timer_start(run->timer, PHASE_MARGINS);
-    margin_update(&t->margins, t->tally.counts, t->step);
+    if (t->probe.source == SOURCE_PAIRS) margin_update(&t->margins, t->tally.counts, t->step);
     if (t->tally.has_groups) margin_update_groups(&t->margins, t->tally.groups);
     timer_stop(run->timer);
     return true;
+}
+
+/* ---- the probe before it ----------------------------------------------------------------------------------------- */
+
+static void say_probe(Trainer *t)
+{
+    const Probe *p = &t->probe;
+    double n = 0, violations = 0;
+    int worst = -1;
+    for (int k = 0; k < p->category_count; k++) {
+        n += p->n[k], violations += p->violations[k];
+        if (p->n[k] > 0 && (worst < 0 || p->violations[k] / p->n[k] > p->violations[worst] / p->n[worst])) worst = k;
+    }
+    char judged[48] = "";
+    if (p->source == SOURCE_GENERATED) snprintf(judged, sizeof judged, ", %.1f s of it the judge", p->judge_seconds);
+    log_info(&t->run.log, "probe    after step %lld: %.3f of %.0f %s, worst %s with %.3f of %.0f; %.1f s%s",
+             (long long)t->step, violations / n, n, p->source == SOURCE_GENERATED ? "unsafe" : "violate",
+             worst < 0 ? "none" : t->run.pairs.category_name[worst],
+             worst < 0 ? NAN : p->violations[worst] / p->n[worst], worst < 0 ? 0 : p->n[worst], p->seconds, judged);
+}
+
+bool train_probe(Trainer *t, Verdict *verdict, Error *err)
+{
+    Run *run = &t->run;
+    Probe *p = &t->probe;
+    t->probed = false;
+    if (!probe_is_due(p, &t->margins, t->step)) return true;
+    if (!probe_measure(p, run, &t->margins, t->step, verdict, err)) return false;
+    if (verdict->stop) return true;
+    t->probed = true;
+    margin_update(&t->margins, p->counts, t->step);
+    t->safe_probes = probe_is_safe(p, t->margins.target) ? t->safe_probes + 1 : 0;
+    say_probe(t);
+    return probe_keep(p, run, t->step, err);
 }

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { SAFE_PROBES = 2 }; /* in a row */
+
 /* ---- before ----------------------------------------------------------------------------------------------------- */
 
 static bool allocate_logps(double *logps[PAIR_SIDES], int64_t pairs, Error *err)
@@ -121,8 +123,21 @@ static bool frozen_models(Trainer *t, Error *err)
            (!mismatched || frozen_logps(run, FROZEN_REFERENCE, &run->mismatched_batcher, "mismatched",
                                         &t->mismatched_reference, err)) &&
            (!best || frozen_logps(run, FROZEN_REFERENCE, &run->heldout_batcher, heldout, &e->reference, err)) &&
+           probe_frozen(&t->probe, run, err) &&
            frozen_logps(run, FROZEN_MODPO, &run->batcher, "train", &t->second, err) &&
            (!best || frozen_logps(run, FROZEN_MODPO, &run->heldout_batcher, heldout, &e->second, err));
+}
+
+/* The probe's passes go through the model of the training. */
+static bool open_model_and_data(Trainer *t, Error *err)
+{
+    Run *run = &t->run;
+    const char *model = run->config.model.path;
+    TransformerLimits limits;
+    return run_open_pairs(run, "train", model, PASS_TRAIN, err) && probe_load(&t->probe, run, err) &&
+           run_choose_layout(run, model, PASS_TRAIN, &limits, err) &&
+           error_agree(run->world, probe_widen(&t->probe, run, &limits, err), err) &&
+           run_place(run, model, PASS_TRAIN, &limits, err);
 }
 
 static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err)
@@ -133,14 +148,14 @@ static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Er
     if (!run_begin(run, options->config, options->set_count, options->sets, required, world, err) ||
         !error_agree(world, run->rank > 0 || refuse_second_run(run, options->overwrite, resume, err), err) ||
         !error_agree(world, run->rank > 0 || frozen_refuse_foreign(&run->config, err), err) ||
-        !run_own_folder(run, options->take_over, err) ||
-        !run_open(run, "train", run->config.model.path, PASS_TRAIN, err) || !run_watch(run, err))
+        !run_own_folder(run, options->take_over, err) || !open_model_and_data(t, err) || !run_watch(run, err))
         return false;
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some",
                            run->config.data.path);
     if (!refuse_idle_margins(run, err) || !refuse_unknown_flags(run, err) ||
         !refuse_whole_completions(run, &run->pairs, err) || !refuse_whole_completions(run, &run->heldout, err) ||
+        !refuse_whole_completions(run, &t->probe.pairs, err) || !probe_create(&t->probe, run, err) ||
         !error_agree(world, allocate(t, err), err))
         return false;
     margin_know_members(&t->margins, run->pairs.category_mask, run->pairs.count);
@@ -192,6 +207,19 @@ static void say_how_to_stop(Run *run)
              other, wrong);
 }
 
+bool trainer_is_safe(const Trainer *t) { return t->run.config.schedule.until_safe && t->safe_probes >= SAFE_PROBES; }
+
+/* The judge did not do its work, which is no fault of the training. */
+static void save_what_is_done(Trainer *t, Error *err)
+{
+    Error unheard = { 0 };
+    if (!save(t, false, &unheard)) return;
+    size_t used = strlen(err->message);
+    snprintf(err->message + used, sizeof err->message - used,
+             ". The run stops after step %lld with a checkpoint: mend the judge and start again with --resume",
+             (long long)t->step);
+}
+
 /* All steps, or as many as there is time for. */
 static bool run_steps(Trainer *t, Verdict *verdict, Error *err)
 {
@@ -204,12 +232,16 @@ static bool run_steps(Trainer *t, Verdict *verdict, Error *err)
     timer_reset(run->timer);
     run->grid.flops = 0;
     lifecycle_saved(&run->life, 0); /* the clocks of steps and checkpoints start here */
-    while (ok && t->step < t->total_steps && !verdict->stop) {
+    while (ok && t->step < t->total_steps && !verdict->stop && !trainer_is_safe(t)) {
+        ok = train_probe(t, verdict, err);
+        if (!ok && t->probe.judge_failed) save_what_is_done(t, err);
+        if (ok && verdict->stop) ok = save(t, false, err);
+        if (!ok || verdict->stop) break;
         watchdog_step(run->watchdog, ++t->step);
         bool sound = train_step(t, &row, err);
         sound = record_step(t, &row, err) && sound; /* also a step that failed: its pairs are where to look */
         ok = lifecycle_agree(&run->life, sound, t->step, verdict, err);
-        if (ok && verdict->checkpoint && t->step < t->total_steps)
+        if (ok && verdict->checkpoint && t->step < t->total_steps && !trainer_is_safe(t))
             ok = save(t, false, err);
         else if (ok && metrics_full(t->metrics))
             ok = metrics_flush(t->metrics, err);
@@ -227,15 +259,21 @@ static bool steps_and_end(Trainer *t, Error *err)
         metrics_flush(t->metrics, &ignored);
         return false;
     }
-    if (t->step < t->total_steps)
+    if (trainer_is_safe(t)) {
+        snprintf(t->ending, sizeof t->ending,
+                 "safe: in %d probes in a row the upper 95 %% bound of every category's rate was below margin.target = "
+                 "%g; the run ends after step %lld of %lld (schedule.until_safe)",
+                 SAFE_PROBES, t->margins.target, (long long)t->step, (long long)t->total_steps);
+        log_info(&run->log, "%s", t->ending);
+    } else if (t->step < t->total_steps)
         return error_stopped(
             err, verdict.for_good,
             "stopped by %s after step %lld of %lld with a checkpoint: start again with --resume to go on", verdict.why,
             (long long)t->step, (long long)t->total_steps);
+    bool nothing = t->first_step == t->step && t->step > 0;
     if (t->first_step == t->total_steps)
         log_info(&run->log, "all %lld steps were done before", (long long)t->total_steps);
-    return metrics_flush(t->metrics, err) &&
-           (!run->config.checkpoint.final || t->first_step == t->total_steps || save(t, true, err));
+    return metrics_flush(t->metrics, err) && (!run->config.checkpoint.final || nothing || save(t, true, err));
 }
 
 bool train(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err)
@@ -262,6 +300,7 @@ void trainer_free(Trainer *t)
     free_logps(&t->second);
     free_logps(&t->mismatched_reference);
     evaluation_free(&t->heldout);
+    probe_free(&t->probe);
     free(t->pair);
     free(t->phase_seconds);
     run_close(&t->run);

@@ -177,7 +177,7 @@ def test_what_check_refuses_is_not_gone_on_from(damage):
 
 
 NEW = ("train/pair", "timing/wall_time", "train/category/standard_error", "train/category/coefficient_share",
-       "train/category/saturation")  # in version 2 of metrics.h5
+       "train/category/saturation", "train/category/probe")  # in version 2 of metrics.h5
 
 
 def to_version_1(path):

@@ -87,8 +87,9 @@ typedef struct Config {
         int type;      /* ScheduleType */
         int64_t steps; /* 0: from epochs */
         double epochs;
-        double warmup; /* fraction of the steps */
-        double floor;  /* learning rate at the end, as a fraction of the peak */
+        double warmup;   /* fraction of the steps */
+        double floor;    /* learning rate at the end, as a fraction of the peak */
+        bool until_safe; /* end early when every category's probe rate is surely below margin.target */
     } schedule;
     struct {
         int64_t grid[2];      /* rows, columns; {0, 0}: "auto" */

@@ -15,6 +15,8 @@ typedef enum {
     PHASE_MARGINS,    /* counts, their Allreduce, the margin update, metric sums */
     PHASE_OUTPUT,     /* metrics, log, progress */
     PHASE_CHECKPOINT, /* reading and writing weights and moments */
+    PHASE_PROBE,      /* answers to the probe group's prompts, or passes over its pairs */
+    PHASE_JUDGE,      /* who says which of the answers are unsafe */
     PHASE_OTHER,
     PHASES
 } Phase;

@@ -32,6 +32,9 @@ typedef struct Prompts {
  * collective. */
 bool prompts_check(Prompts *prompts, int64_t token_count, int64_t text_bytes, const char *where, Error *err);
 
+/* Leaves out the prompts with keep[i] = 0; the others move up. Not collective. */
+void prompts_keep(Prompts *prompts, const uint8_t *keep);
+
 static inline const int32_t *prompts_tokens(const Prompts *prompts, int64_t i)
 {
     return prompts->tokens + prompts->offsets[i];

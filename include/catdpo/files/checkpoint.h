@@ -12,6 +12,7 @@
 typedef struct Checkpoint {
     int64_t step, total_steps; /* done; of the run */
     int64_t num_tokens;
+    int64_t safe_probes;  /* in a row, before this one: see schedule.until_safe */
     int64_t skipped;      /* steps without an update, because of numbers that are not finite */
     double heldout_worst; /* violation rate of the worst held-out category; -1: not measured */
     const char *version, *layout /* "2x3x1": replicas, rows, columns */, *config;

@@ -20,9 +20,9 @@
 #define METRICS_FORMAT "catdpo-metrics"
 enum { METRICS_VERSION = 2 }; /* 1: no log-probs of pairs, no times of day, partial counts of every step */
 
-/* One step. Fields are equal on all ranks except where "this rank" is said; NaN = no value. Arrays are not owned and
- * read only during metrics_append. K categories, B pairs a step, P phases. Datasets: the table in src/files/metrics.c.
- */
+/* One step. Fields are equal on all ranks except where "this rank" is said; NaN = no value, and so is NULL for an array
+ * of real numbers that may have none. Arrays are not owned and read only during metrics_append. K categories, B pairs a
+ * step, P phases. Datasets: the table in src/files/metrics_format.c. */
 typedef struct StepMetrics {
     int64_t step; /* 1-based */
     double epoch;
@@ -53,6 +53,7 @@ typedef struct StepMetrics {
     const double *saturation;        /* [K] mean of sigmoid(offset - beta h) over all pairs of it */
     const double *standard_error;    /* [K] of violation_rate */
     const double *clean_violations, *attacked_violations; /* [K] without and with the perturbation; NaN likewise */
+    const double *probe_n, *probe_violations; /* [K] counts of the probe before this step; NaN: there was none */
 
     const int64_t *partial_n;          /* [K] this rank's share of n */
     const int64_t *partial_violations; /* [K] this rank's share of violations, in MetricsInfo.partial_unit */

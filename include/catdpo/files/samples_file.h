@@ -9,6 +9,15 @@
 
 #define SAMPLES_FORMAT "catdpo-samples"
 
+/* What a judge says of all answers, of which each was judged. */
+typedef struct SampleScores {
+    const char *name, *settings, *digest; /* of the judge; settings as JSON text; digest of its rules, "": none */
+    double threshold;                     /* score from which on an answer is bad */
+    const float *score;                   /* [S] */
+    const int8_t *verdict;                /* [S] 1: bad */
+    const uint8_t *kind;                  /* [S] AnswerKind, 255: unknown */
+} SampleScores;
+
 typedef struct Samples {
     char *model, *prompts; /* the files and group that were named: "runs/a/final.h5", "pairs.h5: /heldout" */
     char *weights_digest, *data_digest, *tokenizer_digest, *template_digest;
@@ -37,6 +46,7 @@ typedef struct Samples {
     bool has_text; /* the same on all ranks */
     const char *prompt_text, *text;
     const int64_t *prompt_text_at, *text_at; /* [P], [S] */
+    const SampleScores *scores;              /* rank 0's, but for the name; NULL: not judged */
 } Samples;
 
 /* Write the file, atomically, replacing an earlier one; unfinished it lies in `folder` (NULL: beside path). Rank 0's

@@ -95,6 +95,11 @@ Finish generator_finish(const Generator *g, int64_t prompt, const int32_t *token
 bool generator_restore(Generator *g, int64_t prompt, int sample, int length, Finish finish, const int32_t *token,
                        const float *logp, const float *entropy, Error *err);
 
+/* Takes memory for complete answers of so many tokens, so that generator_step allocates nothing. Not collective. */
+bool generator_reserve(Generator *g, int64_t tokens, Error *err);
+/* Begins anew, with this seed: nothing is known and nothing under way. Not collective. */
+void generator_restart(Generator *g, int64_t seed);
+
 /* One pass. False if this replica has nothing left to do (then nothing was run), or *err if the model's logits are no
  * numbers. Collective over the replica's grid. */
 bool generator_step(Generator *g, Error *err);

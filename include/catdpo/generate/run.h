@@ -25,6 +25,9 @@ bool restore_answers(Generator *g, const Samples *s, const char *path, Error *er
 /* The settings of the group `generate`, for prompts of up to `longest` tokens; lanes are not yet cut to the cache. */
 bool generate_limits(const Config *config, const Vocabulary *vocabulary, int vocab, GenerateLimits *limits, Error *err);
 SampleSettings generate_sampling(const Config *config);
+/* What the answers depend on beside weights and prompts, in words that are compared and shown. */
+enum { GENERATE_TEXT = 4096 };
+void generate_describe(const Config *config, const GenerateLimits *limits, char text[GENERATE_TEXT]);
 
 /* The layout for generation: as configured, or the fewest process rows that the model and its cache fit, with replicas
  * to fill: a column of a grid reads all its weights for each token, so more of them gain nothing. Sets limits->lanes to
@@ -39,8 +42,8 @@ typedef struct Generation {
     Vocabulary vocabulary;
     GenerateLimits limits;
     Generator generator;
-    char settings[4096]; /* what the answers depend on beside weights and prompts */
-    int64_t restored;    /* answers that were there already */
+    char settings[GENERATE_TEXT]; /* generate_describe */
+    int64_t restored;             /* answers that were there already */
 } Generation;
 
 /* Reads prompts and model, chooses the layout, loads the weights, and takes over the answers of an unfinished

@@ -9,6 +9,10 @@
  *     MPI_Allreduce of counts[2K]         int64, so that the sum is exact and the same for any number of ranks
  *     margin_update(state, counts, step)  on every rank, after the optimiser's step, with the same result
  *
+ * With margin.source "heldout" or "generated" what counts is not the step's pairs but those of a probe group that is
+ * not trained on, or answers to its prompts, measured every margin.interval steps (train/probe.h): "pair" below is one
+ * of those.
+ *
  * Update of category k with n_k counted pairs since the last one, v_k the running violation rate, s_k its standard
  * error, p the violations of all categories together divided by their pairs:
  *
@@ -46,12 +50,19 @@
 typedef enum { SCOPE_CATEGORY, SCOPE_GLOBAL, SCOPE_FIXED } MarginScope;
 typedef enum { AGGREGATE_MAX, AGGREGATE_MEAN, AGGREGATE_SUM } MarginAggregation;
 typedef enum { FORM_OFFSET, FORM_WEIGHT, FORM_EXPONENT } MarginForm; /* the last is of MARGINS_GROUPS */
+typedef enum { SOURCE_PAIRS, SOURCE_HELDOUT, SOURCE_GENERATED } MarginSource;
+typedef enum { JUDGE_REFUSAL, JUDGE_COMMAND } MarginJudge;
 typedef enum { TARGET_ABSOLUTE, TARGET_MEAN, TARGET_BEST } TargetForm;
 typedef enum { SIGNAL_LIKELIHOOD, SIGNAL_REWARD, SIGNAL_MARGIN } ViolationSignal;
 
 /* The settings margin.*. */
 typedef struct MarginSettings {
-    int scope;                /* MarginScope */
+    int scope;          /* MarginScope */
+    int source;         /* MarginSource: what is counted */
+    int64_t probe_size; /* of the probe group, prompts or pairs of each category; 0: all */
+    int judge;          /* MarginJudge: of generated answers */
+    char judge_command[CONFIG_TEXT];
+    double judge_timeout;     /* seconds for one answer */
     int form;                 /* MarginForm: how a margin enters the loss */
     double initial, min, max; /* in units of beta * h */
     double eta, target;       /* step of the update; accepted violation rate */
@@ -141,8 +152,9 @@ double violation_signal(const MarginState *state, const PairView *pair, const Pa
  * violation. */
 int64_t violation_score(const MarginState *state, double signal);
 
-/* The unit of violations: 0.5 or 2^-32. */
+/* The unit of violations: 0.5 or 2^-32; and one violation in it. */
 double margin_unit(const MarginState *state);
+int64_t margin_one_violation(const MarginState *state);
 
 /* Adds a pair with this score to counts[2K]: pairs of each category, then violations of each in units. Nothing if the
  * margin does not apply to it. */
@@ -154,7 +166,8 @@ void margin_count_group(const MarginState *state, const uint8_t *category_mask, 
 void margin_update_groups(MarginState *state, const int64_t *groups);
 
 /* After optimiser step `step` (1-based), with the counts of that step summed over all ranks. Rates are updated at every
- * interval-th step, margins only after the warm-up. */
+ * interval-th step, margins only after the warm-up. Counts of a probe come at every interval-th step alone, and at step
+ * 0, which moves no margin. */
 void margin_update(MarginState *state, const int64_t *counts, int64_t step);
 
 /* Index of the category with the highest running violation rate among those that have counted pairs; -1 if none has. */

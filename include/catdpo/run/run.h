@@ -48,6 +48,15 @@ bool run_own_folder(Run *run, bool take_over, Error *err);
  * for the model; no weights yet. Errors are agreed. Collective over world. */
 bool run_open(Run *run, const char *group, const char *model_path, PassPurpose purpose, Error *err);
 
+/* run_open in three parts, for who sends more through the model than pairs. First all but layout and model; then the
+ * layout, and limits that the caller may widen; then the model and what belongs to it. Errors are agreed. Collective
+ * over world. */
+bool run_open_pairs(Run *run, const char *group, const char *model_path, PassPurpose purpose, Error *err);
+bool run_choose_layout(Run *run, const char *model_path, PassPurpose purpose, TransformerLimits *limits, Error *err);
+bool run_place(Run *run, const char *model_path, PassPurpose purpose, const TransformerLimits *limits, Error *err);
+/* The limits become those of a model that these pairs go through as well. Not collective. */
+bool run_widen_limits(const Run *run, const Pairs *pairs, TransformerLimits *limits, Error *err);
+
 /* What run_open begins with: checks BLAS and reads the architecture of `model_path`. Errors are agreed. Collective over
  * world. */
 bool run_open_model(Run *run, const char *model_path, Error *err);

@@ -12,7 +12,8 @@ typedef struct StepLog StepLog;
  * appends to that does no harm. Category names [K] are copied. NULL on failure. */
 StepLog *steplog_open(const char *path, const char *folder, int64_t keep, int category_count,
                       const char (*category_name)[CATEGORY_NAME], Error *err);
-/* Numbers that are not finite become null. warning (NULL: none): what is wrong with the training as of this step. */
+/* Numbers that are not finite become null; probe_rate only where there was a probe. warning (NULL: none): what is wrong
+ * with the training as of this step. */
 bool steplog_write(StepLog *log, const StepMetrics *row, double tokens_per_second, int64_t total_steps,
                    const char *warning, Error *err);
 /* Of step 1, if its line was there when the log was opened, else NaN. */

@@ -7,6 +7,7 @@
 #include "catdpo/run/reference.h"
 #include "catdpo/run/run.h"
 #include "catdpo/train/health.h"
+#include "catdpo/train/probe.h"
 #include "catdpo/train/tally.h"
 
 #include "catdpo/files/checkpoint.h"
@@ -19,6 +20,10 @@ typedef struct Trainer {
     Optimizer optimizer;
     MarginState margins;
     Tally tally;
+    Probe probe;
+    bool probed;         /* before the step at hand: probe has what was measured */
+    int64_t safe_probes; /* in a row, the last ones, in which every category was surely below margin.target */
+    char ending[256];    /* why the run ended before its last step, and well; "": it did not */
     Metrics *metrics;
     StepLog *log;  /* rank 0 only */
     Health health; /* likewise */
@@ -57,7 +62,14 @@ typedef struct TrainOptions {
 bool train(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err);
 void trainer_free(Trainer *t);
 
+/* Schedule.until_safe, and the probes say so: no further step is to be made. */
+bool trainer_is_safe(const Trainer *t);
+
 /* ---- step.c ---- */
+
+/* The probe that is due after t->step steps, if there is one, and the margins' update by it; p.probed says so. Nothing
+ * has changed if it was interrupted (verdict->stop). Errors are agreed. Collective over world. */
+bool train_probe(Trainer *t, Verdict *verdict, Error *err);
 
 /* Step t->step: one update of the weights and of the margins; fills row with everything that the pairs and the update
  * say. Errors are the same on all ranks. Collective over world. */
