@@ -1,4 +1,5 @@
 /* catdpo check: what files are, and whether they are whole. By one process, without MPI. */
+#include "catdpo/files/adapter_file.h"
 #include "catdpo/files/checkpoint.h"
 #include "catdpo/commands/cli.h"
 #include "catdpo/files/eval_file.h"
@@ -72,42 +73,76 @@ static bool check_tokenizer(H5File *file, int vocab, Error *err)
     return true;
 }
 
-/* Do the tensors' checksums give the digest that the file names? It is left in digest. */
-static bool check_digest(const Check *c, const Parameters *p, const uint64_t *checksums, const ModelInfo *info,
-                         char digest[WEIGHTS_DIGEST], Error *err)
+static bool check_digest(const Check *c, const char *digest, const ModelInfo *info, Error *err)
 {
     static const char words[] = "%s: its weights have the digest %s, the file says %s: damaged. Copy or import again";
-    return parts_digest(p, checksums, digest, err) &&
-           (strcmp(digest, info->weights_digest) == 0 ||
-            error_usage(err, words, c->file.path, digest, info->weights_digest));
+    return strcmp(digest, info->weights_digest) == 0 ||
+           error_usage(err, words, c->file.path, digest, info->weights_digest);
 }
 
-/* Tensors of the model and, in a checkpoint, of its moments. */
+/* What an adapter is of, and whether its base is at hand: if so it has to be the right one. */
+static bool check_base(const Check *c, const ModelInfo *info, Error *err)
+{
+    const AdapterInfo *adapter = &info->adapter;
+    char modules[ADAPTER_TEXT], layers[ADAPTER_TEXT], path[FILE_PATH];
+    H5File file;
+    ModelInfo base;
+    Error unheard = { 0 };
+    say("adapter", "rank %d, alpha %g, %s; layers: %.200s", adapter->settings.rank, adapter->settings.alpha,
+        adapters_modules_text(&adapter->settings, &info->architecture, modules),
+        adapters_layers_text(&adapter->settings, &info->architecture, layers));
+    if (!adapter_find_base(c->file.path, adapter, path, &unheard)) {
+        say("base", "%s, weights %s: not here, and needed to use the adapter", adapter->base, adapter->base_digest);
+        return true;
+    }
+    if (!model_file_open(&file, path, &base, MPI_COMM_NULL, err)) return false;
+    h5_close(&file);
+    say("base", "%s, weights %s", path, base.weights_digest);
+    return strcmp(base.weights_digest, adapter->base_digest) == 0 ||
+           error_usage(err,
+                       "%s: its base %s has the weights digest %s, the adapter was trained on %s: put that model there",
+                       c->file.path, path, base.weights_digest, adapter->base_digest);
+}
+
+/* Tensors of the model or its adapter and, in a checkpoint, of the moments. */
 static bool check_tensors(Check *c, const ModelInfo *info, Error *err)
 {
-    static const char *const groups[] = { "/model", "/optimizer/m", "/optimizer/v" };
     const Grid alone = { .replicas = 1, .rows = 1, .columns = 1, .world = MPI_COMM_NULL, .comm = MPI_COMM_NULL };
     const Architecture *a = &info->architecture;
+    bool adapter = info->adapter.settings.rank > 0;
+    const char *const groups[] = { adapter ? "/adapter" : "/model", "/optimizer/m", "/optimizer/v" };
     int count = info->step < 0 ? 1 : 3;
-    Parameters p;
+    Parameters model;
+    Adapters adapters;
     char digest[WEIGHTS_DIGEST];
-    if (!parameters_layout(&p, a, &alone, err)) return false;
+    if (!parameters_layout(&model, a, &alone, err)) return false;
+    if (!adapters_layout(&adapters, &info->adapter.settings, a, &model, &alone, err)) {
+        parameters_free(&model);
+        return false;
+    }
+    const Parameters *p = adapter ? &adapters.parameters : &model;
     say("model", "%s, %lld parameters, %d layers, hidden %d, %d heads (%d key/value), vocabulary %d", a->name,
-        (long long)p.logical, a->layers, a->hidden, a->heads, a->groups, a->vocab);
-    uint64_t *checksums = calloc((size_t)parts_count(&p), sizeof *checksums);
+        (long long)model.logical, a->layers, a->hidden, a->heads, a->groups, a->vocab);
+    uint64_t *checksums = calloc((size_t)parts_count(p), sizeof *checksums);
     bool ok = checksums || error_fault(err, "out of memory for the checksums of %s", c->file.path);
     c->done = 0;
-    bool shown = c->log.terminal >= 0 && count * p.logical > SHOWN_FROM;
-    progress_begin(&c->progress, &c->log, shown ? PROGRESS_BAR : PROGRESS_OFF, "check", 0, count * p.logical / 1000000);
+    bool shown = c->log.terminal >= 0 && count * p->logical > SHOWN_FROM;
+    progress_begin(&c->progress, &c->log, shown ? PROGRESS_BAR : PROGRESS_OFF, "check", 0,
+                   count * p->logical / 1000000);
     for (int i = 0; ok && i < count; i++) {
-        ok = tensors_verify(&c->file, &p, groups[i], i == 2, checksums, count_numbers, c, err);
-        if (i == 0) ok = ok && check_digest(c, &p, checksums, info, digest, err);
+        ok = tensors_verify(&c->file, p, groups[i], i == 2, checksums, count_numbers, c, err);
+        if (i == 0)
+            ok = ok &&
+                 (adapter ? adapter_digest(p, &info->adapter, checksums, digest, err)
+                          : parts_digest(p, checksums, digest, err)) &&
+                 check_digest(c, digest, info, err);
     }
     log_close(&c->log); /* wipes the bar */
-    if (ok) say("weights", "%d tensors, digest %s", parts_count(&p), digest);
+    if (ok) say("weights", "%d tensors, digest %s", parts_count(p), digest);
     free(checksums);
-    parameters_free(&p);
-    return ok;
+    adapters_free(&adapters);
+    parameters_free(&model);
+    return ok && (!adapter || check_base(c, info, err));
 }
 
 static bool check_model(Check *c, Error *err)

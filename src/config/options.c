@@ -32,6 +32,7 @@ const OptionGroup option_groups[] = {
     { "model", "the model to train or to evaluate" },
     { "data", "preference pairs" },
     { "reference", "the frozen reference model" },
+    { "lora", "low-rank adapters of a frozen model, which are trained instead of the model itself" },
     { "objective", "the loss of a pair; h = (policy - reference) log-ratio of chosen minus rejected, the offset is the "
                    "pair's margin" },
     { "margin", "the safety margin of each harm category" },
@@ -53,7 +54,8 @@ const int option_group_count = (int)(sizeof option_groups / sizeof *option_group
 static const Option table[] = {
     { "run.dir", OPTION_PATH, AT(run.dir), "\"\"", NULL, NULL,
       "Run directory; made if it does not exist. Required by train." },
-    { "run.seed", OPTION_INT, AT(run.seed), "42", "[0, inf)", NULL, "Seed of the order of the pairs." },
+    { "run.seed", OPTION_INT, AT(run.seed), "42", "[0, inf)", NULL,
+      "Seed of the order of the pairs and of new adapters." },
     { "run.progress", OPTION_CHOICE, AT(run.progress), "\"auto\"", NULL, &progress_modes,
       "Progress on stderr: a bar, plain lines, or nothing; auto: a bar on a terminal, plain lines elsewhere." },
     { "run.time_limit", OPTION_MINUTES, AT(run.time_limit), "0.0", "[0, inf)", NULL,
@@ -75,6 +77,22 @@ static const Option table[] = {
       "Frozen reference model; empty: the model in model.path." },
     { "reference.cache", OPTION_PATH, AT(reference.cache), "\"\"", NULL, NULL,
       "File of the reference's log-probabilities, made when absent; empty: reference.h5 in the run directory." },
+
+    { "lora.rank", OPTION_INT, AT(lora.rank), "0", "[0, 65536]", NULL,
+      "Rank r of the adapters; 0: none, the model itself is trained. A learning rate for adapters is about ten times "
+      "one for the whole model. There is no dropout." },
+    { "lora.alpha", OPTION_FLOAT, AT(lora.alpha), "16.0", "(0, inf)", NULL,
+      "An adapter adds alpha / rank times B A to its weight." },
+    { "lora.target_modules", OPTION_TEXT, AT(lora.target_modules), "\"all-linear\"", NULL, NULL,
+      "Linear layers that get an adapter, names with commas between, such as \"q_proj,v_proj\"; \"all-linear\": all "
+      "seven of a layer." },
+    { "lora.layers", OPTION_TEXT, AT(lora.layers), "\"all\"", NULL, NULL,
+      "Layers that get adapters, numbers from 0 and ranges, such as \"12-23,29\"; \"all\". No backward pass is run "
+      "below the first of them." },
+    { "lora.adapter", OPTION_PATH, AT(lora.adapter), "\"\"", NULL, NULL,
+      "Adapter that training starts from: a checkpoint of such a run, or an imported adapter, with the same rank, "
+      "alpha, "
+      "modules and layers; empty: a new one, A random by run.seed and B zero." },
 
     { "margin.scope", OPTION_CHOICE, AT(margin.scope), "\"category\"", NULL, &scopes,
       "One margin for each category, one for all of them together (global), or every margin fixed at margin.initial." },
@@ -426,6 +444,13 @@ bool options_agree(const Config *c, const char *keys[2], char *message, size_t s
                  "objective.type = \"%s\" needs objective.modpo_model: the model that was trained on the other "
                  "objective",
                  objective_of(&c->objective)->name);
+        return false;
+    }
+    if (c->lora.rank == 0 && *c->lora.adapter) {
+        keys[0] = "lora.adapter", keys[1] = "lora.rank";
+        snprintf(message, size,
+                 "lora.adapter names an adapter to train, but lora.rank = 0 trains the whole model: set "
+                 "lora.rank to the adapter's, or give the file as model.path to train its model on");
         return false;
     }
     if (!margin_agree(&c->margin, &c->objective, keys, message, size) || !until_safe_agrees(c, keys, message, size))

@@ -3,9 +3,11 @@
 
 #include "catdpo/config/config.h"
 #include "catdpo/config/options.h"
+#include "catdpo/files/adapter_file.h"
 
 #include <math.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,15 +85,39 @@ const Format checkpoint_format = { CHECKPOINT_FORMAT, CHECKPOINT_VERSION, fields
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */
 
-/* /model's attributes and the tokenizer as in the file that the run's model came from, with the digest of today's
- * weights. */
-static bool lay_out_model(H5File *file, H5File *source, const Transformer *t, const uint64_t *checksums, Error *err)
+/* What the adapters of the run are of: base as a path that does not depend on the working directory. */
+static bool describe_adapter(const Transformer *t, const Checkpoint *c, const char *model_path, AdapterInfo *info,
+                             Error *err)
+{
+    char *whole = realpath(model_path, NULL);
+    *info = (AdapterInfo){ .settings = t->adapters.settings };
+    snprintf(info->base_digest, sizeof info->base_digest, "%s", c->base_digest);
+    bool fits = snprintf(info->base, sizeof info->base, "%s", whole ? whole : model_path) < FILE_PATH;
+    free(whole);
+    return fits || error_usage(err, "%.200s...: the path is too long", model_path);
+}
+
+/* The weights' tensors, or the adapters', with the digest that they give. */
+static bool lay_out_weights(H5File *file, const Transformer *t, const Checkpoint *c, const char *model_path,
+                            const uint64_t *checksums, Error *err)
 {
     char digest[WEIGHTS_DIGEST];
-    return error_agree(t->grid->world, parts_digest(&t->parameters, checksums, digest, err), err) &&
-           h5_create_group(file, "/model", err) && h5_copy_attributes(source, file, "/model", err) &&
-           h5_write_string(file, "/model", "weights_digest", digest, err) &&
-           tensors_create(file, t, "/model", checksums, err) && h5_copy_group(source, file, "/tokenizer", err);
+    AdapterInfo adapter;
+    bool adapters = t->trained != &t->parameters,
+         ok = adapters ? describe_adapter(t, c, model_path, &adapter, err) &&
+                             adapter_digest(t->trained, &adapter, checksums, digest, err)
+                       : parts_digest(&t->parameters, checksums, digest, err);
+    return error_agree(t->grid->world, ok, err) && h5_write_string(file, "/model", "weights_digest", digest, err) &&
+           (adapters ? adapter_create(file, t, &adapter, checksums, err)
+                     : tensors_create(file, &t->parameters, "/model", checksums, err));
+}
+
+/* /model's attributes and the tokenizer as in the file that the run's model came from, with today's weights. */
+static bool lay_out_model(H5File *file, H5File *source, const Transformer *t, const Checkpoint *c,
+                          const char *model_path, const uint64_t *checksums, Error *err)
+{
+    return h5_create_group(file, "/model", err) && h5_copy_attributes(source, file, "/model", err) &&
+           lay_out_weights(file, t, c, model_path, checksums, err) && h5_copy_group(source, file, "/tokenizer", err);
 }
 
 /* The chat templates of the data, or those that the model was trained with before. */
@@ -132,9 +158,10 @@ static bool lay_out(H5File *file, const char *model_path, const Transformer *t, 
     bool ok = h5_open(&source, model_path, t->grid->world, err) &&
               h5_write_format(file, checkpoint_format.name, checkpoint_format.version, err) &&
               fields_write(file, &checkpoint_format, c, lengths, err) &&
-              lay_out_model(file, &source, t, checksums, err) && lay_out_templates(file, &source, c->templates, err) &&
-              tensors_create(file, t, "/optimizer/m", checksums + parts, err) &&
-              tensors_create(file, t, "/optimizer/v", checksums + 2 * parts, err);
+              lay_out_model(file, &source, t, c, model_path, checksums, err) &&
+              lay_out_templates(file, &source, c->templates, err) &&
+              tensors_create(file, t->trained, "/optimizer/m", checksums + parts, err) &&
+              tensors_create(file, t->trained, "/optimizer/v", checksums + 2 * parts, err);
     h5_close(&source);
     return ok;
 }
@@ -144,21 +171,22 @@ bool checkpoint_write(const char *path, const char *folder, const char *model_pa
 {
     /* replicas hold the same weights: each writes its share, as it does with its moments */
     int64_t first = o->bounds[t->grid->replica], end = o->bounds[t->grid->replica + 1];
-    const ShardedArray arrays[] = { { t->weights + first, first, end },
+    const ShardedArray arrays[] = { { t->trained_weights + first, first, end },
                                     { o->m + (first - o->first), first, end },
                                     { o->v + (first - o->first), first, end } };
-    static const char *const groups[] = { "/model", "/optimizer/m", "/optimizer/v" };
+    const char *const groups[] = { t->trained == &t->parameters ? "/model" : "/adapter", "/optimizer/m",
+                                   "/optimizer/v" };
     const Checkpoint c = describe(about, o, margins);
-    int parts = parts_count(&t->parameters);
+    int parts = parts_count(t->trained);
     uint64_t *checksums = calloc(3 * (size_t)parts, sizeof *checksums);
     H5File file;
     bool ok = error_agree(t->grid->world,
                           checksums || error_fault(err, "out of memory for the checksums of a checkpoint"), err) &&
               h5_create(&file, path, folder, t->grid->world, err);
     if (ok) {
-        for (int i = 0; i < 3; i++) tensors_checksums(t, &arrays[i], checksums + i * parts);
+        for (int i = 0; i < 3; i++) tensors_checksums(t, t->trained, &arrays[i], checksums + i * parts);
         ok = lay_out(&file, model_path, t, &c, checksums, parts, err);
-        for (int i = 0; ok && i < 3; i++) ok = tensors_write(&file, t, groups[i], &arrays[i], err);
+        for (int i = 0; ok && i < 3; i++) ok = tensors_write(&file, t, t->trained, groups[i], &arrays[i], err);
         if (ok)
             ok = h5_commit(&file, err);
         else
@@ -296,14 +324,14 @@ static bool take_margins(const H5File *file, const Checkpoint *c, MarginState *m
 
 static bool load_moments(H5File *file, const Transformer *t, Optimizer *o, Error *err)
 {
-    int parts = parts_count(&t->parameters);
+    int parts = parts_count(t->trained);
     int64_t first = o->bounds[t->grid->replica], end = o->bounds[t->grid->replica + 1];
     uint64_t *checksums = calloc((size_t)parts, sizeof *checksums);
     const LoadedArray m = { o->m, o->first, o->end, first, end, false },
                       v = { o->v, o->first, o->end, first, end, true };
     bool ok = h5_agree(file, checksums || error_fault(err, "out of memory for reading %s", file->path), err) &&
-              tensors_read(file, t, "/optimizer/m", &m, checksums, err) &&
-              tensors_read(file, t, "/optimizer/v", &v, checksums, err);
+              tensors_read(file, t, t->trained, "/optimizer/m", &m, checksums, err) &&
+              tensors_read(file, t, t->trained, "/optimizer/v", &v, checksums, err);
     free(checksums);
     return ok;
 }

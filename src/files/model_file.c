@@ -1,4 +1,4 @@
-#include "catdpo/files/model_file.h"
+#include "catdpo/files/adapter_file.h"
 
 #include "catdpo/core/phase.h"
 #include "catdpo/core/simd.h"
@@ -42,7 +42,7 @@ bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm c
     *info = (ModelInfo){ .step = -1 };
     if (!h5_open(file, path, comm, err)) return false;
     char format[64] = "";
-    bool marked;
+    bool marked, adapter;
     bool ok = h5_has_attribute(file, "/", "format", &marked, err) &&
               (!marked || h5_read_string(file, "/", "format", format, sizeof format, err));
     bool checkpoint = ok && strcmp(format, CHECKPOINT_FORMAT) == 0;
@@ -51,7 +51,9 @@ bool model_file_open(H5File *file, const char *path, ModelInfo *info, MPI_Comm c
                          err) &&
          (!checkpoint || h5_read_int64(file, "/", "step", 0, INT64_MAX, &info->step, err)) &&
          fields_read(file, &model_format, &info->architecture, NULL, err) &&
-         architecture_check(&info->architecture, file->path, err) && check_size(file, &info->architecture, err) &&
+         architecture_check(&info->architecture, file->path, err) && h5_exists(file, "/adapter", &adapter, err) &&
+         (adapter ? adapter_info_read(file, &info->architecture, &info->adapter, err)
+                  : check_size(file, &info->architecture, err)) &&
          fields_read(file, &model_digests, info, NULL, err);
     if (!ok) h5_close(file);
     return ok;
@@ -269,10 +271,9 @@ static bool check_numbers(const H5File *file, const char *group, const Tensor *t
     return true;
 }
 
-bool tensors_read(H5File *file, const Transformer *t, const char *group, const LoadedArray *array, uint64_t *checksums,
-                  Error *err)
+bool tensors_read(H5File *file, const Transformer *t, const Parameters *p, const char *group, const LoadedArray *array,
+                  uint64_t *checksums, Error *err)
 {
-    const Parameters *p = &t->parameters;
     for (int i = 0, at = 0; i < p->count; i++) {
         const Tensor *tensor = &p->tensor[i];
         bool ok = true;
@@ -330,12 +331,15 @@ bool tensors_verify(H5File *file, const Parameters *p, const char *group, bool p
 bool model_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error *err)
 {
     const Parameters *p = &t->parameters;
+    bool adapter = false;
+    if (!h5_exists(file, "/adapter", &adapter, err)) return false;
+    if (adapter) return adapter_merge(file, t, digest, err);
     uint64_t *checksums = calloc((size_t)parts_count(p), sizeof *checksums);
     /* every replica reads all; the first one's are counted */
     const LoadedArray all = { t->weights, 0, p->local_floats, 0, t->grid->replica == 0 ? p->local_floats : 0, false };
     bool ok =
         error_agree(t->grid->world, checksums || error_fault(err, "out of memory for reading %s", file->path), err) &&
-        tensors_read(file, t, "/model", &all, checksums, err) &&
+        tensors_read(file, t, p, "/model", &all, checksums, err) &&
         error_agree(t->grid->world, parts_digest(p, checksums, digest, err), err);
     free(checksums);
     return ok;
@@ -351,9 +355,9 @@ typedef struct OwnedPart {
     const float *values; /* NULL where the slab is empty */
 } OwnedPart;
 
-static OwnedPart owned_part(const Transformer *t, const ShardedArray *array, int tensor, int index)
+static OwnedPart owned_part(const Transformer *t, const Parameters *p, const ShardedArray *array, int tensor, int index)
 {
-    OwnedPart owned = { .tensor = &t->parameters.tensor[tensor], .index = index };
+    OwnedPart owned = { .tensor = &p->tensor[tensor], .index = index };
     int from, to;
     columns_within(owned.tensor, array->first, array->end, &from, &to);
     owned.slab = slab_of(owned.tensor, t->grid, index, from, to, true);
@@ -363,23 +367,23 @@ static OwnedPart owned_part(const Transformer *t, const ShardedArray *array, int
     return owned;
 }
 
-void tensors_checksums(const Transformer *t, const ShardedArray *array, uint64_t *checksums)
+void tensors_checksums(const Transformer *t, const Parameters *p, const ShardedArray *array, uint64_t *checksums)
 {
     int at = 0;
-    for (int i = 0; i < t->parameters.count; i++)
-        for (int j = 0; j < t->parameters.tensor[i].part_count; j++) {
-            OwnedPart owned = owned_part(t, array, i, j);
+    for (int i = 0; i < p->count; i++)
+        for (int j = 0; j < p->tensor[i].part_count; j++) {
+            OwnedPart owned = owned_part(t, p, array, i, j);
             checksums[at++] = checksum_slab(&owned.slab, DATA_FLOAT32, owned.values);
         }
     checksum_sum(at, checksums, t->grid->world);
 }
 
-bool tensors_create(H5File *file, const Transformer *t, const char *group, const uint64_t *checksums, Error *err)
+bool tensors_create(H5File *file, const Parameters *p, const char *group, const uint64_t *checksums, Error *err)
 {
     int at = 0;
-    for (int i = 0; i < t->parameters.count; i++)
-        for (int j = 0; j < t->parameters.tensor[i].part_count; j++, at++) {
-            const Tensor *tensor = &t->parameters.tensor[i];
+    for (int i = 0; i < p->count; i++)
+        for (int j = 0; j < p->tensor[i].part_count; j++, at++) {
+            const Tensor *tensor = &p->tensor[i];
             char dataset[DATASET];
             name_dataset(dataset, group, tensor->part[j].name);
             int64_t dims[2] = { tensor->part[j].rows, tensor->columns.length };
@@ -390,11 +394,12 @@ bool tensors_create(H5File *file, const Transformer *t, const char *group, const
     return true;
 }
 
-bool tensors_write(H5File *file, const Transformer *t, const char *group, const ShardedArray *array, Error *err)
+bool tensors_write(H5File *file, const Transformer *t, const Parameters *p, const char *group,
+                   const ShardedArray *array, Error *err)
 {
-    for (int i = 0; i < t->parameters.count; i++)
-        for (int j = 0; j < t->parameters.tensor[i].part_count; j++) {
-            OwnedPart owned = owned_part(t, array, i, j);
+    for (int i = 0; i < p->count; i++)
+        for (int j = 0; j < p->tensor[i].part_count; j++) {
+            OwnedPart owned = owned_part(t, p, array, i, j);
             char dataset[DATASET];
             name_dataset(dataset, group, owned.tensor->part[j].name);
             timer_start(t->timer, PHASE_CHECKPOINT);

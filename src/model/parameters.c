@@ -134,7 +134,12 @@ bool parameters_layout(Parameters *p, const Architecture *a, const Grid *grid, E
     append_matrices(&builder);
     int matrices = p->count;
     append_vectors(&builder);
+    parameters_place(p, matrices);
+    return true;
+}
 
+void parameters_place(Parameters *p, int matrices)
+{
     int64_t offset = 0;
     for (int i = 0; i < p->count; i++) {
         if (i == matrices) p->matrix_floats = offset;
@@ -142,7 +147,7 @@ bool parameters_layout(Parameters *p, const Architecture *a, const Grid *grid, E
         offset += (p->tensor[i].local + 15) / 16 * 16; /* 64 bytes */
     }
     p->local_floats = offset;
-    return true;
+    if (matrices == p->count) p->matrix_floats = offset;
 }
 
 void parameters_free(Parameters *p)

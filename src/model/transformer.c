@@ -23,7 +23,7 @@ static float *vector(const Transformer *t, float *flat, int index)
 /* Where the gradient of a vector goes; NULL: nowhere. */
 static float *vector_gradient(const Transformer *t, int index, WeightGradients weights)
 {
-    return weights == WEIGHTS_NONE ? NULL : vector(t, t->gradients, index);
+    return weights == WEIGHTS_NONE ? NULL : vector(t, t->model_gradients, index);
 }
 
 static NormShape norm_shape(const Transformer *t, const Batch *batch)
@@ -189,11 +189,11 @@ static void attention_block_backward(Transformer *t, const Batch *batch, int l, 
                          t->sums);
     timer_stop(t->timer);
 
+    product_backward_input(t, batch, &p->qkv, t->dnormed, t->dqkv);
     if (weights != WEIGHTS_NONE) {
         float *x = block_input(t, batch, w->attention_norm, t->input[l], a->attention_rstd, true);
         product_backward_weight(t, batch, &p->qkv, x, t->dqkv, weights);
     }
-    product_backward_input(t, batch, &p->qkv, t->dnormed, t->dqkv);
     block_input_backward(t, batch, w->attention_norm, t->input[l], a->attention_rstd, weights);
 }
 
@@ -228,11 +228,11 @@ static void mlp_block_backward(Transformer *t, const Batch *batch, int l, Weight
     timer_stop(t->timer);
     product_backward_weight(t, batch, &p->mlp_down, t->act, doutput, weights);
 
+    product_backward_input(t, batch, &p->gate_up, t->dnormed, a->gate_up);
     if (weights != WEIGHTS_NONE) {
         float *x = block_input(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, true);
         product_backward_weight(t, batch, &p->gate_up, x, a->gate_up, weights);
     }
-    product_backward_input(t, batch, &p->gate_up, t->dnormed, a->gate_up);
     block_input_backward(t, batch, w->mlp_norm, a->middle, a->mlp_rstd, weights);
 }
 
@@ -261,22 +261,23 @@ static void forward(Transformer *t, const Batch *batch, const KvCache *cache)
     norm_forward(t, batch, p->final_norm, t->input[layers], t->rstd, false);
 }
 
-/* From t->dnormed, the gradient of the final norm's output, to t->dx, that of the first layer's input, and to those of
- * the weights. */
+/* From t->dnormed, the gradient of the final norm's output, to those of the weights and to t->dx: of the first layer's
+ * input, or of the lowest one that is trained where no more is asked for. */
 static void backward(Transformer *t, const Batch *batch, WeightGradients weights)
 {
     const Parameters *p = &t->parameters;
-    int layers = t->architecture.layers;
+    int layers = t->architecture.layers,
+        lowest = weights == WEIGHTS_NONE || t->model_gradients ? 0 : t->adapters.lowest;
     memset(t->dx, 0, sizeof(float) * (size_t)batch->width * (size_t)t->hidden.local);
     norm_backward(t, batch, p->final_norm, t->input[layers], t->rstd, t->dnormed, t->dx, weights);
-    for (int l = layers - 1; l >= 0; l--) {
+    for (int l = layers - 1; l >= lowest; l--) {
         if (t->limits.recompute) layer_again(t, batch, l);
         mlp_block_backward(t, batch, l, weights);
         attention_block_backward(t, batch, l, weights);
     }
-    if (weights == WEIGHTS_NONE) return;
+    if (weights == WEIGHTS_NONE || !t->model_gradients) return;
     timer_start(t->timer, PHASE_EMBEDDING);
-    embedding_backward(&t->embedding, batch, t->dx, t->gradients + p->tensor[p->embedding].offset);
+    embedding_backward(&t->embedding, batch, t->dx, vector(t, t->model_gradients, p->embedding));
     timer_stop(t->timer);
 }
 
@@ -284,6 +285,7 @@ static void backward(Transformer *t, const Batch *batch, WeightGradients weights
 static void clear_added_gradients(Transformer *t)
 {
     const Parameters *p = &t->parameters;
+    if (!t->model_gradients) return;
     if (!t->architecture.tied)
         memset(t->gradients + p->tensor[p->embedding].offset, 0, sizeof(float) * (size_t)p->tensor[p->embedding].local);
     memset(t->gradients + p->matrix_floats, 0, sizeof(float) * (size_t)(p->local_floats - p->matrix_floats));
@@ -310,13 +312,12 @@ static void forward_and_backward(Transformer *t, const Batch *batch, GroupGradie
                                  WeightGradients weights)
 {
     const Parameters *p = &t->parameters;
-    int64_t head = p->tensor[p->head].offset;
     arrange(t, batch);
     if (weights == WEIGHTS_SET) clear_added_gradients(t);
     forward(t, batch, NULL);
     timer_start(t->timer, PHASE_HEAD);
-    head_run(&t->head, batch, t->normed, t->weights + head, t->result, gradient, context, t->dnormed,
-             weights == WEIGHTS_NONE ? NULL : t->gradients + head, weights == WEIGHTS_ADD);
+    head_run(&t->head, batch, t->normed, vector(t, t->weights, p->head), t->result, gradient, context, t->dnormed,
+             vector_gradient(t, p->head, weights), weights == WEIGHTS_ADD);
     timer_stop(t->timer);
     backward(t, batch, weights);
 }

@@ -120,7 +120,9 @@ static bool lay_out(Transformer *t, const Architecture *a, Grid *grid, const Tra
     t->products = calloc((size_t)a->layers, sizeof *t->products);
     if (!t->input || !t->layer || !t->products)
         return error_fault(err, "out of memory for the table of %d layers", a->layers);
+    t->trained = limits->adapters.rank > 0 ? &t->adapters.parameters : &t->parameters;
     return parameters_layout(&t->parameters, a, grid, err) &&
+           adapters_layout(&t->adapters, &limits->adapters, a, &t->parameters, grid, err) &&
            embedding_create(&t->embedding, grid, a->vocab, a->hidden, t->plan.embedding_scale, limits->max_width, err);
 }
 
@@ -134,9 +136,9 @@ static Linear linear_of(const Transformer *t, int weight, int bias, const Axis *
         .in = *in,
         .out = w->rows,
         .weight = tensor_matrix(w, t->grid, t->weights),
-        .gradient = t->gradients ? tensor_matrix(w, t->grid, t->gradients) : (Matrix){ .data = NULL },
+        .gradient = t->model_gradients ? tensor_matrix(w, t->grid, t->model_gradients) : (Matrix){ .data = NULL },
         .bias = bias < 0 ? NULL : t->weights + at,
-        .dbias = bias < 0 || !t->gradients ? NULL : t->gradients + at,
+        .dbias = bias < 0 || !t->model_gradients ? NULL : t->model_gradients + at,
     };
 }
 
@@ -150,6 +152,51 @@ static void make_products(Transformer *t)
             .gate_up = linear_of(t, w->gate_up, -1, &t->hidden),
             .mlp_down = linear_of(t, w->mlp_down, -1, &t->mlp),
         };
+        LayerProducts *p = &t->products[l];
+        const Linear *const linear[PRODUCTS] = { &p->qkv, &p->attention_out, &p->gate_up, &p->mlp_down };
+        for (int i = 0; i < PRODUCTS && t->adapters.settings.rank > 0; i++)
+            p->adapter[i] = adapters_product(&t->adapters, t->grid, l, i, &linear[i]->in, &linear[i]->out,
+                                             t->trained_weights, t->gradients);
+    }
+}
+
+/* Weights of the adapters, and what all their products share. */
+static void carve_adapters(Transformer *t, Arena *arena)
+{
+    const Adapters *x = &t->adapters;
+    int64_t backward = t->limits.backward, inner = x->inner * t->limits.max_width;
+    float *weights = arena_floats(arena, x->parameters.local_floats), *wide = arena_floats(arena, x->wide_floats),
+          *dwide = arena_floats(arena, backward * x->wide_floats), *z = arena_floats(arena, inner),
+          *dz = arena_floats(arena, backward * inner);
+    if (!arena->base) return;
+    t->trained_weights = weights;
+    make_products(t);
+    for (int l = 0; l < t->architecture.layers; l++)
+        for (int i = 0; i < PRODUCTS; i++) {
+            LowRank *adapter = &t->products[l].adapter[i];
+            adapter->wide = wide, adapter->dwide = dwide, adapter->z = z, adapter->dz = dz;
+        }
+}
+
+void transformer_use_adapters(Transformer *t, bool use)
+{
+    for (int l = 0; l < t->architecture.layers; l++) {
+        LayerProducts *p = &t->products[l];
+        Linear *const linear[PRODUCTS] = { &p->qkv, &p->attention_out, &p->gate_up, &p->mlp_down };
+        for (int i = 0; i < PRODUCTS; i++) linear[i]->adapter = use && p->adapter[i].parts > 0 ? &p->adapter[i] : NULL;
+    }
+}
+
+void transformer_merge(Transformer *t, const Adapters *x, float *weights, float *wide)
+{
+    for (int l = x->lowest; l < t->architecture.layers; l++) {
+        LayerProducts *p = &t->products[l];
+        Linear *const linear[PRODUCTS] = { &p->qkv, &p->attention_out, &p->gate_up, &p->mlp_down };
+        for (int i = 0; i < PRODUCTS; i++) {
+            LowRank adapter = adapters_product(x, t->grid, l, i, &linear[i]->in, &linear[i]->out, weights, NULL);
+            adapter.wide = wide;
+            if (adapter.parts > 0) low_rank_merge(&adapter, &linear[i]->weight);
+        }
     }
 }
 
@@ -158,13 +205,22 @@ static bool allocate(Transformer *t, Error *err)
     Arena count = { 0 };
     carve(t, &count, t->limits.max_width, t->limits.max_chunk);
     t->activation_bytes = count.used;
+    bool adapters = t->limits.adapters.rank > 0;
+    Arena adapter_count = { 0 };
+    if (adapters) carve_adapters(t, &adapter_count);
+    t->adapter_bytes = adapter_count.used;
     t->weight_bytes = t->parameters.local_floats * (int64_t)sizeof(float);
-    t->gradient_bytes = has_gradients(&t->limits) ? t->weight_bytes : 0;
-    t->weights = memory_allocate(t->weight_bytes, "weights", err);
+    t->gradient_bytes = has_gradients(&t->limits) ? t->trained->local_floats * (int64_t)sizeof(float) : 0;
+    t->trained_weights = t->weights = memory_allocate(t->weight_bytes, "weights", err);
     bool gradients = has_gradients(&t->limits);
     t->gradients = t->weights && gradients ? memory_allocate(t->gradient_bytes, "gradients", err) : NULL;
     if (!t->weights || (gradients && !t->gradients)) return false;
-    make_products(t);
+    t->model_gradients = adapters ? NULL : t->gradients;
+    if (adapters && !(t->adapter_memory = memory_allocate(t->adapter_bytes, "adapters", err))) return false;
+    if (adapters)
+        carve_adapters(t, &(Arena){ .base = t->adapter_memory });
+    else
+        make_products(t);
     t->memory =
         memory_allocate(t->activation_bytes,
                         "activations (lower batch.max_tokens or engine.logits_mb, or set engine.recompute)", err);
@@ -197,11 +253,13 @@ bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const
 void transformer_free(Transformer *t)
 {
     memory_free(t->memory);
+    memory_free(t->adapter_memory);
     memory_free(t->gradients);
     memory_free(t->weights);
     embedding_free(&t->embedding);
     rotary_free(&t->rotary);
     rotary_free(&t->local_rotary);
+    adapters_free(&t->adapters);
     parameters_free(&t->parameters);
     free(t->products);
     free(t->layer);
@@ -222,8 +280,12 @@ TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimit
         Arena count = { 0 };
         carve(&t, &count, limits->max_width, limits->max_chunk);
         bytes.weights = t.parameters.local_floats * (int64_t)sizeof(float);
-        bytes.gradients = has_gradients(limits) ? bytes.weights : 0;
-        bytes.moments = has_gradients(limits) ? 2 * bytes.weights / (sharded_moments ? replicas : 1) : 0;
+        int64_t trained = t.trained->local_floats * (int64_t)sizeof(float);
+        bytes.gradients = has_gradients(limits) ? trained : 0;
+        bytes.moments = has_gradients(limits) ? 2 * trained / (sharded_moments ? replicas : 1) : 0;
+        Arena adapters = { 0 };
+        if (limits->adapters.rank > 0) carve_adapters(&t, &adapters);
+        bytes.adapters = adapters.used;
         bytes.logits = (int64_t)limits->max_chunk * t.embedding.vocab.local * (int64_t)sizeof(float);
         bytes.activations = count.used - bytes.logits;
     }

@@ -31,6 +31,7 @@ typedef struct Scene {
     PlanShape shape;
     Grid grid;
     Parameters parameters;
+    Adapters adapters;
     Extent hidden, query, qkv, mlp, gate_up, vocab;
     double local_heads;     /* of the process row that has most */
     double workspace, kept; /* most of any product */
@@ -346,7 +347,8 @@ static PlanMemory memory_of(const Scene *s, const Pairs *pairs, const BatchLimit
                               .longest = (int)pairs->longest,
                               .backward = true,
                               .attack = config_has_adversary(s->config),
-                              .recompute = s->config->engine.recompute };
+                              .recompute = s->config->engine.recompute,
+                              .adapters = s->adapters.settings };
     TransformerBytes step =
         transformer_bytes(a, &now, s->shape.replicas, s->shape.rows, s->shape.columns, s->config->optimizer.shard);
     now.max_width = s->reference_width;
@@ -404,7 +406,11 @@ static bool scene_make(Scene *s, const Config *config, const Architecture *a, Pl
     s->vocab = extent_make(a->vocab, EVEN(a->vocab, rows), rows, EVEN(a->vocab, columns), columns);
     s->local_heads = (double)EVEN(a->groups, rows) * group;
 #undef EVEN
-    return parameters_layout(&s->parameters, a, &s->grid, err);
+    AdapterSettings adapters;
+    return adapters_parse(&adapters, a, config->lora.rank, config->lora.alpha, config->lora.target_modules,
+                          config->lora.layers, "lora.", err) &&
+           parameters_layout(&s->parameters, a, &s->grid, err) &&
+           adapters_layout(&s->adapters, &adapters, a, &s->parameters, &s->grid, err);
 }
 
 static void divide(StepCost *c, double steps)
@@ -465,6 +471,7 @@ bool step_cost(StepCost *cost, const Config *config, const Architecture *a, cons
     }
     pair_batcher_free(&batcher);
     sampler_free(&sampler);
+    adapters_free(&s.adapters);
     parameters_free(&s.parameters);
     return ok;
 }

@@ -45,7 +45,8 @@ bool layout_limits(const Config *config, const Architecture *a, const Pairs *pai
                                              (purpose == PASS_TRAIN && config_has_adversary(config)),
                                    .recompute = config->engine.recompute };
     pair_batcher_free(&b);
-    return true;
+    return purpose != PASS_TRAIN || adapters_parse(&limits->adapters, a, config->lora.rank, config->lora.alpha,
+                                       config->lora.target_modules, config->lora.layers, "lora.", err);
 }
 
 /* Floats that a rank sends and receives in a step on an R x C grid, in units of the hidden size: activations among
@@ -88,7 +89,7 @@ static bool need_of(double *bytes, TransformerLimits *limits, const Config *conf
     if (!layout_limits(config, a, pairs, layout, purpose, limits, err)) return false;
     TransformerBytes b =
         transformer_bytes(a, limits, layout->replicas, layout->rows, layout->columns, config->optimizer.shard);
-    *bytes = (double)(b.weights + b.gradients + b.moments + b.activations + b.logits) +
+    *bytes = (double)(b.weights + b.adapters + b.gradients + b.moments + b.activations + b.logits) +
              (purpose == PASS_TRAIN ? cache_bytes(config, a, pairs, layout) : 0);
     return true;
 }

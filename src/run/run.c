@@ -2,6 +2,7 @@
 
 #include "catdpo/data/mismatch.h"
 #include "catdpo/parallel/gemm.h"
+#include "catdpo/files/adapter_file.h"
 #include "catdpo/files/foreign.h"
 #include "catdpo/files/pairs_file.h"
 #include "catdpo/rundir/status.h"
@@ -34,6 +35,19 @@ static bool check_fit(const Run *run, const char *model_path, Error *err)
     return true;
 }
 
+static void print_adapters(Run *run)
+{
+    const AdapterSettings *s = &run->model.adapters.settings;
+    const Architecture *a = &run->model_info.architecture;
+    char modules[ADAPTER_TEXT], layers[ADAPTER_TEXT];
+    double trainable = (double)run->model.trained->logical, frozen = (double)run->model.parameters.logical;
+    log_info(&run->log, "lora     %.3g M trainable parameters (%.2g %% of all): rank %d, alpha %g, %s in %s%s",
+             trainable / 1e6, 100 * trainable / (trainable + frozen), s->rank, s->alpha,
+             adapters_modules_text(s, a, modules),
+             strcmp(adapters_layers_text(s, a, layers), "all") == 0 ? "all layers" : "layers ",
+             strcmp(layers, "all") == 0 ? "" : layers);
+}
+
 void run_print_header(Run *run, const char *model_path, const char *data)
 {
     const Layout *l = &run->layout;
@@ -41,11 +55,13 @@ void run_print_header(Run *run, const char *model_path, const char *data)
     MemoryTable memory = { 0 };
     char text[256];
     memory_note(&memory, "weights", run->model.weight_bytes);
+    memory_note(&memory, "adapters", run->model.adapter_bytes);
     memory_note(&memory, "gradients", run->model.gradient_bytes);
     memory_note(&memory, "activations", run->model.activation_bytes);
     log_info(&run->log, "model    %s: %s, %.1f M parameters, %d layers, hidden %d, %d heads, %d key/value heads",
              model_path, a->name, (double)run->model.parameters.logical / 1e6, a->layers, a->hidden, a->heads,
              a->groups);
+    if (run->model.adapters.settings.rank > 0) print_adapters(run);
     log_info(&run->log, "%s", data);
     log_info(&run->log, "grid     %d replica%s of %d x %d (rows x columns) on %d rank%s: %s", l->replicas,
              l->replicas > 1 ? "s" : "", l->rows, l->columns, run->ranks, run->ranks > 1 ? "s" : "", l->why);
@@ -231,6 +247,7 @@ bool run_load_model(Run *run, const char *path, Error *err)
     ModelInfo info;
     char digest[WEIGHTS_DIGEST], difference[192];
     if (!model_file_open(&file, path, &info, run->world, err)) return false;
+    *run->loaded_digest = '\0';
     bool ok = architecture_same(&info.architecture, &run->model.architecture, difference, sizeof difference) ||
               error_usage(err,
                           "%s is a model of another architecture than the run's: the policy and its reference must "
@@ -242,8 +259,30 @@ bool run_load_model(Run *run, const char *path, Error *err)
         return error_usage(err,
                            "%s is damaged: its weights have the digest %s, the file says %s. Copy or import it again",
                            path, digest, info.weights_digest);
-    if (ok) run->model_info = info;
-    return ok;
+    if (!ok) return false;
+    run->model_info = info;
+    memcpy(run->loaded_digest, digest, sizeof digest);
+    return true;
+}
+
+bool run_load_adapter(Run *run, const char *path, const char *base_digest, Error *err)
+{
+    H5File file;
+    ModelInfo info;
+    char digest[WEIGHTS_DIGEST];
+    if (!model_file_open(&file, path, &info, run->world, err)) return false;
+    bool ok = (info.adapter.settings.rank > 0 ||
+               error_usage(err, "%s holds a whole model, not an adapter: name it as model.path", path)) &&
+              (strcmp(info.adapter.base_digest, base_digest) == 0 ||
+               error_usage(err,
+                           "%s holds an adapter of another base (%.12s...) than the model to be trained (%.12s...): "
+                           "set model.path to %s",
+                           path, info.adapter.base_digest, base_digest, info.adapter.base)) &&
+              adapter_load(&file, &run->model, digest, err);
+    h5_close(&file);
+    return ok && (strcmp(digest, info.weights_digest) == 0 ||
+                  error_usage(err, "%s is damaged: its adapter has the digest %s, the file says %s. Use another copy",
+                              path, digest, info.weights_digest));
 }
 
 /* ---- log-probs without training --------------------------------------------------------------------------------- */

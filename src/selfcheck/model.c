@@ -143,7 +143,7 @@ static bool train(SelfCheck *s, Shape shape, int groups, char digest[WEIGHTS_DIG
     if (ok) {
         const Optimizer *o = &t.optimizer;
         int64_t first = o->bounds[t.grid.replica], end = o->bounds[t.grid.replica + 1];
-        tensors_checksums(&t.model, &(ShardedArray){ t.model.weights + first, first, end }, checksums);
+        tensors_checksums(&t.model, t.model.trained, &(ShardedArray){ t.model.weights + first, first, end }, checksums);
         ok = parts_digest(&t.model.parameters, checksums, digest, err);
     }
     free(checksums);

@@ -36,9 +36,10 @@ static bool write_model(const Tiny *t, const char *path, Error *err)
     bool ok = error_agree(t->grid.world, checksums || error_fault(err, "out of memory for a check"), err) &&
               h5_create(&file, path, NULL, t->grid.world, err);
     if (ok) {
-        tensors_checksums(&t->model, &array, checksums);
-        ok = h5_write_format(&file, FORMAT, 1, err) && tensors_create(&file, &t->model, "/model", checksums, err) &&
-             tensors_write(&file, &t->model, "/model", &array, err);
+        tensors_checksums(&t->model, t->model.trained, &array, checksums);
+        ok = h5_write_format(&file, FORMAT, 1, err) &&
+             tensors_create(&file, t->model.trained, "/model", checksums, err) &&
+             tensors_write(&file, &t->model, t->model.trained, "/model", &array, err);
         if (ok)
             ok = h5_commit(&file, err);
         else
@@ -60,8 +61,8 @@ static bool read_model(Tiny *t, const char *path, bool *equal, Error *err)
     if (ok) {
         bool counted = t->grid.replica == 0;
         ok = h5_check_format(&file, FORMAT, 1, err) &&
-             tensors_read(&file, &t->model, "/model", &(LoadedArray){ values, 0, n, 0, counted ? n : 0, false },
-                          checksums, err);
+             tensors_read(&file, &t->model, t->model.trained, "/model",
+                          &(LoadedArray){ values, 0, n, 0, counted ? n : 0, false }, checksums, err);
         h5_close(&file);
     }
     int same = ok;

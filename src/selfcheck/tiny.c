@@ -43,9 +43,11 @@ bool tiny_open(Tiny *t, MPI_Comm world, Shape shape, int groups, Error *err)
                           pairs_invent(&t->pairs, PAIRS, 2 * TOKENS, 0.6, VOCAB, err) &&
                               pair_batcher_create(&t->batcher, &t->pairs, &t->grid, &batch, err),
                           err);
-    const TransformerLimits limits = {
-        t->batcher.base.most.width, t->batcher.base.most.chunk, 2 * PAIRS, (int)t->pairs.longest, true, false
-    };
+    const TransformerLimits limits = { .max_width = t->batcher.base.most.width,
+                                       .max_chunk = t->batcher.base.most.chunk,
+                                       .max_sequences = 2 * PAIRS,
+                                       .longest = (int)t->pairs.longest,
+                                       .backward = true };
     ok = ok && transformer_create(&t->model, &a, &t->grid, &limits, t->timer, err) &&
          optimizer_create(&t->optimizer, &t->model.parameters, &t->grid, &settings, err);
     if (!ok) return false;

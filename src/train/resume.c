@@ -151,8 +151,12 @@ static bool same_settings(const Config *now, const Checkpoint *head, const char 
     static const char *const group[] = { "objective", "optimizer", "schedule", "batch", "seed" };
     Config then;
     if (!config_load_text(&then, head->config, path, err)) return false;
+    static const char *const lora[] = { "lora.", NULL }, *const start[] = { "lora.adapter", NULL };
+    char text[512];
+    if ((now->lora.rank > 0 || then.lora.rank > 0) && config_difference(now, &then, lora, start, text, sizeof text))
+        return error_usage(err, "%s belongs to a run of other adapters: %s. Set it back, or start a new run", path,
+                           text);
     for (int i = 0; i < 5; i++) {
-        char text[512];
         if (!is_allowed(allowed, group[i]) && config_difference(now, &then, keys[i], free_keys, text, sizeof text))
             return error_usage(err,
                                "%s belongs to a run with other settings: %s. Set it back, start a new run, or accept "
@@ -210,8 +214,8 @@ static bool load(Trainer *t, const char *path, Error *err)
     Checkpoint head;
     if (!checkpoint_open(path, &head, run->world, err)) return false;
     bool ok =
-        run_load_model(run, path, err) && checkpoint_load(path, &run->model, &t->optimizer, &t->margins,
-                                                          (const char(*)[CATEGORY_NAME])run->pairs.category_name, err);
+        weights_resume(t, path, err) && checkpoint_load(path, &run->model, &t->optimizer, &t->margins,
+                                                        (const char(*)[CATEGORY_NAME])run->pairs.category_name, err);
     if (ok) {
         t->step = t->first_step = head.step;
         t->num_tokens = head.num_tokens;

@@ -65,6 +65,7 @@ static bool write_checkpoint(Trainer *t, const char *path, double worst, Error *
         .template_digest = run->pairs.template_digest,
         .start_digest = t->start_digest,
         .reference_digest = t->reference_digest,
+        .base_digest = t->base_digest,
         .category_name = (const char(*)[CATEGORY_NAME])run->pairs.category_name,
         .templates = &run->templates,
     };

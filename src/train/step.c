@@ -195,12 +195,12 @@ bool train_step(Trainer *t, StepMetrics *row, Error *err)
                                                           config->schedule.floor, t->step, t->total_steps);
     bool finite = isfinite(row->loss) && isfinite(row->grad_norm); /* the same numbers on all ranks */
     if (finite)
-        row->clipped =
-            optimizer_update(&t->optimizer, model->weights, model->gradients, row->learning_rate, row->grad_norm);
+        row->clipped = optimizer_update(&t->optimizer, model->trained_weights, model->gradients, row->learning_rate,
+                                        row->grad_norm);
     timer_stop(run->timer);
     if (!finite) return may_skip(t, row, err);
     timer_start(run->timer, PHASE_REDUCE);
-    optimizer_spread(&t->optimizer, model->weights);
+    optimizer_spread(&t->optimizer, model->trained_weights);
     timer_stop(run->timer);
     timer_start(run->timer, PHASE_MARGINS);
     if (t->probe.source == SOURCE_PAIRS) margin_update(&t->margins, t->tally.counts, t->step);

@@ -148,7 +148,8 @@ static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Er
     if (!run_begin(run, options->config, options->set_count, options->sets, required, world, err) ||
         !error_agree(world, run->rank > 0 || refuse_second_run(run, options->overwrite, resume, err), err) ||
         !error_agree(world, run->rank > 0 || frozen_refuse_foreign(&run->config, err), err) ||
-        !run_own_folder(run, options->take_over, err) || !open_model_and_data(t, err) || !run_watch(run, err))
+        !run_own_folder(run, options->take_over, err) || !open_model_and_data(t, err) || !weights_identify(t, err) ||
+        !run_watch(run, err))
         return false;
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some",
@@ -159,7 +160,6 @@ static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Er
         !error_agree(world, allocate(t, err), err))
         return false;
     margin_know_members(&t->margins, run->pairs.category_mask, run->pairs.count);
-    memcpy(t->start_digest, run->model_info.weights_digest, WEIGHTS_DIGEST);
     const Config *config = &run->config;
     t->total_steps = config->schedule.steps > 0
                          ? config->schedule.steps
@@ -179,13 +179,13 @@ static bool prepare(Trainer *t, const TrainOptions *options, MPI_Comm world, Err
                                          config->optimizer.max_grad_norm, config->optimizer.shard };
     if (!(from ? resume_check(t, from, options->allow, err)
                : frozen_digest(run, FROZEN_REFERENCE, t->reference_digest, err)) ||
-        !frozen_models(t, err) || !optimizer_create(&t->optimizer, &run->model.parameters, &run->grid, &settings, err))
+        !frozen_models(t, err) || !optimizer_create(&t->optimizer, run->model.trained, &run->grid, &settings, err))
         return false;
     bool found = false;
     if (from && !resume_load(t, from, &found, err)) return false;
     if (from && !found)
         log_info(&run->log, "resume   nothing to go on from in %s: starting at the beginning", config->run.dir);
-    return (found || run_load_model(run, config->model.path, err)) && record_open(t, err);
+    return (found || weights_start(t, err)) && record_open(t, err);
 }
 
 /* ---- the steps -------------------------------------------------------------------------------------------------- */

@@ -67,13 +67,13 @@ static void make_model(const char *path)
     CHECK(parts_count(&t.parameters) <= 64);
     fill(t.weights, t.parameters.local_floats);
     ShardedArray all = { t.weights, 0, t.parameters.local_floats };
-    tensors_checksums(&t, &all, checksums);
+    tensors_checksums(&t, &t.parameters, &all, checksums);
     fuzz_must(h5_create(&f, path, NULL, MPI_COMM_SELF, &err) && h5_write_format(&f, MODEL_FORMAT, 1, &err) &&
                   h5_create_group(&f, "/model", &err) && fields_write(&f, &model_format, &tiny, NULL, &err) &&
                   fields_write(&f, &model_digests, &digests, NULL, &err) &&
-                  tensors_create(&f, &t, "/model", checksums, &err) &&
-                  h5_write_blobs(&f, "/tokenizer", &tokenizer, &err) && tensors_write(&f, &t, "/model", &all, &err) &&
-                  h5_commit(&f, &err),
+                  tensors_create(&f, &t.parameters, "/model", checksums, &err) &&
+                  h5_write_blobs(&f, "/tokenizer", &tokenizer, &err) &&
+                  tensors_write(&f, &t, &t.parameters, "/model", &all, &err) && h5_commit(&f, &err),
               &err);
     transformer_free(&t);
 }

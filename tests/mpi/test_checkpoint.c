@@ -32,7 +32,9 @@ static void open_state(State *s, int replicas, int rows, int columns, bool shard
     H5File file;
     ModelInfo info;
     char digest[WEIGHTS_DIGEST];
-    const TransformerLimits limits = { 8, 8, 1, 8, true, false };
+    const TransformerLimits limits = {
+        .max_width = 8, .max_chunk = 8, .max_sequences = 1, .longest = 8, .backward = true
+    };
     const OptimizerSettings settings = { .beta1 = .9, .beta2 = .999, .epsilon = 1e-8, .shard = shard };
     static Config config;
     CHECK(config_load(&config, NULL, 0, NULL, &err));

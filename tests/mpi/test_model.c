@@ -1,11 +1,14 @@
 /* Promise: on every grid the model computes what transformers computes: logits, log-probs and the gradient of every
  * tensor within 1e-4 relative, from the fixtures of tests/reference (made by transformers and autograd). Likewise with
- * recomputation of activations, without shared prompts, with accumulation and with logits a pair at a time. */
+ * recomputation of activations, without shared prompts, with accumulation and with logits a pair at a time. And of
+ * adapters: with their part taken from the weights the model is the fixture's, and the gradients of A and B are what
+ * the chain rule makes of that of W. */
 #include "catdpo/core/memory.h"
 #include "catdpo/data/pair_batch.h"
 #include "catdpo/files/model_file.h"
 #include "catdpo/optim/adamw.h"
 #include "catdpo/core/phase.h"
+#include "catdpo/parallel/gemm.h"
 #include "catdpo/parallel/replica.h"
 
 #include <math.h>
@@ -175,16 +178,108 @@ static void check_gradients(const Transformer *t, const float *expected, const c
     }
 }
 
+/* ---- adapters ---------------------------------------------------------------------------------------------------- */
+
+enum { RANK = 2 };
+
+/* Neither A nor B is zero, and the frozen weights are such that with them the model is what it was. */
+static void split_off_adapters(Transformer *t)
+{
+    Adapters *x = &t->adapters;
+    adapters_start(x, 1, t->trained_weights);
+    for (int i = 1; i < x->parameters.count; i += 2) { /* B */
+        const Tensor *b = &x->parameters.tensor[i];
+        for (int64_t j = 0; j < b->local; j++)
+            t->trained_weights[b->offset + j] =
+                0.1f * sinf((float)(7 * axis_global(&b->rows, (int)(j % b->rows.local)) +
+                                    3 * axis_global(&b->columns, (int)(j / b->rows.local)) + i));
+    }
+    float *wide = calloc((size_t)x->wide_floats + 1, sizeof *wide);
+    assert_non_null(wide);
+    Adapters negative = *x;
+    negative.settings.alpha = -x->settings.alpha;
+    transformer_merge(t, &negative, t->trained_weights, wide);
+    free(wide);
+    transformer_use_adapters(t, true);
+}
+
+/* have[count] against want[count], over all ranks. */
+static void check_numbers(const Grid *grid, const float *have, const float *want, int64_t count, const char *name,
+                          const char *where)
+{
+    double seen[2] = { 0 }; /* largest difference, largest number */
+    for (int64_t i = 0; i < count; i++) {
+        seen[0] = fmax(seen[0], isfinite(have[i]) ? fabs((double)have[i] - want[i]) : INFINITY);
+        seen[1] = fmax(seen[1], fabs(want[i]));
+    }
+    MPI_Allreduce(MPI_IN_PLACE, seen, 2, MPI_DOUBLE, MPI_MAX, grid->world);
+    if (!(seen[0] <= TOLERANCE * seen[1]) && grid->row == 0 && grid->column == 0)
+        print_error("%s: gradient of %s is off by %g of %g\n", where, name, seen[0], seen[1]);
+    assert_true(seen[1] > 0 && seen[0] <= TOLERANCE * seen[1]);
+}
+
+/* dA = s B' dW and dB = s dW A', where `expected` holds dW. */
+static void check_adapter(Transformer *t, const Tensor *weight, const Tensor *a, const Tensor *b, LowRank *l,
+                          float *expected, const char *where)
+{
+    int64_t wide_count = (int64_t)l->out.local * l->inner_wide.local;
+    float *memory = calloc((size_t)(wide_count + 2 * (a->local + b->local) + weight->local) + 1, sizeof *memory),
+          *dwide = memory, *da = dwide + wide_count, *db = da + a->local, *scratch = db + b->local;
+    assert_non_null(memory);
+    Matrix dw = tensor_matrix(weight, t->grid, expected),
+           junk = tensor_matrix(weight, t->grid, scratch - weight->offset),
+           want_a = matrix_make(t->grid, &a->rows, &a->columns, a->rows.local, da),
+           want_b = matrix_make(t->grid, &l->out, &l->inner_wide, l->out.local, dwide),
+           wide = matrix_make(t->grid, &l->out, &l->inner_wide, l->out.local, l->wide);
+    low_rank_merge(l, &junk); /* leaves s B in wide */
+    gemm(t->grid, TRANSPOSED, &wide, PLAIN, &dw, 0, &want_a);
+    gemm(t->grid, PLAIN, &dw, TRANSPOSED, &l->a, 0, &want_b);
+    for (int part = 0; part < b->part_count; part++) { /* the n-th local row of a part is the same one in both */
+        int of_weight = 0;
+        while (strncmp(weight->part[of_weight].name, b->part[part].name,
+                       strlen(weight->part[of_weight].name) - strlen("weight")) != 0)
+            of_weight++;
+        for (int i = 0, j = 0; i < weight->rows.local; i++) {
+            if (part_of_row(weight, i) != of_weight) continue;
+            while (part_of_row(b, j) != part) j++;
+            for (int c = 0; c < l->columns; c++)
+                db[(int64_t)c * l->rows + j] = l->scale * dwide[(int64_t)(part * l->columns + c) * l->out.local + i];
+            j++;
+        }
+    }
+    check_numbers(t->grid, t->gradients + a->offset, da, a->local, a->part[0].name, where);
+    check_numbers(t->grid, t->gradients + b->offset, db, b->local, b->part[0].name, where);
+    free(memory);
+}
+
+static void check_adapters(Transformer *t, float *expected, const char *where)
+{
+    for (int l = 0; l < t->architecture.layers; l++)
+        for (int i = 0; i < PRODUCTS; i++) {
+            const LayerTensors *w = &t->parameters.layer[l];
+            const int tensor[PRODUCTS] = { w->qkv, w->attention_out, w->gate_up, w->mlp_down };
+            const ProductAdapter *adapter = &t->adapters.product[l][i];
+            if (adapter->parts > 0)
+                check_adapter(t, &t->parameters.tensor[tensor[i]], &t->trained->tensor[adapter->a],
+                              &t->trained->tensor[adapter->b], &t->products[l].adapter[i], expected, where);
+        }
+}
+
+/* ---- all of it --------------------------------------------------------------------------------------------------- */
+
 typedef struct Variant {
     const char *name;
     bool share_prompt, recompute;
     int accumulation, logit_columns;
+    const char *modules, *layers; /* with adapters, of "all" layers or of the "last"; NULL: none */
 } Variant;
 
 static const Variant variants[] = {
-    { "plain", true, false, 1, 1 << 20 },
-    { "prompts not shared", false, false, 1, 1 << 20 },
-    { "recompute, 2 passes, small chunks", true, true, 2, 1 },
+    { "plain", true, false, 1, 1 << 20, NULL, NULL },
+    { "prompts not shared", false, false, 1, 1 << 20, NULL, NULL },
+    { "recompute, 2 passes, small chunks", true, true, 2, 1, NULL, NULL },
+    { "adapters", true, false, 1, 1 << 20, "all-linear", "all" },
+    { "some adapters, recompute, 2 passes", true, true, 2, 1, "q_proj,v_proj,up_proj,down_proj", "last" },
 };
 
 static void check_variant(const char *fixture, const Variant *variant, int replicas, int rows, int columns)
@@ -213,29 +308,39 @@ static void check_variant(const char *fixture, const Variant *variant, int repli
                                        .longest = 64,
                                        .backward = true,
                                        .recompute = variant->recompute };
+    char last[16];
+    snprintf(last, sizeof last, "%d", info.architecture.layers - 1);
+    if (variant->modules)
+        must(adapters_parse(&model_limits.adapters, &info.architecture, RANK, 3, variant->modules,
+                            strcmp(variant->layers, "last") == 0 ? last : variant->layers, "", &err),
+             &err);
     must(transformer_create(&t, &info.architecture, &grid, &model_limits, timer, &err), &err);
     char digest[WEIGHTS_DIGEST];
     must(model_load(&file, &t, digest, &err), &err);
     assert_string_equal(digest, info.weights_digest);
+    if (variant->modules) split_off_adapters(&t);
     Optimizer optimizer;
     OptimizerSettings settings = { .beta1 = .9, .beta2 = .999, .epsilon = 1e-8, .shard = true };
-    must(optimizer_create(&optimizer, &t.parameters, &grid, &settings, &err), &err);
+    must(optimizer_create(&optimizer, t.trained, &grid, &settings, &err), &err);
     float *expected = calloc((size_t)t.parameters.local_floats, sizeof(float));
-    must(tensors_read(&file, &t, "/oracle/gradient",
+    must(tensors_read(&file, &t, &t.parameters, "/oracle/gradient",
                       &(LoadedArray){ expected, 0, t.parameters.local_floats, 0, 0, false }, NULL, &err),
          &err);
 
     int64_t all[64];
     for (int64_t i = 0; i < o.pairs.count; i++) all[i] = i;
     pair_batcher_plan(&b, all, (int)o.pairs.count);
-    memset(t.gradients, 0, sizeof(float) * (size_t)t.parameters.local_floats);
+    memset(t.gradients, 0, (size_t)t.gradient_bytes);
     for (int pass = 0; pass < b.base.passes; pass++)
         transformer_pass(&t, batcher_pass(&b.base, pass), pair_gradient, &o, pass > 0);
     optimizer_reduce(&optimizer, t.gradients);
     replica_allgather(&grid, t.gradients, optimizer.bounds);
     MPI_Allreduce(MPI_IN_PLACE, &o.loss_here, 1, MPI_DOUBLE, MPI_SUM, grid.replica_comm);
     assert_true(fabs(o.loss_here - o.loss) < TOLERANCE * o.loss);
-    check_gradients(&t, expected, where);
+    if (variant->modules)
+        check_adapters(&t, expected, where);
+    else
+        check_gradients(&t, expected, where);
 
     if (replicas == 1 && variant->accumulation == 1) { /* forward only: the chunk's logits are left behind */
         const Batch *batch = batcher_pass(&b.base, 0);

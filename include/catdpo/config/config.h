@@ -50,6 +50,13 @@ typedef struct Config {
         char model[CONFIG_TEXT]; /* frozen reference; empty: model.path */
         char cache[CONFIG_TEXT]; /* its log-probs; empty: <run.dir>/reference.h5 */
     } reference;
+    struct {
+        int64_t rank;                     /* 0: the model itself is trained */
+        double alpha;                     /* scale = alpha / rank */
+        char target_modules[CONFIG_TEXT]; /* names with commas between, or "all-linear" */
+        char layers[CONFIG_TEXT];         /* numbers and ranges, or "all" */
+        char adapter[CONFIG_TEXT];        /* file with the adapter that training starts from; empty: a new one */
+    } lora;
     ObjectiveSettings objective;
     MarginSettings margin;
     struct {

@@ -1,4 +1,5 @@
-/* A checkpoint: the model (readable as one), AdamW's moments, margins, and where in the data the run is. */
+/* A checkpoint: the model (readable as one) or, where adapters are trained, these and the name of their base; AdamW's
+ * moments, margins, and where in the data the run is. */
 #ifndef CATDPO_FILES_CHECKPOINT_H
 #define CATDPO_FILES_CHECKPOINT_H
 
@@ -34,7 +35,8 @@ typedef struct Checkpoint {
     double pooled_rate, pooled_error;
     int64_t margin_updates, last_update;
 
-    const Blobs *templates; /* to write: those of the data; NULL or none: those of the model's file */
+    const char *base_digest; /* to write with adapters: of the frozen weights below them, which model_path holds */
+    const Blobs *templates;  /* to write: those of the data; NULL or none: those of the model's file */
 } Checkpoint;
 
 extern const Format checkpoint_format;
@@ -53,7 +55,8 @@ bool checkpoint_open(const char *path, Checkpoint *c, MPI_Comm comm, Error *err)
 void checkpoint_free(Checkpoint *c); /* harmless on zeros */
 
 /* Moments and margins of a checkpoint onto any grid, verified against their checksums; the weights are read as those of
- * any model (model_load). Counts of violations in other units are converted. Collective over t->grid->world. */
+ * any model (model_load), adapters by adapter_load. Counts of violations in other units are converted. Collective over
+ * t->grid->world. */
 bool checkpoint_load(const char *path, const Transformer *t, Optimizer *optimizer, MarginState *margins,
                      const char (*category_name)[CATEGORY_NAME], Error *err);
 

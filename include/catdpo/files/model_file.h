@@ -1,8 +1,10 @@
-/* Models in HDF5: /model of model.h5 and of every checkpoint. Tensors are global logical [out, in] float32 datasets
- * under Hugging Face's names with '.' as '/', so any grid reads what any other wrote. */
+/* Models in HDF5: /model of model.h5 and of every checkpoint; instead of tensors, a file may have an adapter and name
+ * the model that it belongs to (adapter_file.h). Tensors are global logical [out, in] float32 datasets under Hugging
+ * Face's names with '.' as '/', so any grid reads what any other wrote. */
 #ifndef CATDPO_FILES_MODEL_FILE_H
 #define CATDPO_FILES_MODEL_FILE_H
 
+#include "catdpo/core/file.h"
 #include "catdpo/h5/checksum.h"
 #include "catdpo/h5/fields.h"
 #include "catdpo/optim/adamw.h"
@@ -12,12 +14,20 @@
 #define CHECKPOINT_FORMAT "catdpo-checkpoint"
 enum { CHECKPOINT_VERSION = 2 }; /* 1: without standard errors of the violation rates */
 
+/* What a file with an adapter instead of the model's own weights says of it (adapter_file.h). */
+typedef struct AdapterInfo {
+    AdapterSettings settings;         /* rank 0: the file has weights of its own */
+    char base[FILE_PATH];             /* model file that the adapter belongs to */
+    char base_digest[WEIGHTS_DIGEST]; /* of its weights */
+} AdapterInfo;
+
 /* What is known of a model file before its weights are read. */
 typedef struct ModelInfo {
     Architecture architecture;
     char tokenizer_digest[DIGEST_TEXT];
     char weights_digest[WEIGHTS_DIGEST]; /* as the file says; model_load proves it */
     int64_t step;                        /* of a checkpoint; -1: an imported model */
+    AdapterInfo adapter;
 } ModelInfo;
 
 /* The attributes of /model: those of an Architecture, and those of a ModelInfo beside it. */
@@ -37,7 +47,8 @@ typedef struct TokenizerInfo {
  * `vocab` rows of the embedding? Collective over the file's communicator. */
 bool tokenizer_verify(H5File *file, int vocab, TokenizerInfo *info, Error *err);
 
-/* Weights of an open file into t->weights on every rank. Every tensor must have the shape that the architecture says
+/* Weights of an open file into t->weights on every rank; of a file with an adapter: those of its base, and the adapter
+ * merged into them. Every tensor must have the shape that the architecture says
  * and its checksum, and be finite; digest is that of the weights read. Collective over grid->world (the file's
  * communicator). */
 bool model_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error *err);
@@ -51,10 +62,10 @@ typedef struct LoadedArray {
     bool positive; /* a negative number is damage */
 } LoadedArray;
 
-/* Arrays of the weights' shape under any group, finite and, if asked for, not negative. checksums (NULL: not verified)
- * gets one a part, verified against the file's. Collective over grid->world. */
-bool tensors_read(H5File *file, const Transformer *t, const char *group, const LoadedArray *array, uint64_t *checksums,
-                  Error *err);
+/* Arrays of the shape of p (t->parameters or t->trained, ...) under any group, finite and, if asked for, not negative.
+ * checksums (NULL: not verified) gets one a part, verified against the file's. Collective over grid->world. */
+bool tensors_read(H5File *file, const Transformer *t, const Parameters *p, const char *group, const LoadedArray *array,
+                  uint64_t *checksums, Error *err);
 
 /* The same checks by a process alone that keeps nothing: shapes, checksums (into checksums[parts_count]) and finite
  * numbers, with `positive` none below zero, in 16 MB of memory. p: of a grid of one rank. progress (NULL: none) is told
@@ -71,12 +82,13 @@ typedef struct ShardedArray {
 
 /* Checksums of an array's tensors, one a part in the order of the tensors' parts, the same on all ranks. Collective
  * over world. */
-void tensors_checksums(const Transformer *t, const ShardedArray *array, uint64_t *checksums);
+void tensors_checksums(const Transformer *t, const Parameters *p, const ShardedArray *array, uint64_t *checksums);
 /* Create datasets for all tensors under `group` ("/model", ...), with those checksums. Part of a file's layout.
  * Collective. */
-bool tensors_create(H5File *file, const Transformer *t, const char *group, const uint64_t *checksums, Error *err);
+bool tensors_create(H5File *file, const Parameters *p, const char *group, const uint64_t *checksums, Error *err);
 /* Fill them; each element is written by the one rank that owns it. Collective. */
-bool tensors_write(H5File *file, const Transformer *t, const char *group, const ShardedArray *array, Error *err);
+bool tensors_write(H5File *file, const Transformer *t, const Parameters *p, const char *group,
+                   const ShardedArray *array, Error *err);
 
 /* Parts of all tensors, in order. */
 int parts_count(const Parameters *p);

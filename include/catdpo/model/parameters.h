@@ -60,6 +60,10 @@ typedef struct Parameters {
 bool parameters_layout(Parameters *p, const Architecture *a, const Grid *grid, Error *err);
 void parameters_free(Parameters *p);
 
+/* Gives the tensors of a table their places in the flat array, one behind the other; the first `matrices` of them are
+ * matrices. Not collective. */
+void parameters_place(Parameters *p, int matrices);
+
 /* The tensor's matrix over a flat array of the weights' shape. */
 Matrix tensor_matrix(const Tensor *tensor, const Grid *grid, float *flat);
 

@@ -1,5 +1,7 @@
 /* The model on a grid: weights, gradients, activations, and a pass through all layers forward and backward.
  *
+ * Either the model itself is trained, or it is frozen and its adapters are (adapters.h). What is trained has gradients.
+ *
  * Arrays are this rank's parts, column-major, features x tokens; w is the width of the pass at hand (at most
  * max_width). One allocation each holds the weights, the gradients and the activations; nothing is allocated in a pass.
  */
@@ -12,12 +14,14 @@
 #include "catdpo/ops/kv_cache.h"
 #include "catdpo/ops/linear.h"
 #include "catdpo/ops/qk_norm.h"
+#include "catdpo/model/adapters.h"
 #include "catdpo/model/parameters.h"
 #include "catdpo/core/timer.h"
 
 /* The products of a layer. */
 typedef struct LayerProducts {
     Linear qkv, attention_out, gate_up, mlp_down;
+    LowRank adapter[PRODUCTS]; /* theirs, in this order; parts = 0: none */
 } LayerProducts;
 
 /* What a block adds to its input, before the norm that some families give it. */
@@ -48,14 +52,15 @@ typedef struct AttackBuffers {
 } AttackBuffers;
 
 typedef struct TransformerLimits {
-    int max_width;     /* columns of a pass on a process column */
-    int max_chunk;     /* columns of logits */
-    int max_sequences; /* of a pass */
-    int longest;       /* tokens of a sequence */
-    bool backward;     /* keep what a backward pass needs */
-    bool frozen;       /* no gradients of the weights: a backward pass gives that of its input alone */
-    bool attack;       /* room for attack.h */
-    bool recompute;    /* keep only the input of each layer; run it again in the backward pass */
+    int max_width;            /* columns of a pass on a process column */
+    int max_chunk;            /* columns of logits */
+    int max_sequences;        /* of a pass */
+    int longest;              /* tokens of a sequence */
+    bool backward;            /* keep what a backward pass needs */
+    bool frozen;              /* no gradients of the weights: a backward pass gives that of its input alone */
+    bool attack;              /* room for attack.h */
+    bool recompute;           /* keep only the input of each layer; run it again in the backward pass */
+    AdapterSettings adapters; /* rank 0: none */
 } TransformerLimits;
 
 typedef struct Transformer {
@@ -66,7 +71,11 @@ typedef struct Transformer {
     Timer *timer; /* not owned */
     Parameters parameters;
     float *weights;               /* [parameters.local_floats] */
-    float *gradients;             /* [parameters.local_floats]; NULL unless limits.backward, and if frozen */
+    Adapters adapters;            /* without tensors unless limits.adapters */
+    const Parameters *trained;    /* what is trained: parameters, or adapters.parameters */
+    float *trained_weights;       /* [trained->local_floats] weights, or those of the adapters */
+    float *gradients;             /* [trained->local_floats]; NULL unless limits.backward, and if frozen */
+    float *model_gradients;       /* gradients, or NULL where the model is frozen */
     Axis hidden, mlp, query, qkv; /* rows of the activations */
     LayerProducts *products;      /* [layers] views of weights and gradients */
     AttentionShape attention;
@@ -90,18 +99,26 @@ typedef struct Transformer {
     double *sums;            /* [w], [4 w] for joint query and key norms */
     float *scratch;          /* for attention */
     void *memory;            /* the one allocation behind all activations */
-    int64_t activation_bytes, weight_bytes, gradient_bytes; /* of this rank */
+    void *adapter_memory;    /* the one allocation behind the adapters' weights and buffers */
+    int64_t activation_bytes, weight_bytes, gradient_bytes, adapter_bytes; /* of this rank */
 } Transformer;
 
-/* Lays everything out and allocates; weights are not yet set. Collective over grid->world, errors agreed. */
+/* Lays everything out and allocates; weights are not yet set, adapters are switched off. Collective over grid->world,
+ * errors agreed. */
 bool transformer_create(Transformer *t, const Architecture *a, Grid *grid, const TransformerLimits *limits,
                         Timer *timer, Error *err);
 void transformer_free(Transformer *t);
 
-/* Bytes a rank would need (weights, gradients, moments shared by `replicas`, activations, logits) on a grid of this
- * shape. Not collective. */
+/* Switches all adapters on or off: without them the model is the frozen one. Not collective. */
+void transformer_use_adapters(Transformer *t, bool use);
+/* The model's weights += these adapters, laid out for t->parameters. weights: [x->parameters.local_floats]; wide: a
+ * buffer of x->wide_floats. Collective over grid->comm. */
+void transformer_merge(Transformer *t, const Adapters *x, float *weights, float *wide);
+
+/* Bytes a rank would need (weights, adapters with their buffers, gradients, moments shared by `replicas`, activations,
+ * logits) on a grid of this shape. Not collective. */
 typedef struct TransformerBytes {
-    int64_t weights, gradients, moments, activations, logits;
+    int64_t weights, adapters, gradients, moments, activations, logits;
 } TransformerBytes;
 TransformerBytes transformer_bytes(const Architecture *a, const TransformerLimits *limits, int replicas, int rows,
                                    int columns, bool sharded_moments);

@@ -33,6 +33,7 @@ typedef struct Run {
     bool grid_made;
     PairBatcher batcher, heldout_batcher, mismatched_batcher;
     Transformer model;
+    char loaded_digest[WEIGHTS_DIGEST]; /* of the file that run_load_model has read last; "": none */
 } Run;
 
 /* Reads the config, of which the keys `required` (NULL-terminated) have to be set, and starts log, clocks and signals.
@@ -71,6 +72,10 @@ bool run_watch(Run *run, Error *err);
 
 /* Weights of a model file or checkpoint, of the architecture that the run was opened with. Collective over world. */
 bool run_load_model(Run *run, const char *path, Error *err);
+
+/* The adapter of a file into the model's own, which were laid out for such a one: of a base with this digest.
+ * Collective over world. */
+bool run_load_adapter(Run *run, const char *path, const char *base_digest, Error *err);
 
 /* Log-probs of the pairs from *done on under the weights at hand, the same on all ranks; of the second segments too if
  * logps->answer is there (the batcher's limits.parts is 2). Goes on until all are done or the lifecycle has something

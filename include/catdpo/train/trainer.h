@@ -34,6 +34,7 @@ typedef struct Trainer {
     Evaluation heldout;             /* of the held-out pairs; without memory unless checkpoint.best */
     char start_digest[WEIGHTS_DIGEST],
         reference_digest[WEIGHTS_DIGEST]; /* of the weights that training starts from, and of the reference */
+    char base_digest[WEIGHTS_DIGEST];     /* of model.path: what adapters are trained on */
     int64_t *pair;                        /* [B] indices of the step's pairs, -1: none */
     double *logps[PAIR_SIDES];            /* [B] theirs, if this rank counts the pair, else infinite */
     double *ref_logps[PAIR_SIDES];        /* [B] under the reference; NaN: no such pair */
@@ -64,6 +65,16 @@ void trainer_free(Trainer *t);
 
 /* Schedule.until_safe, and the probes say so: no further step is to be made. */
 bool trainer_is_safe(const Trainer *t);
+
+/* ---- weights.c ---- */
+
+/* The digests of base and start, as their files say; a file that does not go with the settings is refused. After
+ * run_open. Collective over world. */
+bool weights_identify(Trainer *t, Error *err);
+/* What is trained, at its start or as in a checkpoint; from then on adapters are part of the model. Before, the model
+ * is the frozen one. Collective over world. */
+bool weights_start(Trainer *t, Error *err);
+bool weights_resume(Trainer *t, const char *checkpoint, Error *err);
 
 /* ---- step.c ---- */
 
