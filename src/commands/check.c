@@ -1,5 +1,4 @@
 /* catdpo check: what files are, and whether they are whole. By one process, without MPI. */
-#include "catdpo/files/adapter_file.h"
 #include "catdpo/files/checkpoint.h"
 #include "catdpo/commands/cli.h"
 #include "catdpo/files/eval_file.h"

@@ -1,7 +1,5 @@
 #include "catdpo/files/adapter_file.h"
 
-#include "catdpo/core/memory.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,9 +70,8 @@ bool adapter_digest(const Parameters *p, const AdapterInfo *info, const uint64_t
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 
-/* All tensors into weights[p->local_floats], and the digest that they give. */
-static bool read_tensors(H5File *file, const Transformer *t, const Parameters *p, const AdapterInfo *info,
-                         float *weights, char digest[WEIGHTS_DIGEST], Error *err)
+bool adapter_read(H5File *file, const Transformer *t, const Parameters *p, const AdapterInfo *info, float *weights,
+                  char digest[WEIGHTS_DIGEST], Error *err)
 {
     uint64_t *checksums = calloc((size_t)parts_count(p), sizeof *checksums);
     const LoadedArray all = { weights, 0, p->local_floats, 0, t->grid->replica == 0 ? p->local_floats : 0, false };
@@ -103,46 +100,7 @@ bool adapter_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Err
                            adapters_modules_text(&info.settings, &t->architecture, modules),
                            adapters_layers_text(&info.settings, &t->architecture, layers));
     }
-    return read_tensors(file, t, t->trained, &info, t->trained_weights, digest, err);
-}
-
-/* The base's weights, proven to be those that the adapter was made for. */
-static bool load_base(const char *path, Transformer *t, const AdapterInfo *info, MPI_Comm comm, Error *err)
-{
-    H5File file;
-    ModelInfo base;
-    char found[FILE_PATH] = "", digest[WEIGHTS_DIGEST], difference[192];
-    if (!error_agree(comm, adapter_find_base(path, info, found, err), err) ||
-        !model_file_open(&file, found, &base, comm, err))
-        return false;
-    bool ok = (base.adapter.settings.rank == 0 ||
-               error_usage(err, "%s is to be the base of the adapter in %s, but is an adapter itself", found, path)) &&
-              (architecture_same(&base.architecture, &t->architecture, difference, sizeof difference) ||
-               error_usage(err, "%s is not the base of the adapter in %s: %s", found, path, difference)) &&
-              model_load(&file, t, digest, err);
-    h5_close(&file);
-    return ok && (strcmp(digest, info->base_digest) == 0 ||
-                  error_usage(err,
-                              "%s is not the base of the adapter in %s: its weights have the digest %s, the adapter "
-                              "was trained on %s",
-                              found, path, digest, info->base_digest));
-}
-
-bool adapter_merge(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error *err)
-{
-    AdapterInfo info;
-    Adapters x = { 0 };
-    float *memory = NULL;
-    if (!adapter_info_read(file, &t->architecture, &info, err) || !load_base(file->path, t, &info, t->grid->world, err))
-        return false;
-    bool ok = adapters_layout(&x, &info.settings, &t->architecture, &t->parameters, t->grid, err);
-    int64_t floats = x.parameters.local_floats;
-    ok = ok && (memory = memory_allocate((floats + x.wide_floats) * (int64_t)sizeof(float), "an adapter", err));
-    ok = error_agree(t->grid->world, ok, err) && read_tensors(file, t, &x.parameters, &info, memory, digest, err);
-    if (ok) transformer_merge(t, &x, memory, memory + floats);
-    memory_free(memory);
-    adapters_free(&x);
-    return ok;
+    return adapter_read(file, t, t->trained, &info, t->trained_weights, digest, err);
 }
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */

@@ -3,7 +3,6 @@
 
 #include "catdpo/config/config.h"
 #include "catdpo/config/options.h"
-#include "catdpo/files/adapter_file.h"
 
 #include <math.h>
 #include <stddef.h>

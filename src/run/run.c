@@ -2,7 +2,6 @@
 
 #include "catdpo/data/mismatch.h"
 #include "catdpo/parallel/gemm.h"
-#include "catdpo/files/adapter_file.h"
 #include "catdpo/files/foreign.h"
 #include "catdpo/files/pairs_file.h"
 #include "catdpo/rundir/status.h"

@@ -5,7 +5,15 @@
 #ifndef CATDPO_FILES_ADAPTER_FILE_H
 #define CATDPO_FILES_ADAPTER_FILE_H
 
-#include "catdpo/files/model_file.h"
+#include "catdpo/core/file.h"
+#include "catdpo/files/tensors_file.h"
+
+/* What a file with an adapter instead of the model's own weights says of it. */
+typedef struct AdapterInfo {
+    AdapterSettings settings;         /* rank 0: the file has weights of its own */
+    char base[FILE_PATH];             /* model file that the adapter belongs to */
+    char base_digest[WEIGHTS_DIGEST]; /* of its weights */
+} AdapterInfo;
 
 /* The attributes, checked against the architecture. Collective over the file's communicator. */
 bool adapter_info_read(H5File *file, const Architecture *a, AdapterInfo *info, Error *err);
@@ -18,12 +26,14 @@ bool adapter_find_base(const char *file, const AdapterInfo *info, char path[FILE
 bool adapter_digest(const Parameters *p, const AdapterInfo *info, const uint64_t *checksums,
                     char digest[WEIGHTS_DIGEST], Error *err);
 
-/* Adapters of an open file into t->trained_weights, where t has adapters of the same settings: refused otherwise.
- * Verified like a model's weights. Collective over grid->world (the file's communicator). */
-bool adapter_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error *err);
+/* All tensors of p into weights[p->local_floats], and the digest that they give. Verified like a model's weights.
+ * Collective over grid->world (the file's communicator). */
+bool adapter_read(H5File *file, const Transformer *t, const Parameters *p, const AdapterInfo *info, float *weights,
+                  char digest[WEIGHTS_DIGEST], Error *err);
 
-/* What model_load does with a file that has an adapter. Collective over grid->world. */
-bool adapter_merge(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error *err);
+/* Adapters of an open file into t->trained_weights, where t has adapters of the same settings: refused otherwise.
+ * Collective over grid->world (the file's communicator). */
+bool adapter_load(H5File *file, Transformer *t, char digest[WEIGHTS_DIGEST], Error *err);
 
 /* The group with its attributes and, not yet filled, its tensors: part of a checkpoint's layout. Collective. */
 bool adapter_create(H5File *file, const Transformer *t, const AdapterInfo *info, const uint64_t *checksums, Error *err);
