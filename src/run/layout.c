@@ -46,7 +46,7 @@ bool layout_limits(const Config *config, const Architecture *a, const Pairs *pai
                                    .recompute = config->engine.recompute };
     pair_batcher_free(&b);
     return purpose != PASS_TRAIN || adapters_parse(&limits->adapters, a, config->lora.rank, config->lora.alpha,
-                                       config->lora.target_modules, config->lora.layers, "lora.", err);
+                                                   config->lora.target_modules, config->lora.layers, "lora.", err);
 }
 
 /* Floats that a rank sends and receives in a step on an R x C grid, in units of the hidden size: activations among
