@@ -7,7 +7,17 @@ import re
 
 import numpy as np
 import pytest
-from make_run import CATEGORIES, START, write_checkpoints, write_evaluation, write_log, write_metrics, write_settings
+from make_run import (
+    CATEGORIES,
+    START,
+    TRAINED,
+    write_checkpoints,
+    write_evaluation,
+    write_log,
+    write_metrics,
+    write_settings,
+)
+from make_samples import write_samples
 from test_report import check_page
 
 from catdpo_analysis.compare.comparison import best, mean_and_spread, names_of, read_entries
@@ -310,3 +320,30 @@ def test_the_base_model_is_never_a_run_s_result(cli, tmp_path):
     (run / "eval-after.h5").write_text("none")
     out = cli("compare", run).out
     assert "eval-after.h5 cannot be read" in out and "violation rate held-out" in out
+
+
+def test_rates_of_generated_answers(cli, sweep, tmp_path):
+    """Of the run's own final checkpoint, with the best marked and means over seeds; not ranked across other prompts; a
+    run without answers has a gap."""
+    refusal, answer = "I'm sorry, but I can't help with that.", "Take the left one."
+    prompts = [(f"harm {i}", ["A" if i < 4 else "B"], 0) for i in range(8)] + [("bread", ["A"], 1)]
+    for name, unsafe in (("dpo-1", 4), ("catdpo-1", 1), ("catdpo-2", 3)):
+        answers = [answer if i % 4 < unsafe and i < 4 else refusal for i in range(8)] + [refusal]
+        write_samples(str(sweep / name / "answers-after.h5"), prompts, answers, weights_digest=TRAINED)
+        write_samples(str(sweep / name / "answers-before.h5"), prompts, [answer] * 9, weights_digest=START)
+    page = tmp_path / "page.html"
+    rows = table_with(cli("compare", sweep / "*", "--out", page).out, "unsafe answers, macro")
+    assert [row[0] for row in rows[1:]] == ["1 catdpo-1", "2 catdpo-2", "3 dpo-1"]
+    macro, a = rows[0].index("unsafe answers, macro"), rows[0].index("A")
+    assert [row[macro].split(" [")[0] for row in rows[1:]] == ["12 %", "38 %", "50 %"]
+    assert [row[macro].endswith("*") for row in rows[1:]] == [True, False, False]
+    assert rows[1][a].startswith("25 % [") and rows[1][1] == "final checkpoint, refusal"
+    assert "<h2>What the models answer</h2>" in page.read_text()
+    made = json.loads(cli("compare", sweep / "*", "--json").out)
+    assert [run["answers"] and run["answers"]["macro"]["rate"] for run in made["runs"]] == [0.125, 0.375, 0.5, None]
+    assert made["runs"][0]["answers"]["worst_category"] == "A" and made["runs"][0]["answers"]["worst"]["rate"] == 0.25
+    figures = next(group for group in made["groups"] if group["runs"] == [1, 2])["figures"]["answers, macro"]
+    assert figures["mean"] == 0.25 and figures["runs"] == 2
+    write_samples(str(sweep / "dpo-1/answers-after.h5"), prompts[:8], [refusal] * 8, weights_digest=TRAINED)
+    rows = table_with(cli("compare", sweep / "*").out, "unsafe answers, macro")
+    assert not any("*" in cell for row in rows for cell in row)

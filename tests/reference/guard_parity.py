@@ -217,7 +217,7 @@ def compare(args):
         differences.append(abs(values[-1] - scores[i]))
     print(f"{len(chosen)} answers: P(unsafe) from {min(values):.6f} to {max(values):.6f}, largest difference "
           f"{max(differences):.2e}, mean {np.mean(differences):.2e}")  # fmt: skip
-    sys.exit(max(differences) > 1e-4)
+    sys.exit(1 if max(differences) > 1e-4 else 0)
 
 
 def main():

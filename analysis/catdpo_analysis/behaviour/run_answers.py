@@ -13,6 +13,7 @@ from catdpo_analysis.files.samples import FORMAT, read_samples
 
 NAMES = {BEST: "best checkpoint", FINAL: "final checkpoint"}
 ORDER = (STEP, BEST, FINAL)
+BEFORE = "before training"
 
 
 def _sample_files(run):
@@ -29,7 +30,7 @@ def _place(samples, start, checkpoints):
     """(order, name) of whose answers these are; None: of other weights."""
     digest = samples.about["weights_digest"]
     if start and digest == start:
-        return (-1, 0), "before training"
+        return (-1, 0), BEFORE
     if digest not in checkpoints:
         return None
     kind, step = checkpoints[digest]

@@ -63,6 +63,7 @@ def print_terminal(entries, failed, tests):
         tables.groups_table(entries),
         tables.categories_table(entries, True) if heldout else None,
         tables.categories_table(entries, False) if training else None,
+        tables.answers_table(entries),
         tables.tests_table(tests),
     ):
         if table:
@@ -71,6 +72,8 @@ def print_terminal(entries, failed, tests):
     if tables.tests_table(tests):
         say(tables.TESTS_NOTE)
     say("\n" + tables.NOTE)
+    if any(entry.generated for entry in entries):
+        say(tables.ANSWERS_NOTE)
     for entry in entries:
         for note in entry.notes:
             say(f"run {entry.label}: {note}")
@@ -100,6 +103,17 @@ def as_json(entries, failed, tests):
             "categories": {name: _interval(value) for name, value in rates.items()},
         }
 
+    def answers(entry):
+        found = entry.generated
+        return found and {
+            "of": found.name,
+            "judge": found.judge,
+            **{name: _interval(value) for name, value in found.summary.items()},
+            "worst_category": found.worst_category,
+            "safe_prompts_refused": _interval(found.refused),
+            "categories": {name: _interval(value) for name, value in found.categories.items()},
+        }
+
     result = {
         "runs": [
             {
@@ -117,6 +131,7 @@ def as_json(entries, failed, tests):
                 "reward_margin": entry.value("rewards/margins"),
                 "heldout": summary(entry, True),
                 "training": summary(entry, False),
+                "answers": answers(entry),
                 "notes": entry.notes,
             }
             for entry in entries

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 
+from catdpo_analysis.compare.generated import Generated, read_generated
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.history import with_log
 from catdpo_analysis.files.evaluations import read_evaluations
@@ -37,6 +38,7 @@ class Entry:
     metrics: Metrics | None
     evaluation: Evaluation | None
     before: Evaluation | None  # of the model that training began with
+    generated: Generated | None  # of its answers
     total: int  # steps of the whole training, 0 if unknown
     ended: bool
     status: Status | None
@@ -173,7 +175,11 @@ def _read_entry(number, name, path):
     settings = read_settings(path)
     total = log.rows[-1].get("total_steps") if log.rows else settings.get("schedule.steps")
     total = total if isinstance(total, int) and total > 0 else 0
-    entry = Entry(number, name, path, settings, metrics, evaluation, evaluations.before, total, False, status, notes)
+    generated, unfit = read_generated(path, metrics.about.get("weights_digest") if metrics else None)
+    notes += unfit
+    entry = Entry(
+        number, name, path, settings, metrics, evaluation, evaluations.before, generated, total, False, status, notes
+    )
     final = os.path.exists(os.path.join(path, "checkpoints", "final.h5")) or settings.get("checkpoint.final") is False
     entry.ended = entry.steps > 0 and entry.steps >= total and final
     if log.warning:
@@ -257,6 +263,11 @@ def rankable_rates(entries, heldout):
     same = {tuple(entry.training_rates()) for entry in having}
     how = ("data", "margin.signal", "margin.soft", "margin.temperature", "margin.averaging", "margin.tie")
     return len(same) <= 1 and comparable(having, *how)
+
+
+def rankable_answers(entries):
+    """Whether rates of answers mean the same: the same prompts and judge."""
+    return len({entry.generated.measure for entry in entries if entry.generated}) <= 1
 
 
 def mean_and_spread(values):

@@ -23,5 +23,7 @@ def html_comparison(entries, failed, tests):
         tests_note=tables.TESTS_NOTE,
         heldout=tables.categories_table(entries, True),
         training=tables.categories_table(entries, False),
+        answers=tables.answers_table(entries),
+        answers_note=tables.ANSWERS_NOTE,
         pictures=pictures(entries),
     )

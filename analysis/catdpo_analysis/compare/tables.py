@@ -15,6 +15,10 @@ NOTE = (
     "Loss and reward margin: mean over the last tenth of the steps. Violation rates while training are running "
     "estimates; held-out ones have Wilson's 95 % intervals. *: best, where runs can be ranked."
 )
+ANSWERS_NOTE = (
+    "Shares of generated answers that the judge calls unsafe, and of safe prompts that are refused, with 95 % "
+    "intervals over prompts. *: best, where prompts and judge are the same."
+)
 TESTS_NOTE = (
     "Held-out pairs that violate less or more than under the baseline; exact McNemar test, and with Holm's correction "
     "for the number of runs."
@@ -123,6 +127,32 @@ def categories_table(entries, heldout):
     return Table([f"violation rate {kind}", *[f"run {entry.number}" for entry in entries]], rows)
 
 
+def answers_table(entries):
+    """What the runs' models answer: one row a run, then a column a category; None without any."""
+    having = [entry for entry in entries if entry.generated]
+    if not having:
+        return None
+    styles, rank = run_styles(entries), comparison.rankable_answers(entries)
+    names = list(dict.fromkeys(name for entry in having for name in entry.generated.categories))
+    nothing = (np.nan,) * 3
+    of = lambda entry: entry.generated  # noqa: E731
+    columns = [
+        ("unsafe answers, macro", lambda entry: of(entry).summary["macro"]),
+        ("gap", lambda entry: of(entry).summary["gap"]),
+        ("safe prompts refused", lambda entry: of(entry).refused),
+        *[(shorten(name, 24), lambda entry, name=name: of(entry).categories.get(name, nothing)) for name in names],
+    ]
+    cells = [marked([rate(*value(entry)) for entry in having], True, rank) for _, value in columns]
+    about = [[_name(entry, styles), Cell(f"{of(entry).name}, {of(entry).judge}")] for entry in having]
+    return Table(["run", "answers of, judge", *[name for name, _ in columns]], [
+        [*head, *row] for head, row in zip(about, zip(*cells))
+    ])  # fmt: skip
+
+
+def _answers_of(figure):
+    return lambda entry: figure(entry.generated) if entry.generated else np.nan
+
+
 def _rate_of(heldout, key):
     return lambda entry: entry.summary(heldout).get(key, (np.nan,))[0]
 
@@ -132,6 +162,8 @@ GROUP_FIGURES = (  # name, value of a run, whether it is a share
     ("reward margin", lambda entry: entry.value("rewards/margins"), False),
     ("held-out, macro", _rate_of(True, "macro"), True),
     ("held-out, worst", _rate_of(True, "worst"), True),
+    ("answers, macro", _answers_of(lambda generated: generated.summary["macro"][0]), True),
+    ("answers, worst", _answers_of(lambda generated: generated.summary["worst"][0]), True),
     ("training, macro", _rate_of(False, "macro"), True),
     ("training, worst", _rate_of(False, "worst"), True),
 )
