@@ -154,7 +154,9 @@ static const Command commands[] = {
             "What to take on so many ranks, what it costs (hours, node-hours, efficiency), whether fewer nodes would\n"
             "be faster or cheaper or how many it takes at least, and the sbatch command; then what that follows\n"
             "from: for each process grid that suits the ranks the memory of a rank, operations and bytes sent in a\n"
-            "step, the time expected for it, and why a grid is refused.\n"
+            "step, the time expected for it, and why a grid is refused; and what catdpo generate takes for the "
+            "prompts\n"
+            "of the data, if every answer has generate.max_tokens tokens.\n"
             "The steps are laid out as the run will do it; how fast a rank is, is measured here or given.\n"
             "Runs on one process without mpirun, on a login node. parallel.grid and parallel.replicas are ignored.\n"
             "The time is an estimate: of all ranks on nodes like this one, with nothing else on them.\n",

@@ -8,6 +8,7 @@
 #include "catdpo/files/metrics.h"
 #include "catdpo/files/model_file.h"
 #include "catdpo/files/pairs_file.h"
+#include "catdpo/files/prompts_file.h"
 #include "catdpo/files/reference_file.h"
 
 #include <errno.h>
@@ -150,6 +151,21 @@ static bool read_pairs(Plan *plan, Error *err)
            error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some", plan->pairs_name);
 }
 
+/* What `generate` would answer without --prompts and --split, where the file has any. */
+static bool read_prompts(Plan *plan, Error *err)
+{
+    const char *path = plan->config.data.path;
+    bool there = false;
+    if (plan->invented) return true;
+    plan->prompts_group = "prompts";
+    if (!prompts_exist(path, plan->prompts_group, &there, MPI_COMM_NULL, err)) return false;
+    if (!there) {
+        plan->prompts_group = plan->config.data.heldout;
+        if (!prompts_exist(path, plan->prompts_group, &there, MPI_COMM_NULL, err)) return false;
+    }
+    return !there || prompts_load(&plan->prompts, path, plan->prompts_group, MPI_COMM_NULL, err);
+}
+
 static bool count_parameters(Plan *plan, Error *err)
 {
     Parameters p;
@@ -259,7 +275,7 @@ int command_plan(const CommandLine *line, MPI_Comm comm)
     plan->line = line;
     bool ok = config_load(&plan->config, line->config, line->set_count, line->sets, &err) && read_sizes(plan, &err) &&
               read_model(plan, &err) && read_machine(plan, &err) && read_pairs(plan, &err) &&
-              count_parameters(plan, &err);
+              read_prompts(plan, &err) && count_parameters(plan, &err);
     gemm_set_block((int)plan->config.parallel.block);
     for (int i = 0; ok && i < plan->sizes; i++) ok = plan_size(plan, &plan->size[i], EFFORT / plan->sizes, &err);
     ok = ok && plan_alternatives(plan, &err);
@@ -276,6 +292,7 @@ int command_plan(const CommandLine *line, MPI_Comm comm)
     for (int i = 0; i < plan->sizes; i++) free(plan->size[i].grid);
     free(plan->size);
     pairs_free(&plan->pairs);
+    prompts_free(&plan->prompts);
     free(plan);
     log_close(&log);
     return err.exit_status;

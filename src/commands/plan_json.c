@@ -61,6 +61,31 @@ static void print_grid(const Plan *plan, const RanksPlan *size, const GridPlan *
     json_close(j);
 }
 
+static void print_answers(const Plan *plan, const AnswersPlan *x, Json *j)
+{
+    if (!x->known) {
+        json_null(j, "answers");
+        return;
+    }
+    json_object(j, "answers");
+    json_text(j, "prompts", plan->prompts_group);
+    json_number(j, "prompt_count", (double)plan->prompts.count);
+    if (*x->reason) {
+        json_text(j, "reason", x->reason);
+    } else {
+        json_integer(j, "replicas", x->layout.replicas);
+        json_integer(j, "rows", x->layout.rows);
+        json_integer(j, "columns", x->layout.columns);
+        json_integer(j, "at_once", x->limits.lanes);
+        json_number(j, "model_bytes", x->bytes.model);
+        json_number(j, "cache_bytes", x->bytes.cache);
+        json_number(j, "prefill_seconds", x->cost.prefill);
+        json_number(j, "decode_seconds", x->cost.decode);
+        json_number(j, "passes", x->cost.passes);
+    }
+    json_close(j);
+}
+
 static void print_size(const Plan *plan, const RanksPlan *size, Json *j)
 {
     PlanFiles files = plan_files(plan);
@@ -88,6 +113,7 @@ static void print_size(const Plan *plan, const RanksPlan *size, Json *j)
         json_number(j, "node_hours", plan_node_hours(plan, size));
         json_number(j, "efficiency", plan_efficiency(plan, size, &few));
     }
+    print_answers(plan, &size->answers, j);
     json_array(j, "grids");
     for (int i = 0; i < size->count; i++) print_grid(plan, size, &size->grid[i], j);
     json_close(j);

@@ -130,6 +130,26 @@ static void print_kinds(const PlanMemory *m, FILE *out)
     fprintf(out, "memory    %s a rank, expected peak\n", memory_line(&table, text, sizeof text));
 }
 
+static void print_answers(const Plan *plan, const AnswersPlan *x, FILE *out)
+{
+    char model[16], cache[16], all[32], prompts[32], pass[32];
+    const Layout *l = &x->layout;
+    if (!x->known) return;
+    fprintf(out, "answers   to the %lld prompts of /%s (catdpo generate): ", (long long)plan->prompts.count,
+            plan->prompts_group);
+    if (*x->reason) {
+        fprintf(out, "refused, %s\n", x->reason);
+        return;
+    }
+    fprintf(out,
+            "%d replica%s of %d x %d, %d at once on each; %s a rank and %s for keys and values; %s at most, %s of it "
+            "for reading prompts, then %.0f passes of %s\n",
+            l->replicas, l->replicas > 1 ? "s" : "", l->rows, l->columns, x->limits.lanes,
+            memory_text(x->bytes.model, model), memory_text(x->bytes.cache, cache),
+            duration(x->cost.prefill + x->cost.decode, all), duration(x->cost.prefill, prompts), x->cost.passes,
+            duration(x->cost.pass, pass));
+}
+
 /* "2 nodes of 128 ranks", "64 ranks on 1 node" */
 static const char *places(const RanksPlan *size, char text[64])
 {
@@ -231,6 +251,7 @@ static void print_one(const Plan *plan, const RanksPlan *size, FILE *out)
             plan->per_node_given ? "" : " (as many as this machine has cores)", memory_text(size->memory.bytes, memory),
             size->memory.of, memory_text(LAYOUT_ROOM * size->memory.bytes, room));
     print_grids(size, out);
+    print_answers(plan, &size->answers, out);
     if (size->best < 0) return;
     const StepCost *c = &size->grid[size->best].cost;
     fputs("\nof the recommended one:\n", out);

@@ -2,6 +2,7 @@
 #ifndef CATDPO_COMMAND_PLAN_H
 #define CATDPO_COMMAND_PLAN_H
 
+#include "catdpo/generate/run.h"
 #include "catdpo/run/layout.h"
 
 #include "catdpo/commands/cli.h"
@@ -17,6 +18,16 @@ typedef struct GridPlan {
     StepCost cost;
 } GridPlan;
 
+/* Answers to the prompts of the data, by as many ranks (catdpo generate). */
+typedef struct AnswersPlan {
+    bool known;       /* there are prompts */
+    char reason[256]; /* why it is refused, "" if it is not */
+    Layout layout;
+    GenerateLimits limits;
+    GenerateBytes bytes;
+    GenerationCost cost;
+} AnswersPlan;
+
 /* All grids of one number of ranks. */
 typedef struct RanksPlan {
     int ranks, nodes, ranks_per_node;
@@ -24,7 +35,8 @@ typedef struct RanksPlan {
     int count;
     GridPlan *grid; /* [count]; owned */
     int best;       /* index, -1: no grid is valid and roomy */
-    char why[640];  /* why the best is the best, or why there is none */
+    AnswersPlan answers;
+    char why[640]; /* why the best is the best, or why there is none */
 } RanksPlan;
 
 typedef struct Plan {
@@ -34,6 +46,8 @@ typedef struct Plan {
     char model_name[FILENAME_MAX], pairs_name[FILENAME_MAX];
     Pairs pairs;
     bool invented;   /* the pairs are */
+    Prompts prompts; /* what generate would answer: of the data's own prompts, or of data.heldout; none if count is 0 */
+    const char *prompts_group;
     Machine machine; /* ranks_per_node is that of the RanksPlan at hand */
     bool gflops_given, memory_bandwidth_given, bandwidth_given, latency_given;
     double parameters;
@@ -58,6 +72,8 @@ PlanFiles plan_files(const Plan *plan);
 bool plan_add_size(Plan *plan, int ranks, int per_node, Error *err);
 /* Every grid of a number of ranks, and the best of them. `pairs`: how many may be laid out to find out. */
 bool plan_size(Plan *plan, RanksPlan *size, double pairs, Error *err);
+/* Of as many ranks: memory and time of answers to the prompts. */
+bool plan_answers(Plan *plan, RanksPlan *size, Error *err);
 /* What was asked for beside fewer nodes, fewer ranks on a node, or more nodes if it does not fit. */
 bool plan_alternatives(Plan *plan, Error *err);
 

@@ -124,7 +124,37 @@ bool plan_size(Plan *plan, RanksPlan *size, double pairs, Error *err)
                 return false;
     }
     choose_best(plan, size);
-    return true;
+    return plan_answers(plan, size, err);
+}
+
+/* ---- answers ---- */
+
+bool plan_answers(Plan *plan, RanksPlan *size, Error *err)
+{
+    const Prompts *p = &plan->prompts;
+    AnswersPlan *x = &size->answers;
+    Error refusal = { 0 };
+    Config config = plan->config; /* the grid is free, as for training */
+    memset(config.parallel.grid, 0, sizeof config.parallel.grid);
+    config.parallel.replicas = 0;
+    *x = (AnswersPlan){ .known = p->count > 0, .limits = generate_sizes(&config) };
+    if (!x->known) return true;
+    if (!generate_layout_for(&x->layout, &config, &plan->architecture, p, &x->limits, size->ranks, &size->memory,
+                             &x->bytes, &refusal)) {
+        first_clause(x->reason, sizeof x->reason, refusal.message);
+        return true;
+    }
+    const Layout *l = &x->layout;
+    double share = (double)((p->count + l->replicas - 1) / l->replicas), mean = (double)p->offsets[p->count] / p->count;
+    const GenerationLoad load = { .answers = share * x->limits.samples,
+                                  .prompt_tokens = share * mean,
+                                  .prompt = mean,
+                                  .lanes = x->limits.lanes,
+                                  .max_tokens = x->limits.max_tokens,
+                                  .max_tokens_pass = (int)x->limits.max_tokens_pass };
+    plan->machine.ranks_per_node = size->ranks_per_node;
+    return generation_cost(&x->cost, &config, &plan->architecture, (PlanShape){ l->replicas, l->rows, l->columns },
+                           &plan->machine, &load, err);
 }
 
 /* ---- other numbers of ranks ---- */

@@ -47,12 +47,17 @@ static bool read_stop(const char *text, GenerateLimits *limits, int vocab, Error
     return true;
 }
 
+GenerateLimits generate_sizes(const Config *config)
+{
+    return (GenerateLimits){ .samples = (int)config->generate.samples,
+                             .max_tokens = (int)config->generate.max_tokens,
+                             .lanes = (int)config->generate.slots,
+                             .max_tokens_pass = config->batch.max_tokens };
+}
+
 bool generate_limits(const Config *config, const Vocabulary *v, int vocab, GenerateLimits *limits, Error *err)
 {
-    *limits = (GenerateLimits){ .samples = (int)config->generate.samples,
-                                .max_tokens = (int)config->generate.max_tokens,
-                                .lanes = (int)config->generate.slots,
-                                .max_tokens_pass = config->batch.max_tokens };
+    *limits = generate_sizes(config);
     if (*config->generate.stop) return read_stop(config->generate.stop, limits, vocab, err);
     if (v->stop_count == 0)
         return error_usage(err,
@@ -80,8 +85,8 @@ void generate_describe(const Config *config, const GenerateLimits *limits, char 
 /* ---- layout ------------------------------------------------------------------------------------------------------ */
 
 /* Limits on a grid of this shape, and the bytes that its first rank, which has most, needs. */
-static double need_of(const Config *config, const Architecture *a, const Prompts *prompts, const Layout *layout,
-                      GenerateLimits *limits)
+static GenerateBytes need_of(const Config *config, const Architecture *a, const Prompts *prompts, const Layout *layout,
+                             GenerateLimits *limits)
 {
     int rows = layout->rows, columns = layout->columns;
     const AttentionShape shape = { .groups = (a->groups + rows - 1) / rows,
@@ -93,22 +98,20 @@ static double need_of(const Config *config, const Architecture *a, const Prompts
         generator_lanes(a, &shape, columns, prompts->longest, limits, answers, config->generate.cache_mb * 1e6);
     TransformerLimits model = generator_model_limits(limits, columns, prompts->longest);
     TransformerBytes bytes = transformer_bytes(a, &model, layout->replicas, rows, columns, false);
-    return (double)(bytes.weights + bytes.activations + bytes.logits) +
-           (double)kv_cache_bytes(a->layers, &shape,
-                                  limits->lanes / columns * (int)(prompts->longest - 1 + limits->max_tokens));
+    return (GenerateBytes){
+        .model = (double)(bytes.weights + bytes.activations + bytes.logits),
+        .cache = (double)kv_cache_bytes(a->layers, &shape,
+                                        limits->lanes / columns * (int)(prompts->longest - 1 + limits->max_tokens)),
+    };
 }
 
-bool generate_layout(Layout *layout, const Config *config, const Architecture *a, const Prompts *prompts,
-                     GenerateLimits *limits, MPI_Comm world, Error *err)
+bool generate_layout_for(Layout *layout, const Config *config, const Architecture *a, const Prompts *prompts,
+                         GenerateLimits *limits, int ranks, const MemoryShare *memory, GenerateBytes *bytes, Error *err)
 {
-    int ranks, rows = (int)config->parallel.grid[0], columns = (int)config->parallel.grid[1];
+    int rows = (int)config->parallel.grid[0], columns = (int)config->parallel.grid[1];
     int replicas = (int)config->parallel.replicas;
     const GenerateLimits wanted = *limits;
     char wants[16] = "", has[16];
-    CHECK_MPI(MPI_Comm_size(world, &ranks));
-    MemoryShare memory = memory_share(world);
-    if (config->parallel.memory_gb > 0)
-        memory = (MemoryShare){ .bytes = config->parallel.memory_gb * 1e9, .of = "parallel.memory_gb" };
     bool free_grid = rows == 0;
     for (int r = free_grid ? 1 : rows; r <= (free_grid ? ranks : rows); r++) {
         int c = free_grid ? 1 : columns, d = replicas > 0 ? replicas : ranks / (r * c);
@@ -116,18 +119,31 @@ bool generate_layout(Layout *layout, const Config *config, const Architecture *a
         *layout = (Layout){ .replicas = d < 1 ? 1 : d, .rows = r, .columns = c, .why = "as configured" };
         if (!architecture_fits(a, r, c, ranks, err)) return false;
         *limits = wanted;
-        double need = need_of(config, a, prompts, layout, limits);
+        *bytes = need_of(config, a, prompts, layout, limits);
+        double need = bytes->model + bytes->cache;
         memory_text(need, wants);
-        if (need > memory.bytes * (free_grid ? LAYOUT_ROOM : 1)) continue;
+        if (need > memory->bytes * (free_grid ? LAYOUT_ROOM : 1)) continue;
         if (free_grid)
             snprintf(layout->why, sizeof layout->why,
                      "the fewest rows on which model and cache (%s a rank) fit the memory (%s a rank: %s)", wants,
-                     memory_text(memory.bytes, has), memory.of);
+                     memory_text(memory->bytes, has), memory->of);
         return true;
     }
     return error_usage(
         err,
         "model and cache need %s a rank, of %s (%s): start more ranks or nodes, or lower generate.slots, "
         "generate.cache_mb or generate.max_tokens",
-        *wants ? wants : "more", memory_text(memory.bytes, has), memory.of);
+        *wants ? wants : "more", memory_text(memory->bytes, has), memory->of);
+}
+
+bool generate_layout(Layout *layout, const Config *config, const Architecture *a, const Prompts *prompts,
+                     GenerateLimits *limits, MPI_Comm world, Error *err)
+{
+    int ranks;
+    GenerateBytes bytes;
+    CHECK_MPI(MPI_Comm_size(world, &ranks));
+    MemoryShare memory = memory_share(world);
+    if (config->parallel.memory_gb > 0)
+        memory = (MemoryShare){ .bytes = config->parallel.memory_gb * 1e9, .of = "parallel.memory_gb" };
+    return generate_layout_for(layout, config, a, prompts, limits, ranks, &memory, &bytes, err);
 }

@@ -475,3 +475,62 @@ bool step_cost(StepCost *cost, const Config *config, const Architecture *a, cons
     parameters_free(&s.parameters);
     return ok;
 }
+
+/* ---- generation ---- */
+
+/* y = W x for few tokens: W is read from memory while it is multiplied. A grid of one process copies nothing. */
+static double few_tokens_seconds(const Scene *s, Extent out, Extent tokens, Extent in)
+{
+    const Machine *m = s->machine;
+    int ranks = grid_span(s);
+    ProductCost c =
+        product_cost(PLAIN, PLAIN, out, tokens, in, s->shape.rows, s->shape.columns, (int)s->config->parallel.block);
+    double computed = c.flops / (m->gflops * 1e9 * PANEL_RATE),
+           read = FLOAT_BYTES * out.over_rows * in.over_columns / m->memory_bandwidth;
+    return larger(computed, read) + (ranks > 1 ? c.copied / m->memory_bandwidth : 0) +
+           exchange_seconds(s, c.row_bytes / ranks, c.row_messages, row_span(s)) +
+           exchange_seconds(s, c.column_bytes / ranks, c.column_messages, ranks);
+}
+
+/* A forward pass over so many tokens and targets on a process column, without attention. */
+static double forward_seconds(const Scene *s, int width, int targets)
+{
+    const Machine *m = s->machine;
+    Work w = { 0 };
+    double layers = s->a->layers;
+    Extent tokens = tokens_extent(s, width);
+    double products =
+        layers *
+        (few_tokens_seconds(s, s->qkv, tokens, s->hidden) + few_tokens_seconds(s, s->hidden, tokens, s->query) +
+         few_tokens_seconds(s, s->gate_up, tokens, s->hidden) + few_tokens_seconds(s, s->hidden, tokens, s->mlp));
+    if (targets > 0)
+        products += few_tokens_seconds(s, s->vocab, tokens_extent(s, targets), s->hidden) +
+                    targets * s->vocab.over_rows * m->mlp_forward;
+    int norms = (int)((input_norms(s) + output_norms(s)) * layers) + 1;
+    for (int i = 0; i < norms; i++) add_allreduce(s, &w, width * 8, s->shape.rows, grid_span(s));
+    return products + w.exchange +
+           width * (s->mlp.over_rows * layers * m->mlp_forward +
+                    FLOAT_BYTES * layers * layer_traffic(s, false) / m->memory_bandwidth);
+}
+
+bool generation_cost(GenerationCost *cost, const Config *config, const Architecture *a, PlanShape shape,
+                     const Machine *machine, const GenerationLoad *load, Error *err)
+{
+    Scene s;
+    *cost = (GenerationCost){ 0 };
+    bool ok = scene_make(&s, config, a, shape, machine, err);
+    if (ok && load->answers > 0) {
+        int here = load->lanes / shape.columns;
+        double keys = 2 * s.local_heads / (a->heads / a->groups) * a->head_dim * a->layers * FLOAT_BYTES; /* a token */
+        double reads = load->prompt_tokens / shape.columns, read = fmin(reads, load->max_tokens_pass);
+        cost->pass = forward_seconds(&s, here, here) +
+                     here * keys * (load->prompt + load->max_tokens / 2.0) / machine->memory_bandwidth;
+        cost->passes = ceil(load->answers / load->lanes) * load->max_tokens;
+        cost->decode = cost->passes * cost->pass;
+        if (read >= 1)
+            cost->prefill = reads / read * forward_seconds(&s, (int)read, 0) +
+                            reads * load->prompt / 2 * a->layers * s.local_heads * machine->attention_forward;
+    }
+    parameters_free(&s.parameters);
+    return ok;
+}

@@ -18,6 +18,7 @@ import engine
 import h5py
 import numpy as np
 import pytest
+from conftest import write_model
 
 pytestmark = engine.needs_binary
 
@@ -296,6 +297,57 @@ def test_text_and_json_tell_the_same():
     for grid in planned["sizes"][0]["grids"]:
         assert " x ".join(map(str, shape(grid))) in text
     assert planned["machine"]["gflops"] == 50 and "50.0 GF/s (given)" in text and "12.5 GB/s (default)" in text
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """Settings for a model and pairs with held-out prompts, made by import and prepare."""
+    from catdpo_analysis.cli import main
+
+    folder = tmp_path_factory.mktemp("asked")
+    write_model(folder / "hf")
+    row = {"chosen": " I would rather not.", "rejected": " Take a wire.", "category": "x"}
+    with open(folder / "pairs.jsonl", "w") as file:
+        file.writelines(json.dumps(row | {"prompt": f"how do I do thing {i}?"}) + "\n" for i in range(20))
+    model, pairs = str(folder / "model.h5"), str(folder / "pairs.h5")
+    assert main(["import", str(folder / "hf"), "--out", model]) == 0
+    assert main(["prepare", str(folder / "pairs.jsonl"), "--model", model, "--out", pairs, "--heldout", "0.5"]) == 0
+    return {"model.path": model, "data.path": pairs}
+
+
+def test_answers_are_planned_as_generate_lays_them_out(asked, tmp_path):
+    """Layout, answers at once and the memory of keys and values are generate's own; without prompts there is no plan
+    of answers."""
+    settings = {"generate.max_tokens": 7, "generate.samples": 3, "generate.slots": 4}
+    answers = plan("--ranks", 2, **asked, **settings)["sizes"][0]["answers"]
+    with h5py.File(asked["data.path"]) as file:
+        lengths = np.diff(file["heldout/prompts/offsets"][...])
+    with h5py.File(asked["model.path"]) as file:
+        model = dict(file["model"].attrs)
+    heads, dim, layers = (int(model[n]) for n in ("num_key_value_heads", "head_dim", "num_hidden_layers"))
+    assert answers["prompts"] == "heldout" and answers["prompt_count"] == len(lengths) == 10
+    assert answers["cache_bytes"] == 4 * (lengths.max() - 1 + 7) * 2 * heads * dim * layers * 4
+    assert answers["passes"] == 7 * -(-5 * 3 // 4) and answers["decode_seconds"] > answers["prefill_seconds"] > 0
+    command = [engine.MPIRUN, "2", engine.BINARY, "generate", "/dev/null", "--out", str(tmp_path / "samples.h5")]
+    for key, value in {**asked, **settings, "run.progress": "off"}.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (answers["replicas"], answers["rows"], answers["columns"]) == (2, 1, 1)
+    assert "2 replicas of 1 x 1" in done.stderr and "4 at once on a replica" in done.stderr
+    text = call("--ranks", 2, **asked, **settings).stdout
+    line = next(line for line in text.splitlines() if line.startswith("answers "))
+    assert "to the 10 prompts of /heldout" in line and "2 replicas of 1 x 1, 4 at once on each" in line
+    assert plan("--ranks", 2)["sizes"][0]["answers"] is None and "answers " not in call("--ranks", 2).stdout
+
+
+def test_answers_that_do_not_fit(asked):
+    """Too little memory for model and cache: said beside the grids of training, which may fit."""
+    settings = {"generate.max_tokens": 100, "generate.slots": 65536, "generate.samples": 60000}
+    answers = plan("--ranks", 1, "--memory-per-rank", 0.05, **asked, **settings)["sizes"][0]["answers"]
+    assert "model and cache need" in answers["reason"] and "cache_bytes" not in answers
+    text = call("--ranks", 1, "--memory-per-rank", 0.05, **asked, **settings).stdout
+    assert "(catdpo generate): refused, model and cache need" in text and "take      1 replica of 1 x 1" in text
 
 
 def test_memory_kinds_add_up():

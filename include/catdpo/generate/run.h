@@ -22,7 +22,8 @@ void gathered_free(Gathered *gathered);
  * collective: the same on all ranks but for a lack of memory. */
 bool restore_answers(Generator *g, const Samples *s, const char *path, Error *err);
 
-/* The settings of the group `generate`, for prompts of up to `longest` tokens; lanes are not yet cut to the cache. */
+/* The settings of the group `generate`; lanes are not yet cut to the cache. generate_sizes leaves out stop tokens. */
+GenerateLimits generate_sizes(const Config *config);
 bool generate_limits(const Config *config, const Vocabulary *vocabulary, int vocab, GenerateLimits *limits, Error *err);
 SampleSettings generate_sampling(const Config *config);
 /* What the answers depend on beside weights and prompts, in words that are compared and shown. */
@@ -34,6 +35,16 @@ void generate_describe(const Config *config, const GenerateLimits *limits, char 
  * what the cache holds. The same on all ranks. Collective over world. */
 bool generate_layout(Layout *layout, const Config *config, const Architecture *a, const Prompts *prompts,
                      GenerateLimits *limits, MPI_Comm world, Error *err);
+
+/* Bytes of the rank that has most. */
+typedef struct GenerateBytes {
+    double model, cache; /* weights, activations and logits; keys and values */
+} GenerateBytes;
+
+/* The same for `ranks` ranks with so much memory each, and what it takes of it. Not collective. */
+bool generate_layout_for(Layout *layout, const Config *config, const Architecture *a, const Prompts *prompts,
+                         GenerateLimits *limits, int ranks, const MemoryShare *memory, GenerateBytes *bytes,
+                         Error *err);
 
 typedef struct Generation {
     const char *model_path, *prompts_path, *out; /* not owned */

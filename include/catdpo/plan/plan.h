@@ -90,6 +90,26 @@ bool step_cost(StepCost *cost, const Config *config, const Architecture *a, cons
                const BatchLimits *limits, PlanShape shape, const Machine *machine, int64_t total_steps, double effort,
                Error *err);
 
+/* ---- generation ---- */
+
+/* Of the replica that has most. */
+typedef struct GenerationLoad {
+    double answers, prompt_tokens; /* in all */
+    double prompt;                 /* tokens of one, mean */
+    int lanes;                     /* answers at once, over its process columns */
+    int max_tokens;                /* of an answer */
+    int max_tokens_pass;           /* of prompts that are read, on a process column */
+} GenerationLoad;
+
+/* Seconds at most: every answer has all its tokens. */
+typedef struct GenerationCost {
+    double prefill, decode;
+    double passes, pass; /* of decode: how many, and of one with all lanes and answers half done */
+} GenerationCost;
+
+bool generation_cost(GenerationCost *cost, const Config *config, const Architecture *a, PlanShape shape,
+                     const Machine *machine, const GenerationLoad *load, Error *err);
+
 /* ---- models and data that are not there yet ---- */
 
 /* "1b", "8b", "70b" (the shapes of Llama 3), "gemma3-1b", "gemma3-4b", "gemma3-12b", "gemma3-27b", or a list like
