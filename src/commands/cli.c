@@ -319,16 +319,28 @@ static void help(FILE *out, const Command commands[])
     fprintf(out, "\n%s", exit_help);
 }
 
+/* The usage, in lines of at most USAGE_COLUMNS. */
+static void print_usage(FILE *out, const Command *command, const CommandOption *options)
+{
+    enum { USAGE_COLUMNS = 100 };
+    const char *first = takes_config(command) ? "CONFIG [--set GROUP.KEY=VALUE]..." : operand(command);
+    int column = fprintf(out, "usage: catdpo %s %s", command->name, first);
+    for (const CommandOption *o = options; o->name; o++) {
+        char word[96];
+        snprintf(word, sizeof word,
+                 !o->argument  ? "[%s]"
+                 : o->optional ? "[%s [%s]]"
+                               : "[%s %s]",
+                 o->name, o->argument);
+        if (column + 1 + (int)strlen(word) > USAGE_COLUMNS) column = fprintf(out, "\n       ") - 1;
+        column += fprintf(out, " %s", word);
+    }
+}
+
 static void command_help(FILE *out, const Command *command)
 {
     const CommandOption *options = command->options ? command->options : no_options;
-    fprintf(out, "usage: catdpo %s %s", command->name,
-            takes_config(command) ? "CONFIG [--set GROUP.KEY=VALUE]..." : operand(command));
-    for (const CommandOption *o = options; o->name; o++) {
-        fprintf(out, " [%s", o->name);
-        if (o->argument) fprintf(out, o->optional ? " [%s]" : " %s", o->argument);
-        fputc(']', out);
-    }
+    print_usage(out, command, options);
     fprintf(out, "\n\n%s\noptions:\n", command->help);
     for (const CommandOption *o = options; o->name; o++) {
         char left[64];

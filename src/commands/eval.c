@@ -1,4 +1,5 @@
 /* catdpo eval */
+#include "catdpo/run/attacked.h"
 #include "catdpo/run/evaluate.h"
 #include "catdpo/run/reference.h"
 #include "catdpo/run/run.h"
@@ -13,6 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* What an evaluation finds. */
+typedef struct Outcome {
+    Evaluation evaluation;
+    Attacked attacked;
+    MarginState margins;
+    uint64_t *prompt; /* [N] where hidden features are kept */
+} Outcome;
 
 static void print_summary(const char *name, const Fairness *f)
 {
@@ -61,8 +70,27 @@ static EvalSummary summary(const Fairness *f)
     return (EvalSummary){ f->micro, f->macro, f->worst, f->gap, f->variance };
 }
 
-static bool report(Run *run, const Evaluation *e, const char *model, const char *split, const char *out, Error *err)
+/* Violation rates over the harm categories by radius. */
+static void print_attack(const EvalAttack *a, const Evaluation *e, const Pairs *pairs)
 {
+    int k = pairs->category_count;
+    printf("attack %s, %s, %lld steps; radii %s\n%-8s  %-14s  %-14s  %s\n", a->type, a->norm, (long long)a->steps,
+           a->unit, "radius", "violation rate", "worst category", "drawn directions");
+    for (int i = 0; i < a->radii; i++) {
+        Fairness f = fairness(a->violations + (int64_t)i * k, e->n, pairs->category_harm, k, WORST_IS_HIGHEST);
+        double drawn = 0, n = 0;
+        for (int c = 0; c < k; c++)
+            if (pairs->category_harm[c] && e->n[c] > 0) {
+                drawn += a->random_violation_rate[(int64_t)i * k + c] * (double)e->n[c];
+                n += (double)e->n[c];
+            }
+        printf("%-8g  %-14.3f  %-14.3f  %.3f\n", a->radius[i], f.micro, f.worst, drawn / n);
+    }
+}
+
+static bool report(Run *run, const Outcome *o, const char *model, const char *split, const char *out, Error *err)
+{
+    const Evaluation *e = &o->evaluation;
     const Pairs *pairs = &run->pairs;
     int k = pairs->category_count;
     Fairness accuracy = fairness(e->right, e->pairs, pairs->category_harm, k, WORST_IS_LOWEST);
@@ -98,8 +126,11 @@ static bool report(Run *run, const Evaluation *e, const char *model, const char 
         .ref_logps_rejected = e->reference.whole[PAIR_REJECTED],
         .violation = e->violation,
         .index = e->index,
+        .attack = o->attacked.result,
+        .features = { e->logps.features ? run->model.hidden.length : 0, e->logps.features, o->prompt },
     };
     if (run->rank == 0) print_table(e, pairs, &accuracy, &violation);
+    if (run->rank == 0 && o->attacked.result.radii > 0) print_attack(&o->attacked.result, e, pairs);
     return eval_file_write(out, &result, run->world, err);
 }
 
@@ -162,6 +193,12 @@ static bool read_task(Run *run, Task *task, const CommandLine *line, Error *err)
         return false;
     if (!task->out && !*config->run.dir)
         return error_usage(err, "where do the results go? Name a file with --out, or set run.dir");
+    const char *attack = command_option(line, "--attack");
+    for (int i = 0; attack && config_is_choice("eval.attack", *attack ? attack : "contrastive"); i++) {
+        config->eval.attack.type = i;
+        if (strcmp(config_choice(config, "eval.attack"), *attack ? attack : "contrastive") == 0) break;
+    }
+    config->eval.features = config->eval.features || command_option(line, "--features");
     if (!task->split) task->split = config->data.heldout;
     if (!task->out) {
         run_path(run, "eval.h5", task->results);
@@ -184,16 +221,45 @@ static void say_same_weights(Run *run)
                  words);
 }
 
-static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const CommandLine *line, MPI_Comm world, Error *err)
+/* FNV-1a of the tokens of pair i's prompt. */
+static uint64_t prompt_hash(const Pairs *pairs, int64_t i)
 {
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    const int32_t *token = pairs_tokens(pairs, PAIR_CHOSEN, i);
+    for (int t = 0; t < pairs_prompt(pairs, PAIR_CHOSEN, i); t++)
+        for (int byte = 0; byte < 4; byte++)
+            hash = (hash ^ ((uint32_t)token[t] >> 8 * byte & 0xff)) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+/* Room for hidden features of all completions, if they are asked for, and what tells their prompts apart; both owned by
+ * the caller. */
+static bool make_features(const Run *run, Outcome *o, Error *err)
+{
+    const Pairs *pairs = &run->pairs;
+    if (!run->config.eval.features) return true;
+    int64_t bytes = (int64_t)sizeof(float) * pairs->count * PAIR_SIDES * run->model.hidden.length;
+    o->evaluation.logps.features = memory_allocate(bytes, "features (evaluate fewer pairs)", err);
+    if (!o->evaluation.logps.features) return false;
+    o->prompt = memory_allocate((int64_t)sizeof *o->prompt * pairs->count, "hashes of prompts", err);
+    for (int64_t i = 0; o->prompt && i < pairs->count; i++) o->prompt[i] = prompt_hash(pairs, i);
+    return o->prompt != NULL;
+}
+
+static bool evaluate(Run *run, Outcome *o, const CommandLine *line, MPI_Comm world, Error *err)
+{
+    Evaluation *e = &o->evaluation;
     static const char *const nothing[] = { NULL };
     char reference_digest[WEIGHTS_DIGEST];
     Task task;
     if (!run_begin(run, line->config, line->set_count, line->sets, nothing, world, err) ||
         !read_task(run, &task, line, err) ||
         !error_agree(world, run->rank > 0 || frozen_refuse_foreign(&run->config, err), err) ||
-        !run_open(run, task.split, task.model, PASS_FORWARD, err) || !run_watch(run, err))
+        !run_open(run, task.split, task.model, run->config.eval.attack.type == ATTACK_NONE ? PASS_FORWARD : PASS_ATTACK,
+                  err) ||
+        !run_watch(run, err))
         return false;
+    bool attack = run->config.eval.attack.type != ATTACK_NONE;
     run->life.interval = 0; /* an evaluation saves nothing before its end */
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no pairs in /%s: prepare it with a larger --heldout", run->config.data.path,
@@ -206,7 +272,8 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
                            "it with --segment-tag",
                            run->config.data.path, objective_of(objective)->name);
     bool ok = evaluation_create(e, &run->pairs, segments, err) &&
-              margin_create(margins, &run->config.margin, objective, run->pairs.category_count, err);
+              margin_create(&o->margins, &run->config.margin, objective, run->pairs.category_count, err) &&
+              make_features(run, o, err) && (!attack || attacked_create(&o->attacked, run, segments, err));
     if (!error_agree(world, ok, err) || (*run->config.run.dir && !run_make_folder(run, NULL, err)) ||
         !error_agree(world, run->rank > 0 || file_check_target(task.out, err), err) ||
         !frozen_digest(run, FROZEN_REFERENCE, reference_digest, err) ||
@@ -216,14 +283,16 @@ static bool evaluate(Run *run, Evaluation *e, MarginState *margins, const Comman
         return false;
     bool same = strcmp(run->model_info.weights_digest, reference_digest) == 0;
     if (same) say_same_weights(run);
-    for (int side = 0; same && side < PAIR_SIDES; side++) { /* its log-probs are known */
+    bool known = same && !e->logps.features;
+    for (int side = 0; known && side < PAIR_SIDES; side++) { /* its log-probs are known */
         memcpy(e->logps.whole[side], e->reference.whole[side], sizeof(double) * (size_t)run->pairs.count);
         if (segments)
             memcpy(e->logps.answer[side], e->reference.answer[side], sizeof(double) * (size_t)run->pairs.count);
     }
-    if (!same && !log_probs(run, e, err)) return false;
-    evaluation_measure(e, &run->pairs, objective, margins);
-    if (!report(run, e, task.model, task.split, task.out, err)) return false;
+    if (!known && !log_probs(run, e, err)) return false;
+    evaluation_measure(e, &run->pairs, objective, &o->margins);
+    if (attack && !attacked_measure(&o->attacked, run, e, &o->margins, err)) return false;
+    if (!report(run, o, task.model, task.split, task.out, err)) return false;
     log_info(&run->log, "results  %s", task.out);
     return true;
 }
@@ -232,14 +301,16 @@ int command_eval(const CommandLine *line, MPI_Comm world)
 {
     Error err = { 0 };
     Run run = { 0 };
-    Evaluation e = { 0 };
-    MarginState margins = { 0 };
+    Outcome o = { 0 };
     int rank;
     CHECK_MPI(MPI_Comm_rank(world, &rank));
     log_open(&run.log, stderr, rank);
-    if (!evaluate(&run, &e, &margins, line, world, &err)) log_error(&run.log, &err);
-    margin_free(&margins);
-    evaluation_free(&e);
+    if (!evaluate(&run, &o, line, world, &err)) log_error(&run.log, &err);
+    margin_free(&o.margins);
+    attacked_free(&o.attacked);
+    memory_free(o.prompt);
+    memory_free(o.evaluation.logps.features);
+    evaluation_free(&o.evaluation);
     run_close(&run);
     return err.exit_status;
 }

@@ -14,12 +14,16 @@ static const CommandOption train_options[] = {
 
 static const char *const splits[] = { "heldout", "train", "probe", NULL };
 
+static const char *const attacks[] = { "targeted", "contrastive", "random", NULL };
+
 static const CommandOption eval_options[] = {
     { "--model", "FILE", NULL, "model or checkpoint to evaluate (default: run.dir's final checkpoint, else model.path)",
       false },
     { "--data", "FILE", NULL, "prepared pairs, instead of data.path", false },
     { "--split", "NAME", splits, "pairs to evaluate on, instead of data.heldout", false },
     { "--out", "FILE", NULL, "file for the results (default: eval.h5 in the run directory)", false },
+    { "--attack", "TYPE", attacks, "perturb prompts too (default: contrastive)", true },
+    { "--features", NULL, NULL, "keep hidden features of completions, as eval.features does", false },
     { 0 },
 };
 
@@ -93,10 +97,12 @@ static const Command commands[] = {
             "digest\n"
             "whose weights and data they are. The model is the final checkpoint of the run in run.dir if there is "
             "one,\n"
-            "else model.path; the reference's log-probabilities are reused where they are known (reference.cache).\n",
+            "else model.path; the reference's log-probabilities are reused where they are known (reference.cache).\n"
+            "--attack adds violation rates of prompts whose embeddings are perturbed, by radius (group eval).\n",
         .examples = "  mpirun -n 2 catdpo eval run.cfg\n"
                     "  mpirun -n 2 catdpo eval run.cfg --model model.h5 --out runs/first/eval-before.h5\n"
-                    "  mpirun -n 2 catdpo eval run.cfg --data other.h5 --split train --out other-eval.h5\n",
+                    "  mpirun -n 2 catdpo eval run.cfg --data other.h5 --split train --out other-eval.h5\n"
+                    "  mpirun -n 2 catdpo eval run.cfg --attack --features --set eval.steps=10\n",
         .options = eval_options,
         .run = command_eval,
     },

@@ -38,6 +38,7 @@ const OptionGroup option_groups[] = {
     { "margin", "the safety margin of each harm category" },
     { "adversary", "training against perturbed prompts: in every pass the embeddings of a pair's prompt are moved so "
                    "that the rejected response gets likelier, and the loss is that of the moved prompt" },
+    { "eval", "what catdpo eval does beside its table: attacks on prompts as in the group adversary, hidden features" },
     { "generate", "answers that the model gives (catdpo generate)" },
     { "batch", "which pairs make a step, and how a step is cut into passes" },
     { "optimizer", "AdamW and gradient clipping" },
@@ -181,6 +182,25 @@ static const Option table[] = {
       "Whose violations move the margins: those under the perturbation, or those of the prompts as they are. Both are "
       "in "
       "metrics.h5." },
+
+    { "eval.attack", OPTION_CHOICE, AT(eval.attack.type), "\"none\"", NULL, &attacks,
+      "Evaluate perturbed prompts too, at each of eval.radii: violation rates by radius and category. A drawn "
+      "direction "
+      "of the same length is always evaluated beside it: where it hurts as much, the gradient is masked." },
+    { "eval.radii", OPTION_TEXT, AT(eval.radii), "\"0.01,0.02,0.05,0.1\"", NULL, NULL,
+      "Radii of the attack, increasing, with commas between; 0, the prompts as they are, comes first by itself." },
+    { "eval.radius_unit", OPTION_CHOICE, AT(eval.attack.unit), "\"relative\"", NULL, &radius_units,
+      "Unit of the radii, as adversary.radius_unit." },
+    { "eval.norm", OPTION_CHOICE, AT(eval.attack.norm), "\"l2\"", NULL, &attack_norms,
+      "What a radius bounds, as adversary.norm." },
+    { "eval.steps", OPTION_INT, AT(eval.attack.steps), "20", "[1, 1000]", NULL,
+      "Steps of the attack: more than in training, so that it is not the one that was trained against." },
+    { "eval.step_size", OPTION_FLOAT, AT(eval.attack.step_size), "0.0", "[0, 1000]", NULL,
+      "Length of a step as a part of the radius; 0: 2.5 / steps." },
+    { "eval.features", OPTION_BOOL, AT(eval.features), "false", NULL, NULL,
+      "Keep the mean of each completion's last hidden states: what a linear probe in the report tells chosen from "
+      "rejected "
+      "by." },
 
     { "generate.samples", OPTION_INT, AT(generate.samples), "1", "[1, 65536]", NULL, "Answers to each prompt." },
     { "generate.max_tokens", OPTION_INT, AT(generate.max_tokens), "128", "[1, 1048576]", NULL,
@@ -410,6 +430,20 @@ static bool objective_reads_all(const Config *c, const char *keys[2], char *mess
     return true;
 }
 
+int config_radii(const char *text, double radius[EVAL_RADII])
+{
+    int count = 0;
+    for (char *rest; *text; text = *rest == ',' ? rest + 1 : rest) {
+        double value = strtod(text, &rest);
+        bool last = *rest == '\0';
+        if (rest == text || !(last || (*rest == ',' && rest[1])) || count == EVAL_RADII || !isfinite(value) ||
+            value <= (count > 0 ? radius[count - 1] : 0))
+            return -1;
+        radius[count++] = value;
+    }
+    return count > 0 ? count : -1;
+}
+
 bool config_has_adversary(const Config *c)
 {
     return c->adversary.attack.type != ATTACK_NONE && c->adversary.radius > 0 && c->adversary.attack.steps > 0;
@@ -455,6 +489,7 @@ bool options_agree(const Config *c, const char *keys[2], char *message, size_t s
     }
     if (!margin_agree(&c->margin, &c->objective, keys, message, size) || !until_safe_agrees(c, keys, message, size))
         return false;
+    double radius[EVAL_RADII];
     if (c->margin.judge == JUDGE_COMMAND && c->run.watchdog > 0 && c->margin.judge_timeout >= c->run.watchdog) {
         keys[0] = "margin.judge_timeout", keys[1] = "run.watchdog";
         snprintf(
@@ -462,6 +497,12 @@ bool options_agree(const Config *c, const char *keys[2], char *message, size_t s
             "margin.judge_timeout = %g s is not below run.watchdog = %g s, which would end the job first: lower the "
             "one or raise the other",
             c->margin.judge_timeout, c->run.watchdog);
+    } else if (config_radii(c->eval.radii, radius) < 0) {
+        keys[0] = "eval.radii", keys[1] = "eval.attack";
+        snprintf(message, size,
+                 "eval.radii = \"%.80s\" is no list of at most %d positive numbers that increase, such as "
+                 "\"0.01,0.02,0.05\"",
+                 c->eval.radii, EVAL_RADII);
     } else if (config_has_adversary(c) && !c->batch.share_prompt) {
         keys[0] = "batch.share_prompt", keys[1] = "adversary.type";
         snprintf(

@@ -12,11 +12,14 @@
 
 /* ---- the format -------------------------------------------------------------------------------------------------- */
 
-enum { CATEGORY, PAIR, AXES };
+enum { CATEGORY, PAIR, RADIUS, SIDE, FEATURE, AXES };
 
 static const FieldAxis axes[AXES] = {
     [CATEGORY] = { .label = "category", .scale = "/categories/name", .least = 1, .most = CATEGORIES_MAX },
     [PAIR] = { .label = "pair", .scale = "/eval/pairs/index", .most = INT64_MAX },
+    [RADIUS] = { .label = "radius", .scale = "/eval/attack/radius", .least = 1, .most = 1 << 16 },
+    [SIDE] = { .label = "side", .least = PAIR_SIDES, .most = PAIR_SIDES },
+    [FEATURE] = { .label = "feature", .least = 1, .most = INT32_MAX },
 };
 
 #define MEMBER(member) .offset = offsetof(EvalResult, member)
@@ -98,13 +101,64 @@ static const Field fields[] = {
 
 const Format eval_format = { "catdpo-eval", 1, fields, axes, AXES, NULL };
 
+/* ---- what a file may have besides -------------------------------------------------------------------------------- */
+
+#define ATTACK(member) .offset = offsetof(EvalAttack, member)
+#define BY_RADIUS(name, along, member, unit, text, ...)                                                                \
+    {                                                                                                                  \
+        "/eval/attack/" name, NULL, FIELD_ARRAY, ATTACK(member),                                                       \
+            .type = DATA_FLOAT64, .axes = 2, .axis = { RADIUS, along }, .units = unit, .description = text,            \
+            __VA_ARGS__                                                                                                \
+    }
+
+static const Field attack_fields[] = {
+    { "/eval/attack", "type", FIELD_STRING, ATTACK(type), .size = 64 },
+    { "/eval/attack", "norm", FIELD_STRING, ATTACK(norm), .size = 64 },
+    { "/eval/attack", "unit", FIELD_STRING, ATTACK(unit), .size = 64 },
+    { "/eval/attack", "steps", FIELD_INT, ATTACK(steps), .least = 1, .most = INT32_MAX },
+    { "/eval/attack", "step_size", FIELD_NUMBER, ATTACK(step_size), .most = 1e300 },
+    { "/eval/attack", "unit_length", FIELD_NUMBER, ATTACK(unit_length), .most = 1e300 },
+    { "/eval/attack/radius", NULL, FIELD_ARRAY, ATTACK(radius), .type = DATA_FLOAT64, .axes = 1, .axis = { RADIUS },
+      .most = 1e300, .units = "1",
+      .description = "length of a token's perturbation at most, in the attribute `unit` of the group" },
+    BY_RADIUS("violations", CATEGORY, violations, "1", "violations among n pairs, ties one half", .most = INT64_MAX),
+    BY_RADIUS("violation_rate", CATEGORY, violation_rate, "1", "violations / n", RATE),
+    BY_RADIUS("violation_rate_low", CATEGORY, violation_rate_low, "1", "lower end of its Wilson 95 % interval", RATE),
+    BY_RADIUS("violation_rate_high", CATEGORY, violation_rate_high, "1", "upper end of its Wilson 95 % interval", RATE),
+    BY_RADIUS("random_violation_rate", CATEGORY, random_violation_rate, "1",
+              "the same under perturbations of that length whose direction is drawn", RATE),
+    BY_RADIUS("logps_chosen", PAIR, logps_chosen, "nat", "log-probability of the chosen completion", ),
+    BY_RADIUS("logps_rejected", PAIR, logps_rejected, "nat", "log-probability of the rejected completion", ),
+    { .kind = FIELD_END },
+};
+
+static const Field feature_fields[] = {
+    { "/eval/pairs/prompt", NULL, FIELD_ARRAY, .offset = offsetof(EvalFeatures, prompt), .type = DATA_UINT64, .axes = 1,
+      .axis = { PAIR }, .units = "1", .description = "equal for pairs of one prompt: a hash of its tokens" },
+    { "/eval/pairs/features", NULL, FIELD_ARRAY, .offset = offsetof(EvalFeatures, values), .type = DATA_FLOAT32,
+      .axes = 3, .axis = { PAIR, SIDE, FEATURE }, .units = "1",
+      .description = "mean over the completion's tokens of the last hidden state that predicts each, chosen then "
+                     "rejected" },
+    { .kind = FIELD_END },
+};
+
+const Format eval_attack_format = { "catdpo-eval", 1, attack_fields, axes, AXES };
+const Format eval_features_format = { "catdpo-eval", 1, feature_fields, axes, AXES };
+
 bool eval_file_write(const char *path, const EvalResult *r, MPI_Comm comm, Error *err)
 {
     H5File file;
-    const int64_t lengths[AXES] = { [CATEGORY] = r->category_count, [PAIR] = r->pair_count };
+    const int64_t lengths[AXES] = { [CATEGORY] = r->category_count,
+                                    [PAIR] = r->pair_count,
+                                    [RADIUS] = r->attack.radii,
+                                    [SIDE] = PAIR_SIDES,
+                                    [FEATURE] = r->features.size };
     bool ok = h5_create(&file, path, NULL, comm, err) &&
               h5_write_format(&file, eval_format.name, eval_format.version, err) &&
-              fields_write(&file, &eval_format, r, lengths, err) && h5_commit(&file, err);
+              fields_write(&file, &eval_format, r, lengths, err) &&
+              (r->attack.radii == 0 || fields_write(&file, &eval_attack_format, &r->attack, lengths, err)) &&
+              (r->features.size == 0 || fields_write(&file, &eval_features_format, &r->features, lengths, err)) &&
+              h5_commit(&file, err);
     h5_close(&file);
     return ok;
 }
@@ -166,25 +220,67 @@ static bool check_summaries(const H5File *file, const EvalResult *r, Error *err)
                         r->worst_category, worst));
 }
 
+/* The first radius is none, and its row is the evaluation itself. */
+static bool check_attack(const H5File *file, const EvalResult *r, Error *err)
+{
+    const EvalAttack *a = &r->attack;
+    int k = r->category_count;
+    bool same = a->radii == 0 || a->radius[0] == 0;
+    for (int i = 1; i < a->radii; i++) same = same && a->radius[i] > a->radius[i - 1];
+    for (int i = 0; i < a->radii * k; i++) {
+        int64_t n = r->n[i % k];
+        Interval rate = wilson_interval(a->violations[i], n);
+        same = same && is_near(n > 0 ? a->violations[i] / (double)n : NAN, a->violation_rate[i]) &&
+               is_near(rate.low, a->violation_rate_low[i]) && is_near(rate.high, a->violation_rate_high[i]) &&
+               (i >= k ||
+                (a->violations[i] == r->violations[i] && is_near(a->random_violation_rate[i], r->violation_rate[i])));
+    }
+    return same || error_usage(err,
+                               "%s: /eval/attack does not follow from its counts, or radius 0 is not the evaluation "
+                               "without an attack: damaged",
+                               file->path);
+}
+
 static bool check_result(const H5File *file, const EvalResult *r, Error *err)
 {
     for (int k = 0; k < r->category_count; k++)
         if (!check_category(file, r, k, err)) return false;
-    return check_rows(file, r, err) && check_summaries(file, r, err);
+    return check_rows(file, r, err) && check_attack(file, r, err) && check_summaries(file, r, err);
+}
+
+/* Reads a part if the file has it: `object` is there. */
+static bool read_part(H5File *file, const Format *format, const char *object, void *values, int64_t lengths[], int axis,
+                      int *length, Error *err)
+{
+    bool exists;
+    if (!h5_exists(file, object, &exists, err)) return false;
+    if (!exists) return true;
+    bool ok = fields_measure(file, format, lengths, err) && fields_read(file, format, values, lengths, err);
+    *length = ok ? (int)lengths[axis] : 0;
+    return ok;
 }
 
 bool eval_file_read(H5File *file, EvalResult *r, Error *err)
 {
-    int64_t lengths[AXES] = { -1, -1 };
+    int64_t lengths[AXES] = { -1, -1, -1, PAIR_SIDES, -1 };
     *r = (EvalResult){ 0 };
     if (!h5_check_format(file, eval_format.name, eval_format.version, err) ||
         !fields_measure(file, &eval_format, lengths, err) || !fields_read(file, &eval_format, r, lengths, err))
         return false;
     r->category_count = (int)lengths[CATEGORY];
     r->pair_count = lengths[PAIR];
-    if (check_result(file, r, err)) return true;
+    if (read_part(file, &eval_attack_format, "/eval/attack", &r->attack, lengths, RADIUS, &r->attack.radii, err) &&
+        read_part(file, &eval_features_format, "/eval/pairs/features", &r->features, lengths, FEATURE,
+                  &r->features.size, err) &&
+        check_result(file, r, err))
+        return true;
     eval_file_free(r);
     return false;
 }
 
-void eval_file_free(EvalResult *r) { fields_free(&eval_format, r); }
+void eval_file_free(EvalResult *r)
+{
+    fields_free(&eval_format, r);
+    fields_free(&eval_attack_format, &r->attack);
+    fields_free(&eval_features_format, &r->features);
+}

@@ -286,13 +286,33 @@ bool run_load_adapter(Run *run, const char *path, const char *base_digest, Error
 
 /* ---- log-probs without training --------------------------------------------------------------------------------- */
 
-/* One planned group of pairs: every pass of this replica, forward only. */
+/* What this rank has of the features of the batch's completions: of its rows, and of its process column's targets. */
+static void add_features(const Run *run, const PairBatcher *batcher, const Batch *batch, float *features)
+{
+    const Transformer *t = &run->model;
+    int h = t->hidden.local, group = 0;
+    for (int i = 0; i < batch->target_count; i++) {
+        const Target *target = &batch->target[i];
+        while (target->sequence >= batch->group[group + 1].sequence) group++;
+        const BatchGroup *pair = &batch->group[group];
+        int side = target->sequence >= pair_sequence(batcher, pair, PAIR_REJECTED, 0) ? PAIR_REJECTED : PAIR_CHOSEN;
+        float *out = features + (pair->id * PAIR_SIDES + side) * t->hidden.length;
+        const float *in = t->normed + (int64_t)target->column * h;
+        float share = 1.0f / (float)pairs_completion(batcher->pairs, side, pair->id);
+        for (int f = 0; f < h; f++) out[axis_global(&t->hidden, f)] += share * in[f];
+    }
+}
+
+/* One planned group of pairs: every pass of this replica, forward only, attacked before if the run says so. */
 static void logps_of_group(Run *run, PairBatcher *batcher, const int64_t *pairs, int count, const PairLogps *logps)
 {
     pair_batcher_plan(batcher, pairs, count);
     for (int pass = 0; pass < batcher->base.passes; pass++) {
         const Batch *batch = batcher_pass(&batcher->base, pass);
+        if (run->attack) attack_batch(&run->model, batch, run->attack);
         transformer_forward(&run->model, batch, NULL, NULL, NULL);
+        attack_end(&run->model);
+        if (logps->features) add_features(run, batcher, batch, logps->features);
         const SequenceResult *result = run->model.result;
         for (int i = 0; i < batch->group_count; i++) {
             const BatchGroup *pair = &batch->group[i];
@@ -318,8 +338,18 @@ static bool gather_values(const Run *run, double *values, int64_t from, int64_t 
     return true;
 }
 
+/* Features of pairs [from, to): every rank has its rows of some of them, the others zero. */
+static void gather_features(const Run *run, float *features, int64_t from, int64_t to)
+{
+    int64_t row = PAIR_SIDES * (int64_t)run->model.hidden.length, end = to * row;
+    for (int64_t at = from * row; at < end && run->ranks > 1; at += 1 << 20)
+        CHECK_MPI(MPI_Allreduce(MPI_IN_PLACE, features + at, (int)(end - at < 1 << 20 ? end - at : 1 << 20), MPI_FLOAT,
+                                MPI_SUM, run->world));
+}
+
 static bool gather_logps(const Run *run, const PairLogps *logps, int64_t from, int64_t to, Error *err)
 {
+    if (logps->features) gather_features(run, logps->features, from, to);
     for (int side = 0; side < PAIR_SIDES; side++)
         if (!gather_values(run, logps->whole[side], from, to, err) ||
             (logps->answer[side] && !gather_values(run, logps->answer[side], from, to, err)))
@@ -343,6 +373,8 @@ bool run_logps(Run *run, PairBatcher *batcher, const char *title, const PairLogp
         memset(logps->whole[side] + from, 0, sizeof(double) * (size_t)(count - from));
         if (logps->answer[side]) memset(logps->answer[side] + from, 0, sizeof(double) * (size_t)(count - from));
     }
+    int64_t row = PAIR_SIDES * (int64_t)run->model.hidden.length;
+    if (logps->features) memset(logps->features + from * row, 0, sizeof(float) * (size_t)((count - from) * row));
     Progress progress;
     double start = seconds_now(), tokens = 0;
     bool ok = true;

@@ -30,6 +30,8 @@ typedef struct AttackSettings {
     double step_size; /* of the radius; 0: chosen for the steps */
 } AttackSettings;
 
+enum { EVAL_RADII = 32 };
+
 typedef struct Config {
     struct {
         char dir[CONFIG_TEXT]; /* run directory */
@@ -64,6 +66,11 @@ typedef struct Config {
         double radius;
         int counts; /* CountedInput: whose violations move the margins */
     } adversary;
+    struct {
+        AttackSettings attack;
+        char radii[CONFIG_TEXT]; /* see config_radii */
+        bool features;           /* keep the hidden features of completions */
+    } eval;
     struct {
         int64_t samples;           /* answers a prompt */
         int64_t max_tokens;        /* of an answer */
@@ -147,6 +154,9 @@ const char *config_difference(const Config *now, const Config *then, const char 
 
 /* Do the training pairs of this run get perturbed? No settings of the group adversary have an effect otherwise. */
 bool config_has_adversary(const Config *config);
+
+/* The numbers of a list such as eval.radii: their count; -1 if it is none of positive numbers that increase. */
+int config_radii(const char *text, double radius[EVAL_RADII]);
 
 /* The name of the value that the option `key` (an OPTION_CHOICE) has. Not collective. */
 const char *config_choice(const Config *config, const char *key);

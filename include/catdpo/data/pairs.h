@@ -104,6 +104,8 @@ static inline const uint8_t *pairs_categories(const Pairs *pairs, int64_t i)
 typedef struct PairLogps {
     double *whole[PAIR_SIDES];
     double *answer[PAIR_SIDES]; /* NULL: not wanted */
+    float *features;            /* [N, sides, H] mean, over a completion's tokens, of the last hidden state (behind the
+                                 * final norm) that predicts it; NULL: not wanted */
 } PairLogps;
 
 /* Those of pair i under the policy, and under the frozen models, into a view. */

@@ -14,6 +14,25 @@ typedef struct EvalSummary {
     double micro, macro, worst, gap, variance;
 } EvalSummary;
 
+/* Violations under an attack, and under perturbations that are drawn; A radii, the first of them 0. */
+typedef struct EvalAttack {
+    int radii; /* A; 0: there was no attack */
+    const char *type, *norm, *unit;
+    int64_t steps;
+    double step_size, unit_length; /* the latter: mean length of the embeddings, which "relative" is in units of */
+    const double *radius;          /* [A] in their unit */
+    const double *violations, *violation_rate, *violation_rate_low, *violation_rate_high; /* [A, K] */
+    const double *random_violation_rate;                                                  /* [A, K] */
+    const double *logps_chosen, *logps_rejected;                                          /* [A, N] nats */
+} EvalAttack;
+
+/* Hidden features of completions. */
+typedef struct EvalFeatures {
+    int size;               /* F; 0: none were kept */
+    const float *values;    /* [N, sides, F] */
+    const uint64_t *prompt; /* [N] equal for pairs of one prompt: a hash of its tokens */
+} EvalFeatures;
+
 /* K categories, N pairs. Nothing is owned, unless it was read. NaN = no value. */
 typedef struct EvalResult {
     const char *model, *weights_digest, *data_digest, *split, *signal;
@@ -37,6 +56,9 @@ typedef struct EvalResult {
     const double *logps_chosen, *logps_rejected, *ref_logps_chosen, *ref_logps_rejected; /* [N] nats */
     const double *violation; /* [N] 0, 0.5 or 1; NaN where the margin does not apply */
     const int64_t *index;    /* [N] rows of the split in pairs.h5 */
+
+    EvalAttack attack;
+    EvalFeatures features;
 } EvalResult;
 
 /* Write the file, atomically, replacing an earlier one. Collective over comm: rank 0 writes its values, the verdict
@@ -49,6 +71,7 @@ bool eval_file_write(const char *path, const EvalResult *result, MPI_Comm comm, 
 bool eval_file_read(H5File *file, EvalResult *result, Error *err);
 void eval_file_free(EvalResult *result); /* of what eval_file_read has filled */
 
-extern const Format eval_format;
+/* The file itself, and what it may have besides. */
+extern const Format eval_format, eval_attack_format, eval_features_format;
 
 #endif

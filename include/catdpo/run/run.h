@@ -6,6 +6,7 @@
 #include "catdpo/run/layout.h"
 #include "catdpo/rundir/lifecycle.h"
 
+#include "catdpo/model/attack.h"
 #include "catdpo/parallel/blas_check.h"
 #include "catdpo/core/log.h"
 #include "catdpo/core/memory.h"
@@ -34,6 +35,7 @@ typedef struct Run {
     PairBatcher batcher, heldout_batcher, mismatched_batcher;
     Transformer model;
     char loaded_digest[WEIGHTS_DIGEST]; /* of the file that run_load_model has read last; "": none */
+    const Attack *attack; /* on the prompts whose log-probs run_logps finds; NULL: none. Not owned */
 } Run;
 
 /* Reads the config, of which the keys `required` (NULL-terminated) have to be set, and starts log, clocks and signals.
@@ -77,9 +79,10 @@ bool run_load_model(Run *run, const char *path, Error *err);
  * Collective over world. */
 bool run_load_adapter(Run *run, const char *path, const char *base_digest, Error *err);
 
-/* Log-probs of the pairs from *done on under the weights at hand, the same on all ranks; of the second segments too if
- * logps->answer is there (the batcher's limits.parts is 2). Goes on until all are done or the lifecycle has something
- * else to do: *done and *verdict say so. Shows progress under `title`. Collective over world. */
+/* Log-probs of the pairs from *done on under the weights at hand and under run->attack, the same on all ranks; of the
+ * second segments too if logps->answer is there (the batcher's limits.parts is 2). Goes on until all are done or the
+ * lifecycle has something else to do: *done and *verdict say so. Shows progress under `title`. Collective over world.
+ */
 bool run_logps(Run *run, PairBatcher *batcher, const char *title, const PairLogps *logps, int64_t *done,
                Verdict *verdict, Error *err);
 
