@@ -8,6 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
+from catdpo_analysis.cli import main
+
 pytestmark = engine.needs_binary
 
 ATTACK = {"eval.radii": "0.05,0.2,0.8", "eval.steps": 6}
@@ -97,6 +99,16 @@ def test_check_accepts_and_verifies_both(tmp_path):
     done = subprocess.run([engine.BINARY, "check", wrong], capture_output=True, text=True)
     assert done.returncode != 0 and "eval.h5" in done.stdout + done.stderr
     assert os.path.exists(path)
+
+
+def test_the_report_shows_the_curve(capsys, tmp_path):
+    """Rates by radius on the terminal and on the page, with a figure."""
+    run, page = attacked(), tmp_path / "page.html"
+    options = ["--before", run.path("eval.h5"), "--out", str(page)]
+    assert main(["report", os.path.dirname(run.path("eval.h5")), *options]) == 0
+    printed, html = capsys.readouterr().out, page.read_text()
+    assert "under attack (contrastive l2)" in printed and "radius 0.8" in printed and "drawn direction" in printed
+    assert "Perturbed prompts" in html and "Held-out violation rate under attack" in html
 
 
 @pytest.mark.parametrize("radii", ["", "0.1,", "0.2,0.1", "0,1", "x", "nan", "0.1;0.2"])

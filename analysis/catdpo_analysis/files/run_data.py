@@ -62,6 +62,17 @@ class Metrics:
 
 
 @dataclasses.dataclass
+class Attack:
+    """Violations under perturbed prompts; A radii, the first 0."""
+
+    radius: np.ndarray  # [A]
+    rate: np.ndarray  # [A, K]
+    interval: np.ndarray  # [A, K, 2]
+    drawn: np.ndarray  # [A, K] under directions that are drawn
+    about: dict  # type, norm, unit, steps
+
+
+@dataclasses.dataclass
 class Evaluation:
     """Arrays are [K], in the order of `categories`."""
 
@@ -79,6 +90,9 @@ class Evaluation:
     violation: np.ndarray | None  # of each pair, by `index`
     index: np.ndarray | None
     about: dict
+    attack: Attack | None = None
+    features: np.ndarray | None = None  # [N, 2, F] of the chosen and the rejected completion
+    prompt: np.ndarray | None = None  # [N] equal for pairs of one prompt
 
 
 def _attributes(file, names):
@@ -143,6 +157,20 @@ def read_metrics(path, per_category=PER_CATEGORY):
         )
 
 
+def _attack(file):
+    if "eval/attack" not in file:
+        return None
+    group = file["eval/attack"]
+    bounds = [group[f"violation_rate_{end}"][...] for end in ("low", "high")]
+    return Attack(
+        group["radius"][...],
+        group["violation_rate"][...],
+        np.stack(bounds, axis=2),
+        group["random_violation_rate"][...],
+        _attributes(group, ("type", "norm", "unit", "steps")),
+    )
+
+
 def read_evaluation(path):
     with h5io.open_as(path, "catdpo-eval") as file:
         names, harm = _categories(file)
@@ -204,6 +232,8 @@ def read_evaluation(path):
             each["violation"][...] if "violation" in each else None,
             each["index"][...] if "index" in each else None,
             _attributes(file, ("model", "split", "step", "signal", "beta", "weights_digest", "data_digest")),
+            _attack(file),
+            *(each[name][...] if name in each else None for name in ("features", "prompt")),
         )
 
 

@@ -17,6 +17,13 @@ REJECTED_NAMES = ("rejected", "rejected_response")
 
 _PROMPT = (*PROMPT_NAMES, *SYSTEM_NAMES, "category", "prompt_category", "is_prompt_safe")
 _TEMPLATE = ("tools", "chat_template_kwargs")
+# Who wrote a response; of several that hold something the first counts
+AUTHORS = {
+    "chosen": ("chosen_source", "chosen_model", "model_chosen"),
+    "rejected": ("rejected_source", "rejected_model", "model_rejected"),
+    "response_0": ("response_0_source", "response_0_model"),
+    "response_1": ("response_1_source", "response_1_model"),
+}
 READ = {
     PKU: (
         *_PROMPT,
@@ -24,6 +31,8 @@ READ = {
         *(f"is_response_{i}_safe" for i in (0, 1)),
         *(f"response_{i}_harm_category" for i in (0, 1)),
         *(f"response_{i}_segment_scores" for i in (0, 1)),
+        *AUTHORS["response_0"],
+        *AUTHORS["response_1"],
         "better_response_id",
         "safer_response_id",
         *_TEMPLATE,
@@ -36,6 +45,8 @@ READ = {
         "is_rejected_safe",
         "chosen_segment_scores",
         "rejected_segment_scores",
+        *AUTHORS["chosen"],
+        *AUTHORS["rejected"],
         *_TEMPLATE,
     ),
     PROMPTS: (*_PROMPT, *_TEMPLATE),
@@ -57,9 +68,9 @@ IGNORED = {
     **dict.fromkeys(
         ("id", "idx", "index", "uid", "uuid", "row_id", "prompt_id", "pair_id", "conversation_id", "hash"), LABELS
     ),
-    **dict.fromkeys(("source", "prompt_source", "response_0_source", "response_1_source", "dataset", "origin"), LABELS),
+    **dict.fromkeys(("source", "prompt_source", "dataset", "origin"), LABELS),
     **dict.fromkeys(("split", "subset", "subcategory", "lang", "language", "meta", "metadata", "url"), LABELS),
-    **dict.fromkeys(("model", "chosen_model", "rejected_model", "model_chosen", "model_rejected", "generator"), LABELS),
+    **dict.fromkeys(("model", "generator"), LABELS),
     **dict.fromkeys(("timestamp", "created_at", "annotator", "annotator_id", "license"), LABELS),
     **dict.fromkeys(("response_0_sha256", "response_1_sha256"), LABELS),
     **dict.fromkeys(

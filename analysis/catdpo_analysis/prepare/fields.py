@@ -5,7 +5,9 @@ import json
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.prepare import turns
 from catdpo_analysis.prepare.categories import check_category, without_safe
-from catdpo_analysis.prepare.columns import is_blank
+from catdpo_analysis.prepare.columns import AUTHORS, is_blank
+
+AUTHOR_BYTES = 255  # longest name of who wrote a response, in UTF-8
 
 # What transformers' apply_chat_template takes itself; the rest reaches the template
 RESERVED = frozenset(
@@ -97,6 +99,21 @@ def column_categories(row, place, options, facts):
     if len(found) == 2 and set(found[0][0]) != set(found[1][0]):
         facts.append(("two categories", ""))
     return (*found[0], said) if found else ([], None, said)
+
+
+def author_of(row, response, place):
+    """Who wrote a response: the name in the first of its columns that holds one, "" where nobody says."""
+    for column in AUTHORS[response]:
+        value = row.get(column)
+        if is_blank(value):
+            continue
+        if not isinstance(value, str):
+            raise UserError(f"{place}: {column} must be the name of who wrote it, not {shorten(repr(value))}")
+        name = turns.checked(value.strip(), column, place)
+        if len(name.encode("utf-8")) > AUTHOR_BYTES or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+            raise UserError(f"{place}: {column} must be one line of at most {AUTHOR_BYTES} bytes, who wrote the response")
+        return name
+    return ""
 
 
 def template_arguments(row, place):

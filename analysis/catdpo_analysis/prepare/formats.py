@@ -14,6 +14,7 @@ from catdpo_analysis.prepare import columns, turns
 from catdpo_analysis.prepare.categories import BENIGN, UNCATEGORISED, without_safe
 from catdpo_analysis.prepare.columns import is_blank
 from catdpo_analysis.prepare.fields import (
+    author_of,
     column_categories,
     flag,
     flag_or,
@@ -88,6 +89,7 @@ class Pair(Prompt):
     chosen_better: int = -1
     swapped: bool = False
     assumed: bool = False  # the flags follow from the category's name; nobody said so
+    authors: tuple = ("", "")  # who wrote chosen and rejected; "": not known
     segment_scores: tuple = (None, None)  # (harm of reasoning, harm of answer) of chosen and rejected, or None
     segment_weight: tuple = (0.0, 0.0)  # segments.py
 
@@ -266,6 +268,7 @@ def _from_pku(row, place, options):
 
     common = {"schema": columns.PKU, "facts": facts, "unused": unused}
     scores = _scores(row, [f"response_{i}_segment_scores" for i in (0, 1)], place, options, unused)
+    authors = [author_of(row, f"response_{i}", place) for i in (0, 1)]
     chosen, reason = choose(options.transform, safe, better, safer)
     if reason:
         return Dropped(reason=reason, categories=categories, **common)
@@ -291,6 +294,7 @@ def _from_pku(row, place, options):
         rejected_safe=safe[1 - chosen],
         chosen_better=-1 if better is None else int(better == chosen),
         swapped=better is not None and better != chosen,
+        authors=(authors[chosen], authors[1 - chosen]),
         segment_scores=(scores[chosen], scores[1 - chosen]),
         benign=flag_or(row, "is_prompt_safe", place, int(safe == [1, 1])),
         extra=_arguments(row, place, chat, unused),
@@ -354,6 +358,7 @@ def _from_trl(row, place, options):
         categories, rule = ([options.benign], "benign") if flags == [1, 1] else ([UNCATEGORISED], "uncategorised")
     common = {"schema": columns.TRL, "facts": facts, "unused": unused}
     scores = _scores(row, ["chosen_segment_scores", "rejected_segment_scores"], place, options, unused)
+    authors = [author_of(row, side, place) for side in ("chosen", "rejected")]
     if options.transform == "harmless":
         raise UserError(
             f"{place}: --transform harmless chooses by safer_response_id, which a row with chosen and rejected has "
@@ -377,6 +382,7 @@ def _from_trl(row, place, options):
         rejected_safe=0 if swap else flags[1],
         swapped=swap,
         assumed=guessed,
+        authors=tuple(authors[::-1] if swap else authors),
         segment_scores=tuple(scores[::-1] if swap else scores),
         benign=flag_or(row, "is_prompt_safe", place, 0 if 0 in flags else 1 if flags == [1, 1] else UNKNOWN),
         extra=_arguments(row, place, chat, unused),

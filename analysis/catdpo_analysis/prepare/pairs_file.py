@@ -7,7 +7,7 @@ import json
 import h5py
 import numpy as np
 
-from catdpo_analysis.files import h5io
+from catdpo_analysis.files import authors, h5io
 from catdpo_analysis.tokens.tokenizer_files import store_files, template_files
 from catdpo_analysis.prepare.formats import RULES
 from catdpo_analysis.prepare.turns import text_of
@@ -97,7 +97,14 @@ def _write_segments(group, pairs, encoded):
         h5io.label(h5io.write(group, name, values, description, unit), "pair", axis)
 
 
-def _write_part(file, name, pairs, encoded, categories, segments):
+def _write_sources(group, pairs, authorship):
+    place = {author: i for i, author in enumerate(authorship.authors)}
+    index = np.array([[place.get(author, -1) for author in pair.authors] for pair in pairs], dtype="<i4").reshape(-1, 2)
+    description = "who wrote the chosen and the rejected response: index into /sources/name; -1: unknown"
+    h5io.label(h5io.write(group, "source", index, description), "pair", "side")
+
+
+def _write_part(file, name, pairs, encoded, categories, segments, authorship):
     group = file.create_group(name)
     group.attrs.create("pairs", len(pairs), dtype="<i8")
     lengths = [tokens.prompt_length for tokens in encoded]
@@ -119,16 +126,19 @@ def _write_part(file, name, pairs, encoded, categories, segments):
     _columns(group, pairs, columns, "pair")
     if segments:
         _write_segments(group, pairs, encoded)
+    if authorship:
+        _write_sources(group, pairs, authorship)
     text = group.create_group("text")
     for column in ("prompt", "chosen", "rejected"):
         _texts(text, column, [getattr(pair, column) for pair in pairs])
     _write_prompts(file, group, pairs, [tokens.prompt for tokens in encoded], categories)
 
 
-def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, templates, segments=False):
+def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, templates, segments=False, authorship=None):
     """`parts`: "train", "heldout" and perhaps "probe" -> (pairs, encoded), which may be empty. `prompts`: (rows, token
     ids) of rows that are prompts only. `attributes`: name -> str, int, or anything else as JSON text.
-    `templates`: name -> text of the chat templates. `segments`: reasoning and answer are told apart."""
+    `templates`: name -> text of the chat templates. `segments`: reasoning and answer are told apart.
+    `authorship`: who wrote the responses (files/authors.py), None if nobody says."""
     with h5io.create(path, "catdpo-pairs") as file:
         for name, value in attributes.items():
             if isinstance(value, int):
@@ -147,7 +157,9 @@ def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, temp
         margin_applies = "1 if a pair with a safe chosen and an unsafe rejected response has the category"
         h5io.label(h5io.write(group, "harm", np.array(harm, dtype="u1"), margin_applies), "category")
         for name, (pairs, encoded) in parts.items():
-            _write_part(file, name, pairs, encoded, categories, segments)
+            _write_part(file, name, pairs, encoded, categories, segments, authorship)
+        if authorship:
+            authors.store(file, authorship)
         if prompts[0]:
             _write_prompts(file, file, *prompts, categories)
         ledger.store(file, categories)

@@ -7,6 +7,7 @@ import json
 from catdpo_analysis import CREATOR
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files import h5io
+from catdpo_analysis.files.authors import tabulate
 from catdpo_analysis.prepare.bad_rows import BadRows
 from catdpo_analysis.prepare.categories import check_number
 from catdpo_analysis.tokens.chat import ChatTokenizer, positions_of
@@ -215,8 +216,12 @@ def run(args):
     harm = [int(name in harm_names) for name in categories]
     once = ([row for row, _ in prompts], [tokens for _, tokens in prompts])
     segments = args.segment_tag is not None
-    write_pairs(args.out, parts, once, categories, harm, ledger, attributes, tokenizer.templates, segments)
-    print_summary(args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said)
+    pairs = [pair for pair, _, _ in kept]
+    authorship = tabulate([pair.authors for pair in pairs], [pair.categories for pair in pairs], categories)
+    write_pairs(args.out, parts, once, categories, harm, ledger, attributes, tokenizer.templates, segments, authorship)
+    print_summary(
+        args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said, authorship
+    )
 
 
 def divide(kept, args, train_only):

@@ -5,12 +5,12 @@ import collections
 from catdpo_analysis.errors import one_line, shorten
 from catdpo_analysis.prepare.categories import look_alikes
 from catdpo_analysis.prepare.formats import RULES
-from catdpo_analysis.text.table import format_table
+from catdpo_analysis.text.table import format_table, show
 
 TITLES = {"train": "train", "heldout": "held-out", "probe": "probe"}
 
 
-def print_summary(args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said):
+def print_summary(args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said, authorship):
     steps, pairs = inputs.steps, [pair for pairs, _ in parts.values() for pair in pairs]
     heading = "preference" if args.transform == "none" else f"transformation: {args.transform}"
     print(format_table(["rows", heading], [[n, step] for step, n in sorted(steps.items())]))
@@ -27,6 +27,9 @@ def print_summary(args, tokenizer, inputs, parts, prompts, categories, harm_name
         print("\nColumns that are not used:")
         for line in unused:
             print("  " + line)
+    if authorship:
+        print("\nWho wrote the responses (in the file under /sources):")
+        show(authorship.table())
     print("\nCut or dropped (in the file under /ledger):\n" + ledger.text(categories))
     for line in inputs.bad.lines():
         print("  " + line)
@@ -34,6 +37,8 @@ def print_summary(args, tokenizer, inputs, parts, prompts, categories, harm_name
         print("note: " + note)
     for note in said:
         print("note: " + note)
+    for warning in authorship.warnings() if authorship else ():
+        print("warning: " + warning)
     print(f"\n{args.out}: {size_of(parts, prompts, categories)}")
 
 

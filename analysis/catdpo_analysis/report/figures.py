@@ -343,10 +343,46 @@ def evaluation_picture(run, styles):
     )
 
 
+def _attack(size, part, styles):
+    """Violation rate by radius, a line a category; dotted: drawn directions, all categories."""
+    attack = part.attack
+    fig, ax = plt.subplots(figsize=(size.width, 3.6), constrained_layout=True)
+    lines = []
+    for k, name in enumerate(part.categories):
+        if part.harm[k] and part.n[k]:
+            colour, dash = styles[name]
+            lines += ax.plot(attack.radius, attack.rate[:, k], "o", linestyle=dash, color=colour, label=name)
+            ax.fill_between(attack.radius, *attack.interval[:, k].T, color=colour, alpha=0.08, linewidth=0)
+    counted = (part.n > 0) & part.harm
+    drawn = np.average(attack.drawn[:, counted], axis=1, weights=part.n[counted])
+    lines += ax.plot(attack.radius, drawn, color=INK, linewidth=1, linestyle=(0, (1, 2)), label="drawn directions")
+    ax.set_ylim(-0.02, 1.02)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set_xlabel("radius")
+    ax.set_title("Held-out violation rate under attack")
+    _legend_below(fig, lines, size)
+    return fig
+
+
+def attack_picture(run, styles):
+    part = next((part for part, _ in reversed(evaluated(run)) if part.attack), None)
+    if not part or not ((part.n > 0) & part.harm).any():
+        return None
+    worst = np.nanmax(np.where(part.harm & (part.n > 0), part.attack.rate, np.nan), axis=1)
+    words = ", ".join(f"{rate:.0%} at {radius:g}" for radius, rate in zip(part.attack.radius, worst))
+    return Picture(
+        "attack",
+        "Perturbed prompts",
+        "Bands are Wilson's 95 % intervals. Dotted: the mean under directions that are drawn.",
+        f"Violation rate of the worst category by radius: {words}.",
+        lambda size: _attack(size, part, styles),
+    )
+
+
 def pictures(run):
     """[Picture] of whatever the run has the data for, in the order of the page."""
     styles, metrics = category_styles(run.categories), run.metrics
-    found = [evaluation_picture(run, styles)]
+    found = [evaluation_picture(run, styles), attack_picture(run, styles)]
     if metrics and metrics.steps:
         found += [
             category_picture(

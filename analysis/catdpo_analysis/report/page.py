@@ -6,7 +6,7 @@ from catdpo_analysis import CREATOR
 from catdpo_analysis.behaviour.page import answers_context
 from catdpo_analysis.page.render import render
 from catdpo_analysis.report import tables
-from catdpo_analysis.report.summary import changes_text, ending, facts_of, lead_lines, ties_text
+from catdpo_analysis.report.summary import changes_text, ending, facts_of, lead_lines, probe_texts, ties_text
 
 PROMPTS_SHOWN = 5  # of each category; the behaviour command shows more
 
@@ -49,6 +49,9 @@ def html_report(run, pictures):
         changes=changes_text(run),
         ties=ties_text(run),
         answers=answers_context(run.answers, PROMPTS_SHOWN) if run.answers else None,
+        attack=tables.attack_table(run),
+        authorship=run.authorship.table() if run.authorship else None,
+        probes=probe_texts(run),
         provenance=tables.provenance_table(run),
         config=config_text(run),
     )

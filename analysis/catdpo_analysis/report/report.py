@@ -4,8 +4,8 @@ import os
 
 from catdpo_analysis.behaviour.behaviour import print_tables
 from catdpo_analysis.report.run import read_run
-from catdpo_analysis.report.summary import changes_text, clipping_text, ending, facts_of, lead_lines, ties_text
-from catdpo_analysis.report.tables import TRAINING_NOTE, evaluation_table, training_table
+from catdpo_analysis.report.summary import changes_text, clipping_text, ending, facts_of, lead_lines, probe_texts, ties_text
+from catdpo_analysis.report.tables import TRAINING_NOTE, attack_table, evaluation_table, training_table
 from catdpo_analysis.text.table import show
 from catdpo_analysis.text.streams import say
 
@@ -40,9 +40,13 @@ def print_terminal(run):
             "Intervals are Wilson's 95 %. The gap is worst to best category; with few pairs it is large by chance "
             "alone."
         )
-    for text in (changes_text(run), ties_text(run)):
+    for text in (changes_text(run), ties_text(run), *probe_texts(run)):
         if text:
             say(text)
+    for table in (attack_table(run), run.authorship and run.authorship.table()):
+        if table:
+            say()
+            show(table)
     if run.answers:
         say()
         print_tables(run.answers)

@@ -6,6 +6,8 @@ import os
 from catdpo_analysis.behaviour.rates import Behaviour
 from catdpo_analysis.behaviour.run_answers import read_answers
 from catdpo_analysis.errors import UserError
+from catdpo_analysis.files.authors import Authorship
+from catdpo_analysis.files.authors import read as read_authors
 from catdpo_analysis.files.evaluations import read_evaluations
 from catdpo_analysis.files.run_data import Evaluation, Metrics, read_metrics
 from catdpo_analysis.files.settings import read_settings
@@ -22,6 +24,7 @@ class Run:
     status: Status | None
     answers: list[Behaviour]  # of the models before, while and after training
     settings: dict  # {"group.key": value}
+    authorship: Authorship | None  # of the data
     missing: list  # names of files
     notes: list
 
@@ -33,6 +36,17 @@ class Run:
             for name, flag in zip(part.categories, part.harm) if part else ():
                 harm[name] = bool(harm.get(name, False) or flag)
         return harm
+
+
+def read_authorship(settings, metrics):
+    """Who wrote the pairs that the run was trained on, if its file is still there and says so."""
+    path, digest = settings.get("data.path"), metrics.about.get("data_digest") if metrics else None
+    if not path or not os.path.isfile(path):
+        return None
+    try:
+        return read_authors(path, digest)
+    except UserError:
+        return None  # another file lies there by now
 
 
 def read_run(path, before=None, after=None):
@@ -53,4 +67,6 @@ def read_run(path, before=None, after=None):
     log.poll()
     answers, unfit = read_answers(path, metrics.about.get("weights_digest") if metrics else None)
     notes = [*([log.warning] if log.warning else []), *found.notes, *unfit]
-    return Run(path, metrics, found.before, found.after, status, answers, settings, missing, notes)
+    authorship = read_authorship(settings, metrics)
+    notes += authorship.warnings() if authorship else []
+    return Run(path, metrics, found.before, found.after, status, answers, settings, authorship, missing, notes)

@@ -5,6 +5,7 @@ import numpy as np
 from catdpo_analysis.files.run_data import paired_changes
 from catdpo_analysis.files.settings import setting_text
 from catdpo_analysis.files.stats import mcnemar
+from catdpo_analysis.report.probe import probe
 
 
 def at(part, name, attribute):
@@ -142,6 +143,16 @@ def changes_text(run):
         f"Of the held-out pairs {better} violate less than before training and {worse} more "
         f"(exact McNemar test: p = {mcnemar(better, worse):.2g})."
     )
+
+
+def probe_texts(run):
+    """What a linear probe finds in the features of each evaluation that has them."""
+    found = []
+    for part, kind in evaluated(run):
+        result = probe(part.features, part.prompt) if part.features is not None else None
+        if result:
+            found.append(f"{kind.capitalize()} training: {result.sentence()}")
+    return found
 
 
 def ties_text(run):

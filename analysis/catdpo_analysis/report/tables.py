@@ -72,6 +72,28 @@ def training_table(run):
     return Table([*heading, "accuracy*", "pairs seen"], rows)
 
 
+def attack_table(run):
+    """A row a harm category: its violation rate at each radius of the attack, and that under drawn directions of the
+    largest. None without an attack."""
+    part = next((part for part, _ in reversed(evaluated(run)) if part.attack), None)
+    if not part:
+        return None
+    attack, styles = part.attack, category_styles(run.categories)
+    kind = " ".join(str(attack.about[name]) for name in ("type", "norm") if name in attack.about)
+    heading = [f"under attack ({kind})", *[f"radius {radius:g}" for radius in attack.radius]]
+    rows = []
+    for k, name in enumerate(part.categories):
+        if not part.harm[k] or not part.n[k]:
+            continue
+        rates = [rate(value, *bounds) for value, bounds in zip(attack.rate[:, k], attack.interval[:, k])]
+        rows.append([_name(name, styles), *rates, rate(attack.drawn[-1, k])])
+    counted = (part.n > 0) & part.harm
+    weights = part.n[counted]
+    means = [rate(np.average(values[counted], weights=weights), digits=1) for values in attack.rate]
+    rows.append([Cell("micro mean"), *means, rate(np.average(attack.drawn[-1][counted], weights=weights), digits=1)])
+    return Table([*heading, "drawn direction"], rows, 1) if counted.any() else None
+
+
 TRAINING_NOTE = "* mean over the last tenth of the steps in which the category occurred"
 
 
