@@ -142,8 +142,8 @@ static const Field feature_fields[] = {
     { .kind = FIELD_END },
 };
 
-const Format eval_attack_format = { "catdpo-eval", 1, attack_fields, axes, AXES };
-const Format eval_features_format = { "catdpo-eval", 1, feature_fields, axes, AXES };
+const Format eval_attack_format = { "catdpo-eval", 1, attack_fields, axes, AXES, NULL };
+const Format eval_features_format = { "catdpo-eval", 1, feature_fields, axes, AXES, NULL };
 
 bool eval_file_write(const char *path, const EvalResult *r, MPI_Comm comm, Error *err)
 {

@@ -75,6 +75,8 @@ static void append(Metrics *m, int64_t step, int64_t pairs, int rank, MPI_Comm c
                                       .category_loss = loss,
                                       .coefficient_share = rate,
                                       .saturation = rate,
+                                      .clean_violations = rate,
+                                      .attacked_violations = rate,
                                       .standard_error = rate,
                                       .partial_n = partial_n,
                                       .partial_violations = partial_violations,

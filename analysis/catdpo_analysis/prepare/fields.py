@@ -111,7 +111,7 @@ def author_of(row, response, place):
             raise UserError(f"{place}: {column} must be the name of who wrote it, not {shorten(repr(value))}")
         name = turns.checked(value.strip(), column, place)
         if len(name.encode("utf-8")) > AUTHOR_BYTES or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-            raise UserError(f"{place}: {column} must be one line of at most {AUTHOR_BYTES} bytes, who wrote the response")
+            raise UserError(f"{place}: {column} must be who wrote the response, a line of at most {AUTHOR_BYTES} bytes")
         return name
     return ""
 

@@ -10,7 +10,9 @@ from catdpo_analysis.text.table import format_table, show
 TITLES = {"train": "train", "heldout": "held-out", "probe": "probe"}
 
 
-def print_summary(args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said, authorship):
+def print_summary(
+    args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said, authorship
+):
     steps, pairs = inputs.steps, [pair for pairs, _ in parts.values() for pair in pairs]
     heading = "preference" if args.transform == "none" else f"transformation: {args.transform}"
     print(format_table(["rows", heading], [[n, step] for step, n in sorted(steps.items())]))

@@ -4,7 +4,15 @@ import os
 
 from catdpo_analysis.behaviour.behaviour import print_tables
 from catdpo_analysis.report.run import read_run
-from catdpo_analysis.report.summary import changes_text, clipping_text, ending, facts_of, lead_lines, probe_texts, ties_text
+from catdpo_analysis.report.summary import (
+    changes_text,
+    clipping_text,
+    ending,
+    facts_of,
+    lead_lines,
+    probe_texts,
+    ties_text,
+)
 from catdpo_analysis.report.tables import TRAINING_NOTE, attack_table, evaluation_table, training_table
 from catdpo_analysis.text.table import show
 from catdpo_analysis.text.streams import say
