@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 
+PORTS = 16  # of a cluster, at most: its controller and a node each
 CPUS = 16  # that a node claims to have: more than the jobs of the tests take together
 PROGRAMS = ["munged", "mungekey", "slurmctld", "slurmd", "sbatch", "mpirun", "unshare", "setpriv"]
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where daemons lie
@@ -48,7 +49,11 @@ mpi_yield_when_idle = 1
 rmaps_base_oversubscribe = 1
 btl_base_warn_component_unused = 0
 """,
+    # a folder of its own for each job on a node: two that start at once there would both make Open MPI's common one
     "taskprolog.sh": """#!/bin/sh
+own={folder}/tmp/$SLURMD_NODENAME/$SLURM_JOB_ID
+mkdir -p "$own"
+echo export OMPI_MCA_orte_tmpdir_base="$own"
 echo export OMPI_ALLOW_RUN_AS_ROOT=1
 echo export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 """,
@@ -129,17 +134,23 @@ def namespace_of(pid):
     return os.readlink(f"/proc/{pid}/ns/pid")
 
 
-def free_ports(count):
-    """The first of `count` ports in a row that nobody listens on."""
-    for first in range(17800, 30000, count):
-        opened = []
+def take_ports(count):
+    """The first of `count` ports in a row that nobody listens on, and a socket that keeps other clusters away from them
+    while it is open: a cluster that is being started does not listen yet."""
+    for first in range(17800, 30000, PORTS):
+        opened, claim = [], socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0catdpo-slurm-ports-{first}")
+        except OSError:
+            claim.close()
+            continue
         try:
             for port in range(first, first + count):
                 opened.append(socket.socket())
                 opened[-1].bind(("", port))
-            return first
+            return first, claim
         except OSError:
-            continue
+            claim.close()
         finally:
             for each in opened:
                 each.close()
@@ -152,6 +163,7 @@ class Cluster:
         self.conf = self.path("etc/slurm.conf")
         self.environment = dict(os.environ, PATH=PATH, SLURM_CONF=self.conf)
         self.own = []  # processes that this Python process has to reap
+        self.claim = None  # of our ports
 
     def path(self, name):
         return os.path.join(self.folder, name)
@@ -239,7 +251,7 @@ class Cluster:
         self.wait_for_nodes(self.nodes)
 
     def _write_settings(self):
-        port = free_ports(len(self.nodes) + 1)
+        port, self.claim = take_ports(len(self.nodes) + 1)
         nodes = list(enumerate(self.nodes, start=1))
         address = "NodeName={1} NodeAddr=127.0.1.{0} Port={2} CPUs={3} RealMemory=2000 State=UNKNOWN\n"
         words = {
@@ -293,6 +305,8 @@ class Cluster:
         names = list(self._records())
         for name in sorted(names, key=lambda name: (not name.startswith("node"), name == "munged")):
             self.end(name, signal.SIGKILL if name.startswith("node") else signal.SIGTERM)
+        if self.claim:
+            self.claim.close()
 
     # ---- asking SLURM -----------------------------------------------------------------------------------------------
 
