@@ -573,19 +573,3 @@ bool config_require(const Config *config, const char *const keys[], Error *err)
                        "are)",
                        missing);
 }
-
-const char *config_choice(const Config *config, const char *key)
-{
-    int option = option_find(key);
-    CHECK(option >= 0 && option_at(option)->type == OPTION_CHOICE);
-    return option_choice(option_at(option), *(const int *)option_value(option_at(option), config)).name;
-}
-
-bool config_is_choice(const char *key, const char *name)
-{
-    int option = option_find(key);
-    CHECK(option >= 0 && option_at(option)->type == OPTION_CHOICE);
-    for (int k = 0; option_choice(option_at(option), k).name; k++)
-        if (strcmp(option_choice(option_at(option), k).name, name) == 0) return true;
-    return false;
-}

@@ -43,8 +43,6 @@ const Field architecture_fields[] = {
     { .kind = FIELD_END },
 };
 
-bool architecture_slides(const Architecture *a, int layer) { return *a->layer_types && a->layer_types[layer] == 's'; }
-
 const Family *architecture_family(const Architecture *a)
 {
     const Family *family = family_find(a->name);

@@ -37,7 +37,10 @@ extern const Field architecture_fields[];
 bool architecture_check(const Architecture *a, const char *where, Error *err);
 
 /* Does this layer have a sliding window? */
-bool architecture_slides(const Architecture *a, int layer);
+static inline bool architecture_slides(const Architecture *a, int layer)
+{
+    return *a->layer_types && a->layer_types[layer] == 's';
+}
 
 /* The family of an architecture that was checked. */
 const Family *architecture_family(const Architecture *a);
