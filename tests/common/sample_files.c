@@ -72,6 +72,8 @@ StepMetrics sample_step(int64_t step, const double *reals, const int64_t *counts
                           .coefficient_share = reals,
                           .saturation = reals,
                           .standard_error = reals,
+                          .clean_violations = reals,
+                          .attacked_violations = reals,
                           .partial_n = counts,
                           .partial_violations = counts,
                           .pair_index = counts,
