@@ -307,7 +307,9 @@ static const Option table[] = {
       "Write checkpoints/final.h5 at the end." },
 
     { "metrics.flush_steps", OPTION_INT, AT(metrics.flush_steps), "50", "[1, inf)", NULL,
-      "Steps between writes of metrics.h5." },
+      "Steps between writes of metrics.h5, at most." },
+    { "metrics.flush_minutes", OPTION_FLOAT, AT(metrics.flush_minutes), "10.0", "[0, inf)", NULL,
+      "Minutes between writes of metrics.h5, at most; 0: by steps alone." },
 };
 enum { OWN = sizeof table / sizeof *table };
 

@@ -27,7 +27,9 @@ void lifecycle_begin(Lifecycle *l, const Config *config, MPI_Comm world)
                       .mark = now,
                       .last_checkpoint = now,
                       .steps = config->checkpoint.steps,
-                      .interval = 60 * config->checkpoint.minutes };
+                      .interval = 60 * config->checkpoint.minutes,
+                      .last_flush = now,
+                      .flush_interval = 60 * config->metrics.flush_minutes };
     CHECK_MPI(MPI_Comm_rank(world, &l->rank));
 }
 
@@ -50,7 +52,7 @@ static bool time_is_up(const Lifecycle *l, double now)
     return now + 2 * l->slowest_piece + 2 * l->slowest_checkpoint + l->slack > l->deadline;
 }
 
-enum { FAILED, SIGNAL, TIME, SAVE, STOP, QUESTIONS }; /* that are agreed on */
+enum { FAILED, SIGNAL, TIME, SAVE, FLUSH, STOP, QUESTIONS }; /* that are agreed on */
 
 int lifecycle_bytes(void) { return QUESTIONS * (int)sizeof(int); }
 
@@ -64,11 +66,12 @@ bool lifecycle_agree(Lifecycle *l, bool ok, int64_t step, Verdict *verdict, Erro
     if (l->rank == 0) {
         mine[TIME] = time_is_up(l, now);
         mine[SAVE] = (l->interval > 0 && now - l->last_checkpoint >= l->interval) || is_there(l->request);
+        mine[FLUSH] = l->flush_interval > 0 && now - l->last_flush >= l->flush_interval;
         l->asked = l->asked || is_there(l->stop);
         mine[STOP] = l->asked;
     }
     CHECK_MPI(MPI_Allreduce(mine, all, QUESTIONS, MPI_INT, MPI_MAX, l->world));
-    *verdict = (Verdict){ .stop = all[SIGNAL] || all[TIME] || all[STOP], .for_good = all[STOP] };
+    *verdict = (Verdict){ .stop = all[SIGNAL] || all[TIME] || all[STOP], .flush = all[FLUSH], .for_good = all[STOP] };
     verdict->checkpoint = verdict->stop || all[SAVE] || (step > 0 && l->steps > 0 && step % l->steps == 0);
     if (all[STOP])
         snprintf(verdict->why, sizeof verdict->why, "%.*s", (int)sizeof verdict->why - 1, l->stop);
@@ -82,6 +85,8 @@ void lifecycle_saved(Lifecycle *l, double seconds)
 {
     l->slowest_checkpoint = fmax(l->slowest_checkpoint, seconds);
     l->checkpoint_seconds += seconds;
-    l->last_checkpoint = l->mark = seconds_now();
+    l->last_checkpoint = l->last_flush = l->mark = seconds_now();
     if (l->rank == 0 && *l->request) unlink(l->request);
 }
+
+void lifecycle_flushed(Lifecycle *l) { l->last_flush = seconds_now(); }

@@ -243,8 +243,10 @@ static bool run_steps(Trainer *t, Verdict *verdict, Error *err)
         ok = lifecycle_agree(&run->life, sound, t->step, verdict, err);
         if (ok && verdict->checkpoint && t->step < t->total_steps && !trainer_is_safe(t))
             ok = save(t, false, err);
-        else if (ok && metrics_full(t->metrics))
+        else if (ok && (verdict->flush || metrics_full(t->metrics))) {
             ok = metrics_flush(t->metrics, err);
+            lifecycle_flushed(&run->life);
+        }
     }
     progress_end(&t->progress);
     return ok;

@@ -253,9 +253,11 @@ def test_metrics_explain_themselves():
     )
 
 
-def test_more_steps_than_one_flush():
-    """Rows written in several goes (metrics.flush_steps) are the rows of one go."""
-    one, other = trained().metrics(), engine.train(1, **TRAINED, **{"metrics.flush_steps": 2}).metrics()
+@pytest.mark.parametrize("setting", [{"metrics.flush_steps": 2}, {"metrics.flush_minutes": 1e-9}])
+def test_more_steps_than_one_flush(setting):
+    """Rows written in several goes, by steps or by minutes, are the rows of one go; the last go is the fifth step."""
+    one, other = trained().metrics(), engine.train(1, **TRAINED, **setting).metrics()
+    assert other["train/partial/n"].sum() == one["train/category/n"][4].sum() < one["train/partial/n"].sum()
     for name in one:
         if not name.startswith(("timing/", "train/partial/")) and name != "config":
             assert one[name].tobytes() == other[name].tobytes(), name

@@ -125,7 +125,8 @@ typedef struct Config {
         bool final;     /* write checkpoints/final.h5 at the end */
     } checkpoint;
     struct {
-        int64_t flush_steps; /* steps between writes of metrics.h5 */
+        int64_t flush_steps;  /* steps between writes of metrics.h5 at most */
+        double flush_minutes; /* and minutes; 0: no limit */
     } metrics;
 } Config;
 

@@ -20,6 +20,7 @@ typedef struct Lifecycle {
     double checkpoint_seconds;                /* lost to checkpoints, in sum */
     int64_t steps;                            /* between checkpoints; 0: not by steps */
     double interval;                          /* seconds between checkpoints; 0: not by time */
+    double last_flush, flush_interval;        /* the same for the metrics */
     char request[FILE_PATH];                  /* a file whose existence asks for a checkpoint; "": none */
     char stop[FILE_PATH];                     /* and one that asks for a checkpoint and the end, */
     bool asked;                               /* which was there. Rank 0's counts */
@@ -28,6 +29,7 @@ typedef struct Lifecycle {
 /* What to do after a piece of work. */
 typedef struct Verdict {
     bool checkpoint; /* save now */
+    bool flush;      /* write the metrics now */
     bool stop;       /* and end */
     bool for_good;   /* with EXIT_STOPPED, else EXIT_RESUBMIT */
     char why[128];   /* "SIGTERM", "the time limit", "runs/first/stop" */
@@ -48,7 +50,9 @@ bool lifecycle_agree(Lifecycle *l, bool ok, int64_t step, Verdict *verdict, Erro
 /* Bytes that lifecycle_agree sums up over the ranks. */
 int lifecycle_bytes(void);
 
-/* A checkpoint was written in so many seconds. Not collective. */
+/* A checkpoint was written in so many seconds, behind the metrics. Not collective. */
 void lifecycle_saved(Lifecycle *l, double seconds);
+/* The metrics were written. Not collective. */
+void lifecycle_flushed(Lifecycle *l);
 
 #endif
