@@ -205,8 +205,8 @@ const char *config_difference(const Config *now, const Config *then, const char 
 void config_print_changes(const Config *config, const char *indent, FILE *out)
 {
     Config defaults;
-    Error unheard = { 0 };
-    CHECK(config_load(&defaults, NULL, 0, NULL, &unheard));
+    Error ignored = { 0 };
+    CHECK(config_load(&defaults, NULL, 0, NULL, &ignored));
     for (int k = 0; option_at(k); k++) {
         char value[CONFIG_TEXT + 16], preset[CONFIG_TEXT + 16];
         value_text(option_at(k), config, value, sizeof value);

@@ -202,9 +202,10 @@ static bool close_meta(H5File *file, bool keep, Error *err)
     return ok;
 }
 
-/* Closing a file that was filled in writes its first bytes again, as they are, and would leave wreckage behind if that
- * failed. By then every byte is written and synced, or does not matter: what follows goes to a file in memory.
- * (Descriptors are known only where MPI-IO uses the system's files; elsewhere nothing is diverted.) */
+/* Closing a file that was filled in writes its first bytes again, as they are. If that failed, HDF5 would keep objects
+ * of the file, and later calls would crash on them. By then every byte is written and synced, or does not matter: what
+ * follows goes to a file in memory. (Descriptors are known only where MPI-IO uses the system's files; elsewhere nothing
+ * is diverted.) */
 static void divert_writes(const H5File *file)
 {
     char link[64];
@@ -285,9 +286,9 @@ bool h5_commit(H5File *file, Error *err)
 
 void h5_close(H5File *file)
 {
-    Error unheard = { 0 };
-    close_data(file, false, &unheard);
-    close_meta(file, false, &unheard);
+    Error ignored = { 0 };
+    close_data(file, false, &ignored);
+    close_meta(file, false, &ignored);
     free(file->scratch);
     file->scratch = NULL;
     file->scratch_bytes = 0;

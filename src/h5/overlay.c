@@ -1,7 +1,7 @@
 /* HDF5's way to a file: a driver that keeps what HDF5 writes in front of the file below, in pages of memory.
  *
- * HDF5 1.10 cannot give up a file that it fails to write to the end: closing it leaves wreckage behind that crashes
- * later. So writing never fails in here: what is small (metadata) stays in memory until overlay_finish puts it where it
+ * When a write fails, HDF5 1.10 cannot close the file: it keeps objects of it, and later calls crash on them. So
+ * writing never fails in here: what is small (metadata) stays in memory until overlay_finish puts it where it
  * belongs, datasets' values go to the disk at once if the file below is nobody else's, and the first failure is kept
  * for overlay_finish to tell. What changed is known page by page, so that a file that grows need not be written again
  * (spares.c). HDF5's own driver for files in memory would hold all of a file, its unwritten parts too.

@@ -262,8 +262,8 @@ bool spares_fill(Spares *s, Overlay *o, int visible, char unfinished[FILE_PATH],
 bool spares_replace(Spares *s, Error *err)
 {
     Spare visible = { .commit = s->commit };
-    Error unheard = { 0 };
-    if (!file_temporary(s->path, *s->folder ? s->folder : NULL, visible.path, FILE_PATH, &unheard) ||
+    Error ignored = { 0 };
+    if (!file_temporary(s->path, *s->folder ? s->folder : NULL, visible.path, FILE_PATH, &ignored) ||
         link(s->path, visible.path) != 0)
         *visible.path = '\0'; /* no hard links: the next commit copies the file */
     if (!file_replace(s->next.path, s->path, err)) {

@@ -378,8 +378,8 @@ bool writer_lost(const Writer *w, bool look, Error *err)
     if (w->rank > 0 || (!atomic_load(&w->lost) && !(look && !is_mine(w)))) return false;
     char folder[FILE_PATH], text[TEXT];
     Owner owner = { 0 };
-    Error unheard = { 0 };
-    find_highest(w->directory, &owner.number, &unheard);
+    Error ignored = { 0 };
+    find_highest(w->directory, &owner.number, &ignored);
     folder_name(folder, w->directory, owner.number);
     read_owner(folder, &owner);
     error_fault(err, "%s was taken over by %s: this copy stops and has written nothing since", w->directory,

@@ -70,12 +70,12 @@ static bool put(const char *path, const char *text, size_t length)
 
 bool status_write(const Writer *w, int exit_status, const char *reason, int64_t step, int64_t total_steps)
 {
-    Error unheard = { 0 };
+    Error ignored = { 0 };
     char text[LONGEST], spare[FILE_PATH + 32], path[FILE_PATH + 32];
     size_t length = describe(text, w, exit_status, reason, step, total_steps);
     snprintf(spare, sizeof spare, "%s/status.json", writer_folder(w));
     snprintf(path, sizeof path, "%s/status.json", writer_directory(w));
-    if (length == 0 || !put(spare, text, length) || !file_replace(spare, path, &unheard)) return false;
+    if (length == 0 || !put(spare, text, length) || !file_replace(spare, path, &ignored)) return false;
     if (exit_status == STATUS_RUNNING) (void)put(spare, text, length); /* the room for what comes at the end */
     return true;
 }

@@ -26,8 +26,8 @@ typedef struct Candidate {
 static int64_t step_of(const char *path)
 {
     Checkpoint head;
-    Error unheard = { 0 };
-    if (!checkpoint_open(path, &head, MPI_COMM_NULL, &unheard)) return INT64_MAX;
+    Error ignored = { 0 };
+    if (!checkpoint_open(path, &head, MPI_COMM_NULL, &ignored)) return INT64_MAX;
     int64_t step = head.step;
     checkpoint_free(&head);
     return step;
@@ -284,15 +284,15 @@ static bool tidy(const Trainer *t, const char *loaded, const Candidate *broken, 
     return ok && fetch_metrics(&t->run, loaded, err);
 }
 
-/* The mark that best.h5 has set. */
+/* Violation rate of the worst held-out category in best.h5; infinite: there is no such file. */
 static double best_so_far(const Run *run)
 {
     char path[FILE_PATH];
     double best = INFINITY;
     Checkpoint head;
-    Error unheard = { 0 };
+    Error ignored = { 0 };
     run_path(run, "checkpoints/best.h5", path);
-    if (run->rank == 0 && access(path, F_OK) == 0 && checkpoint_open(path, &head, MPI_COMM_NULL, &unheard)) {
+    if (run->rank == 0 && access(path, F_OK) == 0 && checkpoint_open(path, &head, MPI_COMM_NULL, &ignored)) {
         best = head.heldout_worst >= 0 ? head.heldout_worst : INFINITY;
         checkpoint_free(&head);
     }

@@ -19,7 +19,7 @@
 /* ---- the best by the held-out pairs ----------------------------------------------------------------------------- */
 
 /* Violation rate of the worst category of the held-out pairs under today's weights and margins; NaN if the pass was
- * interrupted, which the next question of the lifecycle finds out by itself. */
+ * interrupted: then the next lifecycle_agree stops the run. */
 static bool heldout_worst(Trainer *t, double *worst, Error *err)
 {
     Run *run = &t->run;
@@ -81,11 +81,11 @@ static bool keep_as_best(Trainer *t, const char *path, double worst, Error *err)
 {
     Run *run = &t->run;
     char best[FILE_PATH], unfinished[FILE_PATH + 16];
-    Error unheard = { 0 };
+    Error ignored = { 0 };
     run_path(run, "checkpoints/best.h5", best);
     snprintf(unfinished, sizeof unfinished, "%s/best.h5.tmp", writer_folder(run->writer));
-    bool linked = run->rank > 0 || (link(path, unfinished) == 0 && file_replace(unfinished, best, &unheard));
-    return error_agree(run->world, linked, &unheard) || write_checkpoint(t, best, worst, err);
+    bool linked = run->rank > 0 || (link(path, unfinished) == 0 && file_replace(unfinished, best, &ignored));
+    return error_agree(run->world, linked, &ignored) || write_checkpoint(t, best, worst, err);
 }
 
 /* ---- the latest ones -------------------------------------------------------------------------------------------- */
@@ -104,8 +104,8 @@ static void *remove_file(void *path)
     return NULL;
 }
 
-/* Giving back the blocks of a large file takes seconds, which nobody has to wait for: it loses its name at once and its
- * blocks meanwhile. False if it cannot be removed. */
+/* Removing a large file takes seconds, in which the file system frees its blocks. So it is renamed at once and removed
+ * by a thread. False if it cannot be removed. */
 static bool remove_meanwhile(const Trainer *t, const char *path, int64_t step)
 {
     char *doomed = malloc(FILE_PATH + 64);

@@ -18,6 +18,7 @@ PAGES = [
     "configs/README.md",
     "jobs/README.md",
     "jobs/scaling.md",
+    "src/CONTRIBUTING.md",
     "src/README.md",
     "tests/bench/README.md",
     "tests/reference/README.md",

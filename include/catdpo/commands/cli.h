@@ -19,7 +19,7 @@ typedef struct CommandLine CommandLine;
 /* An option of one command beside --set: --name ARGUMENT or --name=ARGUMENT, given once at most. */
 typedef struct CommandOption {
     const char *name;           /* "--split"; NULL ends the list */
-    const char *argument;       /* what help calls its value: "FILE"; NULL: a flag without a value */
+    const char *argument;       /* name of its value in the help text, such as "FILE"; NULL: a flag without a value */
     const char *const *choices; /* the values it may have, NULL-terminated; NULL: any */
     const char *help;
     bool optional; /* the value may be left out: "" then */
