@@ -7,7 +7,6 @@
 #include "catdpo/files/model_file.h"
 #include "catdpo/files/pairs_file.h"
 #include "catdpo/files/prompts_file.h"
-#include "catdpo/files/reference_file.h"
 
 #include <errno.h>
 #include <math.h>

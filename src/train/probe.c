@@ -1,6 +1,7 @@
 #include "catdpo/train/probe.h"
 
 #include "catdpo/core/phase.h"
+#include "catdpo/files/adapter_file.h"
 #include "catdpo/files/pairs_file.h"
 #include "catdpo/files/prompts_file.h"
 #include "catdpo/files/vocabulary_file.h"
@@ -442,12 +443,19 @@ bool probe_is_safe(const Probe *p, double target)
 static bool digest_weights(Run *run, char digest[WEIGHTS_DIGEST], Error *err)
 {
     const Transformer *t = &run->model;
-    int64_t all = run->grid.replica == 0 ? t->parameters.local_floats : 0; /* replicas hold the same weights */
-    const ShardedArray weights = { t->weights, 0, all };
-    uint64_t *checksums = calloc((size_t)parts_count(&t->parameters) + 1, sizeof *checksums);
+    const Parameters *trained = t->trained;
+    int64_t all = run->grid.replica == 0 ? trained->local_floats : 0; /* replicas hold the same weights */
+    const ShardedArray weights = { t->trained_weights, 0, all };
+    AdapterInfo adapter = { .settings = t->adapters.settings };
+    memcpy(adapter.base_digest, run->model_info.weights_digest, WEIGHTS_DIGEST);
+    uint64_t *checksums = calloc((size_t)parts_count(trained) + 1, sizeof *checksums);
     bool ok = error_agree(run->world, checksums || error_fault(err, "out of memory for the weights' checksums"), err);
-    if (ok) tensors_checksums(t, &weights, checksums);
-    ok = ok && error_agree(run->world, parts_digest(&t->parameters, checksums, digest, err), err);
+    if (ok) {
+        tensors_checksums(t, trained, &weights, checksums);
+        ok = trained == &t->parameters ? parts_digest(trained, checksums, digest, err)
+                                       : adapter_digest(trained, &adapter, checksums, digest, err);
+        ok = error_agree(run->world, ok, err);
+    }
     free(checksums);
     return ok;
 }

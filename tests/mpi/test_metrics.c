@@ -78,8 +78,6 @@ static void append(Metrics *m, int64_t step, int64_t pairs, int rank, MPI_Comm c
                                       .clean_violations = rate,
                                       .attacked_violations = rate,
                                       .standard_error = rate,
-                                      .clean_violations = rate,
-                                      .attacked_violations = rate,
                                       .partial_n = partial_n,
                                       .partial_violations = partial_violations,
                                       .pair_index = index,

@@ -35,7 +35,7 @@ typedef struct Run {
     PairBatcher batcher, heldout_batcher, mismatched_batcher;
     Transformer model;
     char loaded_digest[WEIGHTS_DIGEST]; /* of the file that run_load_model has read last; "": none */
-    const Attack *attack; /* on the prompts whose log-probs run_logps finds; NULL: none. Not owned */
+    const Attack *attack;               /* on the prompts whose log-probs run_logps finds; NULL: none. Not owned */
 } Run;
 
 /* Reads the config, of which the keys `required` (NULL-terminated) have to be set, and starts log, clocks and signals.
