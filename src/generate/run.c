@@ -174,19 +174,18 @@ static int64_t count_finished(const Generation *x, const Run *run)
     return finished;
 }
 
-static void print_rates(const Generation *x, Run *run)
+/* seconds: of all passes and what lies between them. */
+static void print_rates(const Generation *x, Run *run, double seconds)
 {
     const Generator *g = &x->generator;
     double mine[] = { (double)g->prefilled, (double)g->decoded, g->prefill_seconds, g->decode_seconds }, all[4];
     CHECK_MPI(MPI_Allreduce(mine, all, 2, MPI_DOUBLE, MPI_SUM, run->grid.replica_comm));
     CHECK_MPI(MPI_Allreduce(mine + 2, all + 2, 2, MPI_DOUBLE, MPI_MAX, run->grid.replica_comm));
-    double passes = g->decode_passes > 0 ? (double)g->decode_passes : 1;
-    log_info(
-        &run->log,
-        "rate     %.0f tokens/s over all; prompts read in %.1f s of passes, %.0f tokens; other passes %.1f s, %.2f ms "
-        "each, weights read at %.1f GB/s a rank",
-        all[1] / (all[2] + all[3] + 1e-9), all[2], all[0], all[3], 1e3 * g->decode_seconds / passes,
-        1e-9 * (double)run->model.weight_bytes * passes / (g->decode_seconds + 1e-9));
+    double read = (double)run->model.weight_bytes * (double)g->decode_passes / (all[3] + 1e-9);
+    log_info(&run->log,
+             "rate     %.1f tokens/s in %.2f s: passes that read prompts %.2f s (%.0f tokens), %lld others %.2f s "
+             "(weights read at %.1f GB/s a rank)",
+             all[1] / seconds, seconds, all[2], all[0], (long long)g->decode_passes, all[3], 1e-9 * read);
 }
 
 bool generation_run(Generation *x, Run *run, Error *err)
@@ -216,13 +215,14 @@ bool generation_run(Generation *x, Run *run, Error *err)
         if (ok && verdict.checkpoint && finished < total) ok = save(x, run, err);
     }
     progress_end(&progress);
+    double seconds = seconds_now() - start;
     if (!ok) return false;
     if (finished < total)
         return error_stopped(err, verdict.for_good,
                              "stopped by %s: %lld of %lld answers are in %s, start again to go on", verdict.why,
                              (long long)finished, (long long)total, x->out);
     if (x->restored < total && !save(x, run, err)) return false;
-    if (x->restored < total) print_rates(x, run);
+    if (x->restored < total) print_rates(x, run, seconds);
     return true;
 }
 
