@@ -14,9 +14,10 @@ typedef struct BlasReport {
     char warning[512]; /* what is wrong and its remedy; "" if nothing is */
 } BlasReport;
 
-/* OpenBLAS falls back to its slowest kernels without a word on a processor newer than itself. Kernels can only be
- * chosen before the library loads, so this sets OPENBLAS_CORETYPE and starts the program again. Returns if there is
- * nothing to repair. Has MKL give the same bits each time (MKL_CBWR), unless the user has chosen. Call before MPI_Init.
+/* OpenBLAS falls back to its slowest kernels without a word on a processor newer than itself, and chooses those for
+ * AVX-512 where others are faster (AMD's Zen 4). Kernels can only be chosen before the library loads, so this sets
+ * OPENBLAS_CORETYPE and starts the program again. Returns if there is nothing to repair. Has MKL give the same bits
+ * each time (MKL_CBWR), unless the user has chosen. Call before MPI_Init.
  */
 void blas_repair(char *argv[]);
 
