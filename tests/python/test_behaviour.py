@@ -115,7 +115,10 @@ def test_answers_on_the_terminal(files, capsys):
 def test_other_prompts_and_judges_are_refused(files, tmp_path, capsys):
     other = write_samples(str(tmp_path / "other.h5"), PROMPTS[:3], texts([1, 1, 1]))
     assert behaviour(files[0], other) == 2
-    assert "answers to other prompts (3 and 11)" in capsys.readouterr().err
+    assert "answers to other prompts: 3 here, 11 there" in capsys.readouterr().err
+    other = write_samples(str(tmp_path / "other.h5"), [("harm A9", ["A"], 0), *PROMPTS[1:]], texts(BEFORE))
+    assert behaviour(files[0], other) == 2
+    assert "'harm A9' here, 'harm A0' there" in capsys.readouterr().err
     assert cli.main(["judge", files[0], "--name", "mine"]) == 0
     assert behaviour(*files) == 2
     assert "one with --judge, or judge both again" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Answers of several models to the same prompts, with one judge's verdicts."""
 
 from catdpo_analysis.behaviour.rates import behaviour_of
-from catdpo_analysis.errors import UserError
+from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.paths import names_of
 from catdpo_analysis.files.samples import read_samples
 from catdpo_analysis.judge.refusal_judge import Judge as RefusalJudge
@@ -19,6 +19,16 @@ def behaviour_with(name, samples, judge=None):
     return behaviour_of(name, samples, *_scores(samples, judge))
 
 
+def _difference(samples, first):
+    """Where the prompts of two files begin to differ, in words."""
+    for mine, theirs in zip(samples.prompt_text, first.prompt_text):
+        if mine != theirs:
+            return f"{shorten(mine)!r} here, {shorten(theirs)!r} there"
+    if len(samples.prompt_text) != len(first.prompt_text):
+        return f"{len(samples.prompt_text)} here, {len(first.prompt_text)} there"
+    return f"categories {', '.join(samples.categories)} here, {', '.join(first.categories)} there"
+
+
 def _same_prompts(models):
     """Models are compared on the same prompts, in the same order."""
     first = models[0].samples
@@ -26,8 +36,8 @@ def _same_prompts(models):
         samples = model.samples
         if samples.prompt_text != first.prompt_text or samples.categories != first.categories:
             raise UserError(
-                f"{samples.path} and {first.path} hold answers to other prompts ({len(samples.prompt_text)} and "
-                f"{len(first.prompt_text)}); generate both with the same --prompts"
+                f"{samples.path} and {first.path} hold answers to other prompts: {_difference(samples, first)}; "
+                "generate both with the same --prompts"
             )
         if model.judge != models[0].judge or model.scores.about.get("digest") != models[0].scores.about.get("digest"):
             raise UserError(
