@@ -333,7 +333,7 @@ def test_ends_when_it_is_safe():
 REFUSALS = [
     ({"data.path": engine.PAIRS, "model.path": engine.fixture("tiny_llama")},
      "has none: prepare it with --probe SHARE, such as --probe 0.1"),
-    ({**HELDOUT, "data.path": engine.PAIRS, "model.path": engine.fixture("tiny_llama")}, "/probe"),
+    ({**HELDOUT, "data.path": engine.PAIRS, "model.path": engine.fixture("tiny_llama")}, "prepared with --probe"),
     ({"margin.judge_command": ""}, 'margin.judge = "command" needs margin.judge_command'),
     ({"margin.judge": "refusal"}, "margin.judge_command is set, but"),
     ({"margin.source": "heldout"}, 'margin.judge = "command" judges answers'),
