@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from catdpo_analysis.cli import main
-from catdpo_analysis.report.probe import auc, probe
+from catdpo_analysis.report.probe import RIDGE, auc, probe, ridge
 
 PAIRS, SIZE = 120, 48
 
@@ -23,6 +23,16 @@ def test_auc_of_scores():
     scores, positive = np.array([3.0, 2, 1, 1]), np.array([True, False, True, False])
     assert auc(scores, positive) == pytest.approx((1 + 1 + 0 + 0.5) / 4)
     assert auc(-scores, positive) == pytest.approx(1 - auc(scores, positive)) and np.isnan(auc(scores, positive | True))
+
+
+def test_both_systems_of_ridge_regression_have_one_solution():
+    """With more rows than features, and with fewer: the weights are those where the gradient vanishes."""
+    rng = np.random.default_rng(6)
+    for shape in ((30, 7), (7, 30)):
+        x, y = rng.normal(size=shape), rng.normal(size=(shape[0], 2))
+        weights = ridge(x, y)
+        penalty = RIDGE * (x * x).sum() / len(x)
+        np.testing.assert_allclose(x.T @ (x @ weights - y) + penalty * weights, 0, atol=1e-9)
 
 
 def test_nothing_is_found_in_noise():

@@ -43,6 +43,14 @@ def auc(scores, positive):
     return below / (2.0 * high.size * low.size)
 
 
+def ridge(x, labels):
+    """Weights [F, L] of ridge regression of labels [rows, L] on x [rows, F], by whichever system is smaller."""
+    penalty = RIDGE * max((x * x).sum() / len(x), 1e-12)
+    if x.shape[0] < x.shape[1]:
+        return x.T @ np.linalg.solve(x @ x.T + penalty * np.eye(x.shape[0]), labels)
+    return np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ labels)
+
+
 def held_out_scores(features, labels, fold):
     """Scores [rows, L] of each row by the probe of the other folds. `features`: [rows, F]; `labels`: [rows, L] of +-1,
     a probe for each column; `fold`: [rows]."""
@@ -51,9 +59,7 @@ def held_out_scores(features, labels, fold):
         train, test = fold != held, fold == held
         mean, spread = features[train].mean(axis=0), features[train].std(axis=0)
         x = (features - mean) / np.where(spread > 0, spread, 1)
-        kernel = x[train] @ x[train].T  # rows are fewer than features, mostly
-        kernel[np.diag_indices_from(kernel)] += RIDGE * max(np.trace(kernel) / len(kernel), 1e-12)
-        scores[test] = x[test] @ (x[train].T @ np.linalg.solve(kernel, labels[train]))
+        scores[test] = x[test] @ ridge(x[train], labels[train])
     return scores
 
 
