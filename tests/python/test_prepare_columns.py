@@ -76,12 +76,23 @@ def make(cli, jsonl, tokenizer_dir, tmp_path):
     return run
 
 
+TAG = "</think>"
+SEGMENTED = {
+    columns.TRL: trl("the sky", f"is up{TAG}blue", f"is down{TAG}green"),
+    columns.PKU: pku("the sky", responses=(f"is up{TAG}blue", f"is down{TAG}green")),
+}
+
+
 def without(row, *names):
     return {name: value for name, value in row.items() if name not in names}
 
 
 def rows_for(kind, column):
     """(row without the column, row with it)."""
+    if column.endswith("_segment_scores"):  # scores of one side alone decide nothing
+        names = [name for name in columns.READ[kind] if name.endswith("_segment_scores")]  # of the better side first
+        both = SEGMENTED[kind] | dict(zip(names, ([0.0, 0.1], [1.0, 0.2])))
+        return without(both, column), both
     row = (TALK if column in ("tools", "chat_template_kwargs", "messages", "conversations") else WITH_TEXT)[kind]
     if column in ("prompt", *columns.PROMPT_NAMES):
         base = without(row, "prompt")
@@ -112,7 +123,8 @@ def rows_for(kind, column):
 def test_a_column_that_is_read_decides_something(make, kind, column):
     before, after = rows_for(kind, column)
     assert before != after
-    (was, _), (found, printed) = make(before), make(after)
+    options = ["--segment-tag", TAG] if column.endswith("_segment_scores") else []
+    (was, _), (found, printed) = make(before, *options), make(after, *options)
     assert was != found and "Columns that are not used" not in printed
 
 
