@@ -1,5 +1,6 @@
 """The export command: model.h5 or a checkpoint to a Hugging Face folder. One tensor is in memory at a time."""
 
+import contextlib
 import json
 import os
 
@@ -7,8 +8,10 @@ import numpy as np
 
 from catdpo_analysis.files import h5io
 from catdpo_analysis.files.atomic import new_folder
+from catdpo_analysis.models import adapter as adapters
 from catdpo_analysis.models.architecture import Architecture, dataset_name, read_config
-from catdpo_analysis.files.digest import tensor_checksum, weights_digest
+from catdpo_analysis.models.export_adapter import export_adapter
+from catdpo_analysis.files.digest import weights_digest
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.text.progress import Progress
 from catdpo_analysis.models.safetensors_io import WRITABLE, write_safetensors
@@ -85,29 +88,85 @@ def shards_of(shapes, dtype, limit):
     return shards
 
 
+class WholeWeights:
+    """The weights of a file one by one, each as it has to be."""
+
+    def __init__(self, file, path, shapes):
+        self.file, self.path, self.shapes, self.checksums = file, path, shapes, {}
+
+    def read(self, name):
+        values, self.checksums[name] = adapters.read_checked(
+            self.file, self.path, dataset_name(name), self.shapes[name]
+        )
+        return values
+
+    def digest(self):
+        """Of all that was read, which has to be what the file says."""
+        digest = weights_digest(self.checksums)
+        if h5io.text(self.file["model"], "weights_digest", digest) != digest:
+            raise UserError(f"{self.path}: the weights do not match weights_digest; the file is damaged")
+        return digest
+
+
+class MergedWeights:
+    """Those of an adapter's base, with the adapter added to them."""
+
+    def __init__(self, file, path, base, base_path, architecture, adapter):
+        self.file, self.path, self.adapter = file, path, adapter
+        self.base = WholeWeights(base, base_path, architecture.tensors())
+        self.shapes, self.checksums = adapter.tensors(architecture), {}
+
+    def _side(self, name):
+        values, self.checksums[name] = adapters.read_checked(
+            self.file, self.path, adapters.dataset_name(name), self.shapes[name]
+        )
+        return values
+
+    def read(self, name):
+        weight = self.base.read(name)
+        a, b = (f"{name.removesuffix('weight')}{side}.weight" for side in adapters.SIDES)
+        if a not in self.shapes:
+            return weight
+        return adapters.merge(weight, self._side(a), self._side(b), self.adapter.alpha / self.adapter.rank)
+
+    def digest(self):
+        if self.base.digest() != self.adapter.base_digest:
+            raise UserError(
+                f"{self.base.path} is not the base of the adapter in {self.path}: its weights have the digest "
+                f"{self.base.digest()}, the adapter was trained on {self.adapter.base_digest}"
+            )
+        digest = self.adapter.digest(self.checksums)
+        if h5io.text(self.file["model"], "weights_digest", digest) != digest:
+            raise UserError(f"{self.path}: the adapter does not match weights_digest; the file is damaged")
+        return digest
+
+
+@contextlib.contextmanager
+def weights_of(file, path, architecture):
+    """The weights of an open model, or of the one that an adapter makes."""
+    adapter = adapters.Adapter.load(file, architecture)
+    if adapter is None:
+        yield WholeWeights(file, path, architecture.tensors())
+        return
+    base_path = adapter.find_base(path)
+    with h5io.open_as(base_path, "catdpo-model", "catdpo-checkpoint") as base:
+        if "adapter" in base or Architecture.load(base["model"], base_path).tensors() != architecture.tensors():
+            raise UserError(f"{base_path} is not the base of the adapter in {path}: its weights have other shapes")
+        yield MergedWeights(file, path, base, base_path, architecture, adapter)
+
+
 def export_model(path, out, dtype="f32", shard_bytes=5 * 10**9):
-    """Writes the folder; returns (architecture, weights digest, number of weight files, note or None)."""
-    with h5io.open_as(path, "catdpo-model", "catdpo-checkpoint") as file, new_folder(out) as folder:
-        model = file["model"]
-        architecture = Architecture.load(model, path)
-        shapes = architecture.tensors()
-        checksums = {}
+    """Writes the folder, an adapter merged into its base; returns (architecture, weights digest, number of weight
+    files, note or None)."""
+    with (
+        h5io.open_as(path, "catdpo-model", "catdpo-checkpoint") as file,
+        weights_of(file, path, architecture := Architecture.load(file["model"], path)) as weights,
+        new_folder(out) as folder,
+    ):
+        model, shapes = file["model"], architecture.tensors()
 
         def read(name):
-            where = dataset_name(name)
-            if where not in file:
-                raise UserError(f"{path}: {where} is missing")
-            dataset = file[where]
-            if dataset.shape != shapes[name] or dataset.dtype != np.dtype("<f4"):
-                raise UserError(f"{path}: {where} is {dataset.dtype} {dataset.shape}, not float32 {shapes[name]}")
-            values = dataset[...]
-            checksums[name] = tensor_checksum(values)
-            if "checksum" in dataset.attrs and int(dataset.attrs["checksum"]) != checksums[name]:
-                raise UserError(f"{path}: {where} does not match its checksum; the file is damaged")
-            if not np.isfinite(values).all():
-                raise UserError(
-                    f"{path}: {where} holds NaN or infinite values; the training diverged, export an earlier checkpoint"
-                )
+            values = weights.read(name)
             progress.step()
             return values
 
@@ -120,9 +179,7 @@ def export_model(path, out, dtype="f32", shard_bytes=5 * 10**9):
         with Progress("export", len(shapes), "tensors") as progress:
             for name, shard in zip(names, shards):
                 write_safetensors(os.path.join(folder, name), shard, dtype, read)
-        digest = weights_digest(checksums)
-        if h5io.text(model, "weights_digest", digest) != digest:
-            raise UserError(f"{path}: the weights do not match weights_digest; the file is damaged")
+        digest = weights.digest()
         if len(shards) > 1:
             total = architecture.parameters() * WRITABLE[dtype][1]
             mapping = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
@@ -166,6 +223,16 @@ def add_arguments(parser):
         "--dtype", choices=tuple(WRITABLE), default="f32", help="of the weights (default: %(default)s, which is exact)"
     )
     parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="of a run with adapters: the adapter alone, in PEFT's layout; without it, it is merged into its base",
+    )
+    parser.add_argument(
+        "--base-name",
+        metavar="NAME",
+        help="with --adapter: what adapter_config.json calls the base (a folder or a name)",
+    )
+    parser.add_argument(
         "--shard-size",
         type=float,
         default=5.0,
@@ -177,6 +244,16 @@ def add_arguments(parser):
 def run(args):
     if not args.shard_size > 0:
         raise UserError(f"--shard-size {args.shard_size} must be positive")
+    if args.adapter:
+        adapter, parameters, digest = export_adapter(args.model, args.out, args.dtype, args.base_name)
+        print(
+            f"{args.out}: adapter of rank {adapter.rank}, {parameters / 1e6:.3g} M parameters as {args.dtype}, in "
+            "PEFT's layout"
+        )
+        print(f"weights digest {digest} (of the float32 weights)")
+        return
+    if args.base_name:
+        raise UserError("--base-name goes with --adapter")
     architecture, digest, shards, note = export_model(args.model, args.out, args.dtype, int(args.shard_size * 1e9))
     print(
         f"{args.out}: {architecture.architecture}, {architecture.parameters() / 1e6:.1f} M parameters as {args.dtype} "

@@ -52,8 +52,8 @@ class HuggingFaceSource:
                 base = f" of {shorten(name)}" if isinstance(name, str) and name else ""
             if "config.json" not in there:
                 raise UserError(
-                    f"{folder} is an adapter (LoRA){base}, not a model; merge it into its base first ({MERGE}) and "
-                    "import OUT"
+                    f"{folder} is an adapter (LoRA){base}, not a model; import its base, then this folder with --base "
+                    f"BASE.h5, or merge it first ({MERGE}) and import OUT"
                 )
             raise UserError(
                 f"{folder} holds an adapter (LoRA){base} beside the model ({', '.join(adapter)}), which "

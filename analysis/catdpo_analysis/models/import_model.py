@@ -13,7 +13,9 @@ from catdpo_analysis.models.architecture import dataset_name
 from catdpo_analysis.files.digest import tensor_checksum, weights_digest
 from catdpo_analysis.errors import UserError, one_line
 from catdpo_analysis.models.gguf_source import GgufSource, open_wheel
+from catdpo_analysis.models.adapter import last_name, ranges_text
 from catdpo_analysis.models.hf_source import MERGE, HuggingFaceSource
+from catdpo_analysis.models.import_adapter import import_adapter
 from catdpo_analysis.models.import_tokenizer import ImportedTokenizer
 from catdpo_analysis.text.progress import Progress
 
@@ -167,8 +169,40 @@ def add_arguments(parser):
         help="accept a source without a tokenizer, or with one that is refused (prepare then needs --tokenizer)",
     )
 
+    parser.add_argument(
+        "--base",
+        metavar="FILE",
+        help="SOURCE is a folder with an adapter in PEFT's layout, and this the imported model that it belongs to",
+    )
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="with --base: a whole model, base and adapter together, not the adapter alone",
+    )
+
+
+def run_adapter(args):
+    if args.no_tokenizer:
+        raise UserError("--no-tokenizer does not go with --base: the tokenizer is the base's")
+    if not os.path.isdir(args.source):
+        raise UserError(f"{args.source} is no folder; --base goes with a folder that holds an adapter in PEFT's layout")
+    h5io.refuse_overwrite(args.out, [args.base])
+    adapter, parameters, digest, notes = import_adapter(args.source, args.base, args.out, args.merge)
+    print(
+        f"{args.out}: {'model with its' if args.merge else 'adapter of'} rank {adapter.rank}"
+        f"{' adapter merged' if args.merge else ''}, alpha {adapter.alpha:g}, {parameters / 1e6:.3g} M parameters, "
+        f"{','.join(map(last_name, adapter.modules))} in layers {ranges_text(adapter.layers, -1)}"
+    )
+    print(f"weights digest {digest}")
+    for note in notes:
+        print("note: " + one_line(note))
+
 
 def run(args):
+    if args.base:
+        return run_adapter(args)
+    if args.merge:
+        raise UserError("--merge goes with --base: it merges an adapter into the model that it belongs to")
     h5io.refuse_overwrite(args.out, [args.source])
     architecture, digest, tokenizer, notes = import_model(args.source, args.out, not args.no_tokenizer)
     print(
