@@ -7,6 +7,7 @@ static void print_memory(Json *j, const PlanMemory *m)
 {
     json_object(j, "memory");
     json_number(j, "weights", m->weights);
+    json_number(j, "adapters", m->adapters);
     json_number(j, "gradients", m->gradients);
     json_number(j, "moments", m->moments);
     json_number(j, "activations", m->activations);

@@ -121,6 +121,7 @@ static void print_kinds(const PlanMemory *m, FILE *out)
     MemoryTable table = { 0 };
     char text[400];
     memory_note(&table, "weights", (int64_t)m->weights);
+    memory_note(&table, "adapters", (int64_t)m->adapters);
     memory_note(&table, "gradients", (int64_t)m->gradients);
     memory_note(&table, "moments", (int64_t)m->moments);
     memory_note(&table, "activations", (int64_t)m->activations);

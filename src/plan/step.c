@@ -53,7 +53,7 @@ typedef struct Work {
 
 double plan_memory_total(const PlanMemory *m)
 {
-    return m->weights + m->gradients + m->moments + m->activations + m->logits + m->caches + m->library;
+    return m->weights + m->adapters + m->gradients + m->moments + m->activations + m->logits + m->caches + m->library;
 }
 
 /* ---- messages ---- */
@@ -99,13 +99,54 @@ static void add_product(Scene *s, Work *w, double *seconds, double times, Transp
     s->kept = larger(s->kept, c.kept);
 }
 
-/* y = W x in all layers, twice with `again`, and its gradients. */
-static void add_layer_product(Scene *s, Work *w, Extent out, Extent in, Extent tokens, bool again, PassKind kind)
+/* Is the model itself trained, not adapters of it? */
+static bool trains_model(const Scene *s) { return s->adapters.settings.rank == 0; }
+
+static const Parameters *trained_by(const Scene *s)
 {
-    double layers = s->a->layers;
-    add_product(s, w, &w->matmul, layers * (1 + again), PLAIN, PLAIN, out, tokens, in);
-    if (kind >= INPUT_GRADIENT) add_product(s, w, &w->matmul, layers, TRANSPOSED, PLAIN, in, tokens, out);
-    if (kind == ALL_GRADIENTS) add_product(s, w, &w->matmul, layers, PLAIN, TRANSPOSED, out, in, tokens);
+    return trains_model(s) ? &s->parameters : &s->adapters.parameters;
+}
+
+/* Layers that the backward pass of training goes through. */
+static double trained_layers(const Scene *s) { return s->a->layers - (trains_model(s) ? 0 : s->adapters.lowest); }
+
+static double backward_layers(const Scene *s, PassKind kind)
+{
+    return kind == FORWARD ? 0 : kind == ALL_GRADIENTS ? trained_layers(s) : s->a->layers;
+}
+
+/* The adapters of one of a layer's products, as in ops/low_rank.c. */
+static void add_adapters(Scene *s, Work *w, int product, Extent out, Extent in, Extent tokens, bool again,
+                         PassKind kind)
+{
+    const Adapters *x = &s->adapters;
+    if (trains_model(s) || x->product[x->lowest][product].parts == 0) return;
+    int rank = x->settings.rank, parts = x->product[x->lowest][product].parts,
+        block = parts * low_rank_block(rank, s->shape.columns);
+    Extent inner = extent_make((int64_t)parts * rank, block, s->shape.rows, block, s->shape.columns);
+    double layers = 0, *seconds = &w->matmul;
+    for (int l = x->lowest; l < s->a->layers; l++) layers += x->product[l][product].parts > 0;
+    add_product(s, w, seconds, layers * (1 + again), PLAIN, PLAIN, inner, tokens, in);
+    add_product(s, w, seconds, layers * (1 + again), PLAIN, PLAIN, out, tokens, inner);
+    if (kind == FORWARD) return;
+    add_product(s, w, seconds, layers, TRANSPOSED, PLAIN, inner, tokens, out);
+    add_product(s, w, seconds, layers, TRANSPOSED, PLAIN, in, tokens, inner);
+    if (kind != ALL_GRADIENTS) return;
+    add_product(s, w, seconds, layers, PLAIN, PLAIN, inner, tokens, in);
+    add_product(s, w, seconds, layers, PLAIN, TRANSPOSED, out, inner, tokens);
+    add_product(s, w, seconds, layers, PLAIN, TRANSPOSED, inner, in, tokens);
+}
+
+/* y = W x in all layers, twice with `again`, and its gradients; its adapters likewise. */
+static void add_layer_product(Scene *s, Work *w, int product, Extent out, Extent in, Extent tokens, bool again,
+                              PassKind kind)
+{
+    double layers = s->a->layers, backward = backward_layers(s, kind);
+    add_product(s, w, &w->matmul, layers + again * backward, PLAIN, PLAIN, out, tokens, in);
+    if (kind >= INPUT_GRADIENT) add_product(s, w, &w->matmul, backward, TRANSPOSED, PLAIN, in, tokens, out);
+    if (kind == ALL_GRADIENTS && trains_model(s))
+        add_product(s, w, &w->matmul, backward, PLAIN, TRANSPOSED, out, in, tokens);
+    add_adapters(s, w, product, out, in, tokens, again, kind);
 }
 
 /* ---- a pass ---- */
@@ -125,7 +166,8 @@ static void add_head(Scene *s, Work *w, const Batch *batch, PassKind kind)
         Extent n = tokens_extent(s, chunk->width);
         add_product(s, w, &w->head, 1, PLAIN, PLAIN, s->vocab, n, s->hidden);
         if (kind >= INPUT_GRADIENT) add_product(s, w, &w->head, 1, TRANSPOSED, PLAIN, s->hidden, n, s->vocab);
-        if (kind == ALL_GRADIENTS) add_product(s, w, &w->head, 1, PLAIN, TRANSPOSED, s->vocab, s->hidden, n);
+        if (kind == ALL_GRADIENTS && trains_model(s))
+            add_product(s, w, &w->head, 1, PLAIN, TRANSPOSED, s->vocab, s->hidden, n);
         w->head += targets * s->vocab.over_rows * s->machine->mlp_forward * (kind != FORWARD ? 2 : 1.2);
         add_allreduce(s, w, targets * FLOAT_BYTES, s->shape.rows, grid_span(s));
         add_allreduce(s, w, targets * 4 * 8, s->shape.rows, grid_span(s));
@@ -176,28 +218,30 @@ static void add_pass(Scene *s, Work *w, const Batch *batch, PassKind kind)
     for (int i = 0; i < batch->width * s->shape.columns; i++) used += batch->token[i] >= 0;
 
     Extent tokens = tokens_extent(s, batch->width);
-    add_layer_product(s, w, s->qkv, s->hidden, tokens, again, kind);
-    add_layer_product(s, w, s->hidden, s->query, tokens, again, kind);
-    add_layer_product(s, w, s->gate_up, s->hidden, tokens, again, kind);
+    add_layer_product(s, w, PRODUCT_QKV, s->qkv, s->hidden, tokens, again, kind);
+    add_layer_product(s, w, PRODUCT_ATTENTION_OUT, s->hidden, s->query, tokens, again, kind);
+    add_layer_product(s, w, PRODUCT_GATE_UP, s->gate_up, s->hidden, tokens, again, kind);
     bool whole = again && output_norms(s) > 0; /* the second time up to the end of the layer */
-    add_layer_product(s, w, s->hidden, s->mlp, tokens, whole, kind);
+    add_layer_product(s, w, PRODUCT_MLP_DOWN, s->hidden, s->mlp, tokens, whole, kind);
     add_head(s, w, batch, kind);
 
-    double scores = all_scores(s, batch);
-    w->attention += scores * s->local_heads * ((1 + again) * m->attention_forward + backward * m->attention_backward);
-    w->flops += scores * a->heads * s->shape.columns * 2 * a->head_dim * (2 * (1 + again) + 5 * backward);
-    w->elementwise += width * s->mlp.over_rows * layers * ((1 + whole) * m->mlp_forward + backward * m->mlp_backward) +
+    double scores = all_scores(s, batch), back = backward_layers(s, kind), part = back / layers;
+    w->attention +=
+        scores * s->local_heads * ((1 + again * part) * m->attention_forward + part * m->attention_backward);
+    w->flops += scores * a->heads * s->shape.columns * 2 * a->head_dim * (2 * (1 + again * part) + 5 * part);
+    w->elementwise += width * s->mlp.over_rows * ((layers + whole * back) * m->mlp_forward + back * m->mlp_backward) +
                       width * FLOAT_BYTES *
-                          (layers * layer_traffic(s, backward) + 20 * s->hidden.over_rows * (1 + backward)) /
+                          (back * layer_traffic(s, backward) + (layers - back) * layer_traffic(s, false) +
+                           20 * s->hidden.over_rows * (1 + backward)) /
                           m->memory_bandwidth;
 
-    double norms = (input_norms(s) + output_norms(s)) * layers * (1 + again + backward) + 1 + backward;
+    double norms = (input_norms(s) + output_norms(s)) * (layers + (again + backward) * back) + 1 + backward;
     for (int i = 0; i < (int)norms; i++) add_allreduce(s, w, width * 8, s->shape.rows, grid_span(s));
     if (s->parameters.layer[0].plan.joint_qk_norm)
-        for (int i = 0; i < layers * (1 + again + backward); i++) /* 2 sums a token forward, 4 backward */
-            add_allreduce(s, w, width * 8 * (i < layers * (1 + again) ? 2 : 4), s->shape.rows, grid_span(s));
+        for (int i = 0; i < layers + (again + backward) * back; i++) /* 2 sums a token forward, 4 backward */
+            add_allreduce(s, w, width * 8 * (i < layers + again * back ? 2 : 4), s->shape.rows, grid_span(s));
     int ranks = grid_span(s);
-    int exchanges = kind == ALL_GRADIENTS ? 2 : 1; /* of embeddings */
+    int exchanges = kind == ALL_GRADIENTS && trains_model(s) ? 2 : 1; /* of embeddings */
     double embedded = used * a->hidden * FLOAT_BYTES * (1 - 1.0 / ranks) * exchanges;
     w->bytes += embedded;
     w->messages += exchanges * (ranks - 1);
@@ -230,15 +274,16 @@ static void add_radius(Scene *s, Work *w)
 static void add_update(const Scene *s, StepCost *c, int categories)
 {
     int replicas = s->shape.replicas, ranks = replicas * grid_span(s);
-    double local = (double)s->parameters.local_floats * FLOAT_BYTES,
-           vectors = (double)(s->parameters.local_floats - s->parameters.matrix_floats);
+    const Parameters *trained = trained_by(s);
+    double local = (double)trained->local_floats * FLOAT_BYTES,
+           vectors = (double)(trained->local_floats - trained->matrix_floats);
     double shared = 2 * local * (replicas - 1) / replicas,
            pieces = 2 * (replicas - 1) * ceil(local / replicas / (REPLICA_PIECE * FLOAT_BYTES));
     Work w = { 0 };
     add_allreduce(s, &w, vectors * FLOAT_BYTES, s->shape.columns, row_span(s));
-    for (int i = 0; i < s->parameters.count; i++)
-        if (s->parameters.tensor[i].everywhere)
-            add_allreduce(s, &w, (double)s->parameters.tensor[i].local * FLOAT_BYTES, s->shape.rows, grid_span(s));
+    for (int i = 0; i < trained->count; i++)
+        if (trained->tensor[i].everywhere)
+            add_allreduce(s, &w, (double)trained->tensor[i].local * FLOAT_BYTES, s->shape.rows, grid_span(s));
     double control = ((double)tally_bytes(s->config, categories) + lifecycle_bytes() + STEP_NUMBERS * 8) * 2 *
                      (ranks - 1) / ranks,
            control_messages = 4 * ceil(log2(ranks));
@@ -369,7 +414,7 @@ static PlanMemory memory_of(const Scene *s, const Pairs *pairs, const BatchLimit
         if (s->parameters.layer[l].plan.local_rope) rotations = 2;
     double tables = FLOAT_BYTES * (double)(pairs->longest + 1) * a->head_dim * rotations + 16.0 * (double)pairs->count;
     double pieces = s->shape.replicas > 1
-                        ? FLOAT_BYTES * fmin(REPLICA_PIECE, (double)s->parameters.local_floats / s->shape.replicas)
+                        ? FLOAT_BYTES * fmin(REPLICA_PIECE, (double)trained_by(s)->local_floats / s->shape.replicas)
                         : 0;
     double table =
         FLOAT_BYTES * (double)a->vocab * a->hidden; /* the largest tensor of a file, moved in calls of limited size */
@@ -377,6 +422,7 @@ static PlanMemory memory_of(const Scene *s, const Pairs *pairs, const BatchLimit
                        ? IO_BUFFERS * fmin(CALL_BYTES, table / ranks / s->shape.replicas)
                        : 0;
     return (PlanMemory){ (double)step.weights,
+                         (double)step.adapters,
                          (double)step.gradients,
                          (double)step.moments,
                          (double)step.activations,
@@ -445,7 +491,7 @@ static bool look_at_run(Scene *s, StepCost *c, Sampler *sampler, PairBatcher *b,
 static void add_forward(StepCost *c)
 {
     double *const parts[] = { &c->matmul, &c->head, &c->attention, &c->elementwise, &c->exchange };
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) *parts[i] *= 1 + PLAN_FORWARD_SHARE;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) *parts[i] *= 1 + c->forward_share;
 }
 
 bool step_cost(StepCost *cost, const Config *config, const Architecture *a, const Pairs *pairs,
@@ -462,6 +508,7 @@ bool step_cost(StepCost *cost, const Config *config, const Architecture *a, cons
               pair_batcher_create(&batcher, pairs, &s.grid, limits, err) &&
               look_at_run(&s, cost, &sampler, &batcher, total_steps, effort, err);
     if (ok) {
+        cost->forward_share = trains_model(&s) ? PLAN_FORWARD_SHARE : 1 / (1 + trained_layers(&s) / a->layers);
         if (objective_of(&config->objective)->baseline) add_forward(cost);
         add_update(&s, cost, pairs->category_count);
         cost->width_most = s.width_most;

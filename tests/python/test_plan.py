@@ -162,6 +162,15 @@ def test_tiny_bytes_of_an_adversary(grid):
     check_comparison(*compare(2, (1, *grid), **ADVERSARY))
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitized program has memory of its own")
+@pytest.mark.parametrize("ranks, grid", [(2, (1, 2, 1)), (2, (1, 1, 2)), (4, (1, 2, 2)), (2, (2, 1, 1))])
+@pytest.mark.parametrize("layers", ["all", "1"])
+def test_tiny_bytes_of_adapters(ranks, grid, layers):
+    """The same where adapters are trained: products of their own, no gradients of the model, and no backward pass below
+    the first of them."""
+    check_comparison(*compare(ranks, grid, **{"lora.rank": 4, "lora.layers": layers}))
+
+
 @pytest.mark.parametrize("size, parameters", [("gemma3-1b", 999_885_952), ("8b", 8_030_261_248)])
 def test_sizes_of_models_that_are_not_there(size, parameters):
     """The shapes that --model-size knows have as many parameters as the published models."""

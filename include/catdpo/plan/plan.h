@@ -64,7 +64,7 @@ typedef struct PlanShape {
 
 /* Bytes a rank by kind. */
 typedef struct PlanMemory {
-    double weights, gradients, moments, activations, logits, caches, library;
+    double weights, adapters, gradients, moments, activations, logits, caches, library;
 } PlanMemory;
 
 double plan_memory_total(const PlanMemory *m);
@@ -78,10 +78,11 @@ typedef struct StepCost {
     double bytes;             /* sent by a rank in a step, mean over ranks */
     double messages;          /* of a rank */
     double matmul, head, attention, elementwise, exchange,
-        optimizer;     /* seconds, without waiting for messages but for `exchange` */
-    double seconds;    /* their sum, for the slowest replica */
-    double sampled;    /* steps that this is the mean of */
-    PlanMemory memory; /* the most over those steps and over the pass of the reference */
+        optimizer;        /* seconds, without waiting for messages but for `exchange` */
+    double seconds;       /* their sum, for the slowest replica */
+    double forward_share; /* of a forward pass in a forward and a backward one */
+    double sampled;       /* steps that this is the mean of */
+    PlanMemory memory;    /* the most over those steps and over the pass of the reference */
 } StepCost;
 
 /* What a grid of this shape does in the steps of the run. `effort`: pairs of steps that may be laid out to find out;
