@@ -7,6 +7,7 @@
 #include "catdpo/files/model_file.h"
 #include "catdpo/files/pairs_file.h"
 #include "catdpo/files/prompts_file.h"
+#include "catdpo/train/probe.h"
 
 #include <errno.h>
 #include <math.h>
@@ -163,6 +164,30 @@ static bool read_prompts(Plan *plan, Error *err)
     return !there || prompts_load(&plan->prompts, path, plan->prompts_group, MPI_COMM_NULL, err);
 }
 
+/* Made-up pairs have no probe group. */
+static bool read_probe(Plan *plan, Error *err)
+{
+    const Config *config = &plan->config;
+    if (plan->invented || config->margin.source == SOURCE_PAIRS) return true;
+    bool ok;
+    if (config->margin.source == SOURCE_HELDOUT) {
+        Pairs pairs = { 0 };
+        int64_t *chosen = NULL;
+        ok = probe_read_pairs(&pairs, &chosen, &plan->probe.pairs, config, MPI_COMM_NULL, err);
+        pairs_free(&pairs);
+        free(chosen);
+    } else {
+        Prompts prompts = { 0 };
+        ok = probe_read_prompts(&prompts, config, MPI_COMM_NULL, err);
+        if (ok)
+            plan->probe = (ProbeSize){ .prompts = prompts.count,
+                                       .longest = prompts.longest,
+                                       .prompt_tokens = (double)prompts.offsets[prompts.count] };
+        prompts_free(&prompts);
+    }
+    return ok;
+}
+
 static bool count_parameters(Plan *plan, Error *err)
 {
     Parameters p;
@@ -193,7 +218,7 @@ int command_plan(const CommandLine *line, MPI_Comm comm)
     plan->line = line;
     bool ok = config_load(&plan->config, line->config, line->set_count, line->sets, &err) && read_sizes(plan, &err) &&
               read_model(plan, &err) && read_machine(plan, &err) && read_pairs(plan, &err) &&
-              read_prompts(plan, &err) && count_parameters(plan, &err);
+              read_prompts(plan, &err) && read_probe(plan, &err) && count_parameters(plan, &err);
     gemm_set_block((int)plan->config.parallel.block);
     for (int i = 0; ok && i < plan->sizes; i++) ok = plan_size(plan, &plan->size[i], EFFORT / plan->sizes, &err);
     ok = ok && plan_alternatives(plan, &err);

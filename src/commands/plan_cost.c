@@ -35,9 +35,10 @@ double plan_reference_seconds(const Plan *plan, const StepCost *cost)
     return passes * PLAN_FORWARD_SHARE * step * (double)plan->steps_per_epoch;
 }
 
-double plan_seconds(const Plan *plan, const StepCost *cost)
+double plan_seconds(const Plan *plan, const GridPlan *grid)
 {
-    return plan_reference_seconds(plan, cost) + cost->seconds * (double)plan->steps;
+    return plan_reference_seconds(plan, &grid->cost) + grid->cost.seconds * (double)plan->steps +
+           grid->probe.seconds * grid->probe.count;
 }
 
 /* A word as a shell takes it. */

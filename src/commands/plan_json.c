@@ -14,6 +14,7 @@ static void print_memory(Json *j, const PlanMemory *m)
     json_number(j, "logits", m->logits);
     json_number(j, "caches", m->caches);
     json_number(j, "library", m->library);
+    json_number(j, "answers", m->answers);
     json_number(j, "total", plan_memory_total(m));
     json_close(j);
 }
@@ -55,7 +56,13 @@ static void print_grid(const Plan *plan, const RanksPlan *size, const GridPlan *
         json_bool(j, "idle_replicas", g->idle);
         print_memory(j, &g->cost.memory);
         print_step(j, &g->cost);
-        json_number(j, "run_seconds", plan_seconds(plan, &g->cost));
+        if (g->probe.count > 0) {
+            json_object(j, "probe");
+            json_number(j, "count", g->probe.count);
+            json_number(j, "seconds", g->probe.seconds);
+            json_close(j);
+        }
+        json_number(j, "run_seconds", plan_seconds(plan, g));
         if (plan_command(plan, size, g, command, sizeof command)) json_text(j, "command", command);
     } else
         json_text(j, "reason", g->reason);

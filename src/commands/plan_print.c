@@ -128,6 +128,7 @@ static void print_kinds(const PlanMemory *m, FILE *out)
     memory_note(&table, "logits", (int64_t)m->logits);
     memory_note(&table, "caches", (int64_t)m->caches);
     memory_note(&table, "libraries", (int64_t)m->library);
+    memory_note(&table, "answers of a probe", (int64_t)m->answers);
     fprintf(out, "memory    %s a rank, expected peak\n", memory_line(&table, text, sizeof text));
 }
 
@@ -178,16 +179,38 @@ static void print_alternative(const Plan *plan, const char *label, const RanksPl
             plan_node_hours(plan, asked), other->ranks, other->ranks_per_node);
 }
 
+static void print_probe(const Plan *plan, const ProbeCost *probe, FILE *out)
+{
+    const ProbeSize *size = &plan->probe;
+    char one[32], all[32];
+    if (plan->config.margin.source == SOURCE_PAIRS) return;
+    if (plan->invented) {
+        fprintf(out, "probes    not planned: made-up pairs have no probe group\n");
+        return;
+    }
+    fprintf(out, "probes    %.0f of ", probe->count);
+    if (size->pairs > 0)
+        fprintf(out, "%lld pairs", (long long)size->pairs);
+    else
+        fprintf(out, "%lld prompts, %lld answer%s each of up to %lld tokens", (long long)size->prompts,
+                (long long)plan->config.generate.samples, plan->config.generate.samples > 1 ? "s" : "",
+                (long long)plan->config.generate.max_tokens);
+    fprintf(out, ": %s each%s, %s in all\n", duration(probe->seconds, one), size->pairs > 0 ? "" : " beside the judge",
+            duration(probe->seconds * probe->count, all));
+}
+
 static void print_cost(const Plan *plan, const RanksPlan *size, FILE *out)
 {
-    const StepCost *c = &size->grid[size->best].cost;
+    const GridPlan *grid = &size->grid[size->best];
+    const StepCost *c = &grid->cost;
     const RanksPlan *few, *faster = plan->sizes > plan->asked ? plan_faster(plan) : NULL,
                           *cheaper = plan->sizes > plan->asked ? plan_cheaper(plan) : NULL;
-    double run = plan_seconds(plan, c), before = plan_reference_seconds(plan, c),
+    double run = plan_seconds(plan, grid), before = plan_reference_seconds(plan, c),
            efficiency = plan_efficiency(plan, size, &few);
     char reference[32], all[32], where[64];
     fprintf(out, "run       %s, %.3g node-hours; %s of it for the reference before the first step\n",
             duration(run, all), plan_node_hours(plan, size), duration(before, reference));
+    print_probe(plan, &grid->probe, out);
     if (few)
         fprintf(out, "rate      %.0f tokens/s, %.0f %% of the efficiency of %s\n", c->tokens / c->seconds,
                 100 * efficiency, places(few, where));
@@ -281,7 +304,7 @@ static void print_summary(const Plan *plan, FILE *out)
         snprintf(shape, sizeof shape, "%d x %d x %d", g->layout.replicas, g->layout.rows, g->layout.columns);
         fprintf(out, "%7d  %5d  %22s  %9s  %10.3g  %9s  %8.3g  %9.0f  %8s  %10.3g  %8.0f %%\n", size->ranks,
                 size->nodes, shape, memory_text(plan_memory_total(&c->memory), memory), c->flops / 1e9,
-                memory_text(c->bytes, sent), c->seconds, c->tokens / c->seconds, duration(plan_seconds(plan, c), run),
+                memory_text(c->bytes, sent), c->seconds, c->tokens / c->seconds, duration(plan_seconds(plan, g), run),
                 plan_node_hours(plan, size), 100 * plan_efficiency(plan, size, &few));
     }
 }

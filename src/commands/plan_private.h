@@ -16,6 +16,7 @@ typedef struct GridPlan {
     char reason[256]; /* why it is refused */
     double need;      /* bytes a rank at most: weights, gradients, moments, the largest pass that the data can make */
     StepCost cost;
+    ProbeCost probe;
 } GridPlan;
 
 /* Answers to the prompts of the data, by as many ranks (catdpo generate). */
@@ -45,6 +46,7 @@ typedef struct Plan {
     Architecture architecture;
     char model_name[FILENAME_MAX], pairs_name[FILENAME_MAX];
     Pairs pairs;
+    ProbeSize probe; /* without anything if the pairs are made up */
     bool invented;   /* the pairs are */
     Prompts prompts; /* what generate would answer: of the data's own prompts, or of data.heldout; none if count is 0 */
     const char *prompts_group;
@@ -86,9 +88,9 @@ double plan_efficiency(const Plan *plan, const RanksPlan *size, const RanksPlan 
 double plan_node_hours(const Plan *plan, const RanksPlan *size);
 double plan_run_seconds(const Plan *plan, const RanksPlan *size); /* of its best grid */
 
-/* Seconds of the run: the reference's pass over the pairs, then all steps. */
+/* Seconds of the run: the reference's pass over the pairs, then all steps and probes. */
 double plan_reference_seconds(const Plan *plan, const StepCost *cost);
-double plan_seconds(const Plan *plan, const StepCost *cost);
+double plan_seconds(const Plan *plan, const GridPlan *grid);
 /* The command that submits the run on this grid; false if its model or its data are not there yet. */
 bool plan_command(const Plan *plan, const RanksPlan *ranks, const GridPlan *grid, char *text, size_t size);
 

@@ -63,8 +63,15 @@ static bool plan_grid(Plan *plan, RanksPlan *size, GridPlan *g, int replicas, in
         return true;
     }
     BatchLimits limits = layout_batch_limits(config, &plan->architecture, rows, columns);
-    return step_cost(&g->cost, config, &plan->architecture, &plan->pairs, &limits,
-                     (PlanShape){ replicas, rows, columns }, &plan->machine, plan->steps, effort, err);
+    const PlanShape shape = { replicas, rows, columns };
+    if (!step_cost(&g->cost, config, &plan->architecture, &plan->pairs, &limits, shape, &plan->machine, plan->steps,
+                   effort, err))
+        return false;
+    if (!probe_cost(&g->probe, config, &plan->architecture, &plan->probe, shape, &plan->machine, &g->cost, plan->steps,
+                    err))
+        return false;
+    g->cost.memory.answers = g->probe.cache;
+    return true;
 }
 
 static int find_layout(const RanksPlan *size, const Layout *l)
@@ -217,7 +224,7 @@ bool plan_alternatives(Plan *plan, Error *err)
 
 double plan_run_seconds(const Plan *plan, const RanksPlan *size)
 {
-    return size->best < 0 ? INFINITY : plan_seconds(plan, &size->grid[size->best].cost);
+    return size->best < 0 ? INFINITY : plan_seconds(plan, &size->grid[size->best]);
 }
 
 double plan_node_hours(const Plan *plan, const RanksPlan *size)

@@ -53,7 +53,8 @@ typedef struct Work {
 
 double plan_memory_total(const PlanMemory *m)
 {
-    return m->weights + m->adapters + m->gradients + m->moments + m->activations + m->logits + m->caches + m->library;
+    return m->weights + m->adapters + m->gradients + m->moments + m->activations + m->logits + m->caches + m->library +
+           m->answers;
 }
 
 /* ---- messages ---- */
@@ -428,7 +429,8 @@ static PlanMemory memory_of(const Scene *s, const Pairs *pairs, const BatchLimit
                          (double)step.activations,
                          (double)step.logits,
                          indices + tables + pieces + pairs_bytes(pairs),
-                         s->machine->library_bytes + larger(s->workspace, files) + s->kept };
+                         s->machine->library_bytes + larger(s->workspace, files) + s->kept,
+                         0 };
 }
 
 /* ---- all together ---- */

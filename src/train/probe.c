@@ -31,27 +31,27 @@ static void choose(uint8_t *keep, int64_t count, const uint8_t *mask, int catego
     }
 }
 
-static bool load_pairs(Probe *p, Run *run, Error *err)
+bool probe_read_pairs(Pairs *pairs, int64_t **chosen, int64_t *count, const Config *config, MPI_Comm comm, Error *err)
 {
-    const Config *config = &run->config;
-    if (!pairs_load(&p->pairs, config->data.path, group, run->world, err)) return false;
-    int64_t count = p->pairs.count;
-    uint8_t *keep = calloc((size_t)count + 1, 1);
-    p->chosen = calloc((size_t)count + 1, sizeof *p->chosen);
-    bool ok = (keep && p->chosen) || error_fault(err, "out of memory for %lld probe pairs", (long long)count);
+    if (!pairs_load(pairs, config->data.path, group, comm, err)) return false;
+    int64_t all = pairs->count;
+    uint8_t *keep = calloc((size_t)all + 1, 1);
+    *chosen = calloc((size_t)all + 1, sizeof **chosen);
+    *count = 0;
+    bool ok = (keep && *chosen) || error_fault(err, "out of memory for %lld probe pairs", (long long)all);
     if (ok) {
-        memcpy(keep, p->pairs.margin_applies, (size_t)count);
-        choose(keep, count, p->pairs.category_mask, p->category_count, config->margin.probe_size);
+        memcpy(keep, pairs->margin_applies, (size_t)all);
+        choose(keep, all, pairs->category_mask, pairs->category_count, config->margin.probe_size);
     }
-    for (int64_t i = 0; ok && i < count; i++)
-        if (keep[i]) p->chosen[p->chosen_count++] = i;
+    for (int64_t i = 0; ok && i < all; i++)
+        if (keep[i]) (*chosen)[(*count)++] = i;
     free(keep);
-    if (!error_agree(run->world, ok, err)) return false;
-    return p->chosen_count > 0 ||
+    if (!error_agree(comm, ok, err)) return false;
+    return *count > 0 ||
            error_usage(err,
                        "%s: of none of the %lld pairs of /probe is it known that the chosen response is safe and the "
                        "rejected one is not: prepare it with a larger --probe, or set margin.source = \"pairs\"",
-                       config->data.path, (long long)count);
+                       config->data.path, (long long)all);
 }
 
 static bool load_vocabulary(Probe *p, Run *run, Error *err)
@@ -70,35 +70,34 @@ static bool load_vocabulary(Probe *p, Run *run, Error *err)
                        path);
 }
 
-static bool load_prompts(Probe *p, Run *run, Error *err)
+bool probe_read_prompts(Prompts *prompts, const Config *config, MPI_Comm comm, Error *err)
 {
-    const Config *config = &run->config;
     bool there;
-    if (!prompts_exist(config->data.path, group, &there, run->world, err)) return false;
+    if (!prompts_exist(config->data.path, group, &there, comm, err)) return false;
     if (!there)
         return error_usage(err,
                            "margin.source = \"generated\" asks the prompts of a probe group, and %s has none: prepare "
                            "it with --probe SHARE, such as --probe 0.1, or set margin.source = \"pairs\"",
                            config->data.path);
-    if (!prompts_load(&p->prompts, config->data.path, group, run->world, err)) return false;
-    int64_t count = p->prompts.count;
+    if (!prompts_load(prompts, config->data.path, group, comm, err)) return false;
+    int64_t count = prompts->count;
     uint8_t *keep = calloc((size_t)count + 1, 1);
-    if (!error_agree(run->world, keep || error_fault(err, "out of memory for %lld prompts", (long long)count), err)) {
+    if (!error_agree(comm, keep || error_fault(err, "out of memory for %lld prompts", (long long)count), err)) {
         free(keep);
         return false;
     }
-    for (int64_t i = 0; i < count; i++) keep[i] = p->prompts.benign[i] != PROMPT_BENIGN;
-    choose(keep, count, p->prompts.category_mask, p->category_count, config->margin.probe_size);
-    prompts_keep(&p->prompts, keep);
+    for (int64_t i = 0; i < count; i++) keep[i] = prompts->benign[i] != PROMPT_BENIGN;
+    choose(keep, count, prompts->category_mask, prompts->category_count, config->margin.probe_size);
+    prompts_keep(prompts, keep);
     free(keep);
-    if (p->prompts.count == 0)
+    if (prompts->count == 0)
         return error_usage(err,
                            "%s: /probe/prompts has no prompt that may be harmful: prepare it with a larger --probe, or "
                            "set margin.source = \"pairs\"",
                            config->data.path);
-    p->answers = p->prompts.count * config->generate.samples;
-    return p->answers <= INT32_MAX / 8 ||
-           error_usage(err, "%lld answers of a probe are too many: lower generate.samples", (long long)p->answers);
+    return (double)prompts->count * (double)config->generate.samples <= INT32_MAX / 8 ||
+           error_usage(err, "%lld answers to each of %lld prompts are too many for a probe: lower generate.samples",
+                       (long long)config->generate.samples, (long long)prompts->count);
 }
 
 /* A category that the margin is for and the probe does not know keeps its margin. */
@@ -119,9 +118,11 @@ bool probe_load(Probe *p, Run *run, Error *err)
     const Config *config = &run->config;
     *p = (Probe){ .source = (MarginSource)config->margin.source, .category_count = run->pairs.category_count };
     if (p->source == SOURCE_PAIRS) return true;
-    if (p->source == SOURCE_HELDOUT ? !load_pairs(p, run, err)
-                                    : !load_prompts(p, run, err) || !load_vocabulary(p, run, err))
+    if (p->source == SOURCE_HELDOUT
+            ? !probe_read_pairs(&p->pairs, &p->chosen, &p->chosen_count, config, run->world, err)
+            : !probe_read_prompts(&p->prompts, config, run->world, err) || !load_vocabulary(p, run, err))
         return false;
+    p->answers = p->prompts.count * config->generate.samples;
     bool ok = p->source == SOURCE_HELDOUT ||
               generate_limits(config, &p->vocabulary, run->model_info.architecture.vocab, &p->limits, err);
     if (!error_agree(run->world, ok, err)) return false;

@@ -14,6 +14,7 @@ import engine
 import interrupt
 import numpy as np
 import pytest
+from catdpo_analysis.files.stats import wilson
 from conftest import write_model
 from replay import SAME, Margins
 
@@ -373,3 +374,59 @@ def test_damaged_counts_are_found():
     changed = engine.copy(engine.train(ranks, **asked).path("metrics.h5"), change, "metrics.h5")
     answer = subprocess.run([engine.BINARY, "check", changed], capture_output=True, text=True)
     assert answer.returncode == 2 and "a probe of" in answer.stdout, answer
+
+
+# ---- before and after ------------------------------------------------------------------------------------------------
+
+
+def test_plan_knows_probes():
+    """How many, how long and how much memory, in words and in JSON: all are part of the sums."""
+    folder = engine.new_folder("plan")
+    found = {}
+    for source, more in (("generated", {}), ("heldout", HELDOUT), ("pairs", {**HELDOUT, "margin.source": "pairs"})):
+        config = interrupt.write_config(folder, **settings(**more))
+        command = [engine.BINARY, "plan", config, "--ranks", "2"]
+        done = subprocess.run([*command, "--json"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (size,) = json.loads(done.stdout)["sizes"]
+        found[source] = size["grids"][size["recommended"]]
+        found[source]["text"] = subprocess.run(command, capture_output=True, text=True).stdout
+    for source in ("generated", "heldout"):
+        grid = found[source]
+        step = grid["step"]
+        assert grid["probe"]["count"] == 3 and grid["probe"]["seconds"] > 0 and "\nprobes    3 of " in grid["text"]
+        assert grid["run_seconds"] > 9 * step["seconds"] + 3 * grid["probe"]["seconds"]
+    assert "probe" not in found["pairs"] and "\nprobes" not in found["pairs"]["text"]
+    assert found["generated"]["memory"]["answers"] > 0 == found["heldout"]["memory"]["answers"]
+    memory = dict(found["generated"]["memory"])
+    assert memory.pop("total") == pytest.approx(sum(memory.values()))
+    assert "answers of a probe" in found["generated"]["text"]
+    refused = subprocess.run(
+        [engine.BINARY, "plan", interrupt.write_config(folder, **{**settings(), "data.path": engine.PAIRS}), "--ranks",
+         "2"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "prepare it with --probe" in refused.stderr
+
+
+def test_report_and_watch_show_probes(tmp_path):
+    """Rates of the first and the last probe with their intervals, a figure of all, and the last one while it runs."""
+    ranks, asked = start_of("plain")
+    run = engine.train(ranks, **asked)
+    metrics = run.metrics()
+    n, bad = (metrics[f"train/category/{name}"][-3] for name in ("probe_n", "probe_violations"))
+    analysis = [sys.executable, "-m", "catdpo_analysis"]
+    done = subprocess.run(
+        [*analysis, "report", run.directory, "--out", tmp_path / "page.html", "--png", tmp_path / "png"],
+        capture_output=True, text=True)
+    assert done.returncode == 0 and "first probe" in done.stdout and "last probe" in done.stdout, done
+    for k in range(3):
+        low, high = wilson(bad[k], n[k])
+        assert f"{100 * bad[k] / n[k]:.0f} % [{100 * low:.0f}, {100 * high:.0f}]" in done.stdout
+    assert (tmp_path / "png" / "probe_rate.png").exists() and "Probes" in (tmp_path / "page.html").read_text()
+    seen = subprocess.run([*analysis, "watch", run.directory, "--once"], capture_output=True, text=True,
+                          env={**os.environ, "COLUMNS": "120"})
+    assert seen.returncode == 0, seen
+    heading = next(line for line in seen.stdout.splitlines() if line.startswith("category"))
+    assert heading.rstrip().endswith("probe")
+    for k, name in enumerate(CATEGORIES):
+        line = next(line for line in seen.stdout.splitlines() if line.startswith(name))
+        assert line.rstrip().endswith(f"{100 * bad[k] / n[k]:.0f}%") and len(line.rstrip()) == len(heading.rstrip())

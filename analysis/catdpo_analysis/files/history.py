@@ -7,7 +7,8 @@ import numpy as np
 from catdpo_analysis.files.run_data import Metrics
 
 OF_LOG = ("epoch", "loss", "learning_rate", "grad_norm", "rewards/margins", "rewards/accuracies", "tokens_per_second")
-CATEGORY_OF_LOG = {"margin": "margins", "violation_rate": "violation_rate"}  # column: name in the log
+# column: name in the log
+CATEGORY_OF_LOG = {"margin": "margins", "violation_rate": "violation_rate", "probe_rate": "probe_rate"}
 
 
 def with_log(metrics, rows):

@@ -23,7 +23,8 @@ SERIES = (
     "logps/chosen",
     "logps/rejected",
 )
-PER_CATEGORY = ("margin", "violation_rate", "n", "violations", "pairs", "rewards_margins", "accuracy", "loss")
+PROBE = ("probe_n", "probe_violations", "probe_rate")  # absent from a run without probes; NaN in steps without one
+PER_CATEGORY = ("margin", "violation_rate", "n", "violations", "pairs", "rewards_margins", "accuracy", "loss", *PROBE)
 PROVENANCE = (
     "run",
     "grid",
@@ -115,6 +116,14 @@ def _categories(file):
     return names, harm
 
 
+def _probe_rates(columns):
+    """Of what each probe found; NaN where it has nothing of the category."""
+    if "probe_n" not in columns:
+        return {}
+    n, bad = columns["probe_n"][...], columns["probe_violations"][...]
+    return {"probe_rate": np.divide(bad, n, out=np.full(n.shape, np.nan), where=n > 0)}
+
+
 def read_metrics(path, per_category=PER_CATEGORY):
     """metrics.h5; of the columns by category only those of `per_category`."""
     with h5io.open_as(path, "catdpo-metrics") as file:
@@ -126,6 +135,9 @@ def read_metrics(path, per_category=PER_CATEGORY):
             for name in per_category
             if "category" in train and name in train["category"]
         }
+        if "probe_rate" in per_category:
+            category |= _probe_rates(train.get("category", {}))
+        category = {name: values for name, values in category.items() if name not in PROBE or np.any(values >= 0)}
         phases = h5io.strings(file["timing/phase"]) if "timing/phase" in file else []
         seconds, step_seconds, step_flops = (
             file["timing"][name][...] if f"timing/{name}" in file else None

@@ -104,6 +104,13 @@ def _at_the_end(columns, names, form):
     return ", ".join(f"{name} {form.format(value)}" for name, value in sorted(last.items(), key=lambda item: -item[1]))
 
 
+COUNTED = {
+    "pairs": "training pairs with a safe and an unsafe response",
+    "heldout": "the pairs of the probe group",
+    "generated": "judged answers to the prompts of the probe group",
+}
+
+
 def category_picture(run, styles, column, heading, title, ylabel, caption, form="{:.2f}", percent=False, target=None):
     """A picture of a column by category; None if the run has not got it."""
     metrics = run.metrics
@@ -402,7 +409,21 @@ def pictures(run):
                 "Violations while training",
                 "Violation rate during training",
                 "running violation rate",
-                "Running estimate on training pairs with a safe and an unsafe response, as the margin update sees it.",
+                f"Running estimate on {COUNTED.get(run.settings.get('margin.source'), COUNTED['pairs'])}, as the "
+                "margin update sees it.",
+                "{:.0%}",
+                percent=True,
+                target=accepted_rate(run.settings),
+            ),
+            category_picture(
+                run,
+                styles,
+                "probe_rate",
+                "Probes",
+                "Violation rate in each probe",
+                "violation rate",
+                "Each probe by itself: the model at the step, on data that it is not trained on. With few prompts a "
+                "category most of the movement is chance.",
                 "{:.0%}",
                 percent=True,
                 target=accepted_rate(run.settings),

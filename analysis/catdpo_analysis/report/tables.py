@@ -3,7 +3,7 @@
 import numpy as np
 
 from catdpo_analysis.errors import shorten
-from catdpo_analysis.files.stats import recent
+from catdpo_analysis.files.stats import recent, wilson
 from catdpo_analysis.page.colours import category_styles, css
 from catdpo_analysis.report.summary import at, evaluated, is_reference, training_value
 from catdpo_analysis.text.table import Cell, Table, change, number, rate
@@ -48,12 +48,24 @@ def evaluation_table(run):
     return Table(heading, rows, len(TOTALS))
 
 
+def probe_cells(metrics, k):
+    """A category's rate in the first and in the last probe, with Wilson's intervals."""
+    n, bad = metrics.category["probe_n"][:, k], metrics.category["probe_violations"][:, k]
+    seen = np.flatnonzero(n > 0)
+    if not seen.size:
+        return [rate(None), rate(None)]
+    return [rate(bad[i] / n[i], *wilson(bad[i], n[i])) for i in (seen[0], seen[-1])]
+
+
 def training_table(run):
     """A row a category: margins, violations and reward margins at the end of training. None without a step."""
     metrics, styles = run.metrics, category_styles(run.categories)
     if not metrics or not metrics.steps:
         return None
-    heading = ["training", "margin at first", "at the end", "largest", "running violation rate", "reward margin*"]
+    heading = ["training", "margin at first", "at the end", "largest", "running violation rate"]
+    probed = "probe_rate" in metrics.category
+    heading += ["first probe", "last probe"] if probed else []
+    heading.append("reward margin*")
     rows = []
     for k, name in enumerate(metrics.categories):
         pairs = np.nansum(metrics.category["pairs"][:, k]) if "pairs" in metrics.category else 0
@@ -64,6 +76,7 @@ def training_table(run):
                 number(training_value(run, name, "margin", lambda values: values[-1])),
                 number(training_value(run, name, "margin", np.max)),
                 rate(training_value(run, name, "violation_rate", lambda values: values[-1])),
+                *(probe_cells(metrics, k) if probed else []),
                 number(training_value(run, name, "rewards_margins", recent)),
                 rate(training_value(run, name, "accuracy", recent)),
                 number(pairs, "{:.0f}"),

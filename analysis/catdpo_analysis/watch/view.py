@@ -22,6 +22,7 @@ STATE_STYLE = {
 }
 SOFT = "bright_black"
 NAME, DETAIL_LINES, MOST_ROWS = 32, 5, 10**6
+PROBE = 7  # columns of a table cell, with the blanks before it
 
 
 def frame(snapshot, width, height, glyphs, footer=""):
@@ -202,7 +203,9 @@ def _categories(snapshot, width, glyphs):
     most = NAME if width >= 90 else max(width // 4, 8)
     widest = min(max([cell_len(name) for name in names] + [len("category")]), most)
     history = 24 if width >= 150 else 16 if width >= 120 else 0
+    probes = _last_probe(columns.get("probe_rate"))
     left = width - widest - 2 - (9 + 2) - (5 + 2 + 2) - 2 * (history + 2 if history else 0)
+    left -= PROBE if probes is not None else 0
     cells = max(min(left, 60), 0)
     rates, margins = columns["violation_rate"], columns["margin"]
     rate, margin = rates[-1], margins[-1]
@@ -221,6 +224,7 @@ def _categories(snapshot, width, glyphs):
     title = "violation rate" if target is None or cells < 30 else f"violation rate (target {target:.0%})"
     heading += padded(title, 9 + cells) if cells + 9 >= len(title) else padded("violated", 9 + cells)
     heading += padded("its history", history) if history else ""
+    heading += ("  probe" if history else "probe") if probes is not None else ""
     rows = []
     for k in order:
         row = Text(padded(names[k], widest) + "  ")
@@ -240,9 +244,22 @@ def _categories(snapshot, width, glyphs):
         row.append(filled, style)
         row.append(rest, SOFT)
         if history:
-            row.append("  " + sparkline(rates[:, k], history, glyphs, 0.0, 1.0), style)
+            row.append(padded("  " + sparkline(rates[:, k], history, glyphs, 0.0, 1.0), history + 2), style)
+        if probes is not None:
+            seen = np.isfinite(probes[k])
+            row.append(f"  {probes[k]:5.0%}" if seen else "      -", _rate_style(probes[k], target) if seen else SOFT)
         rows.append(row)
     return Text(heading.rstrip(), f"underline {SOFT}"), rows
+
+
+def _last_probe(rates):
+    """[K] the rate of each category in the last probe that has it; None without a probe."""
+    if rates is None or not np.isfinite(rates).any():
+        return None
+    last = np.full(rates.shape[1], np.nan)
+    for row in rates[np.isfinite(rates).any(axis=1)]:
+        last = np.where(np.isfinite(row), row, last)
+    return last
 
 
 def _rate_style(rate, target):

@@ -65,6 +65,7 @@ typedef struct PlanShape {
 /* Bytes a rank by kind. */
 typedef struct PlanMemory {
     double weights, adapters, gradients, moments, activations, logits, caches, library;
+    double answers; /* keys and values of the answers of a probe */
 } PlanMemory;
 
 double plan_memory_total(const PlanMemory *m);
@@ -110,6 +111,25 @@ typedef struct GenerationCost {
 
 bool generation_cost(GenerationCost *cost, const Config *config, const Architecture *a, PlanShape shape,
                      const Machine *machine, const GenerationLoad *load, Error *err);
+
+/* ---- the probe ---- */
+
+/* What a probe looks at. */
+typedef struct ProbeSize {
+    int64_t pairs;            /* margin.source = "heldout" */
+    int64_t prompts, longest; /* "generated"; tokens of the longest prompt */
+    double prompt_tokens;     /* of all prompts */
+} ProbeSize;
+
+typedef struct ProbeCost {
+    double count;   /* probes of the run */
+    double seconds; /* of one, answers as long as they may be and without the judge */
+    double cache;   /* bytes a rank of keys and values */
+} ProbeCost;
+
+/* On a grid of this shape, of which a step costs `step`. Without a probe all is 0. */
+bool probe_cost(ProbeCost *cost, const Config *config, const Architecture *a, const ProbeSize *size, PlanShape shape,
+                const Machine *machine, const StepCost *step, int64_t total_steps, Error *err);
 
 /* ---- models and data that are not there yet ---- */
 

@@ -43,6 +43,12 @@ typedef struct Probe {
     bool judge_failed; /* the probe measured last ended because the judge did not do its work */
 } Probe;
 
+/* The prompts of the probe group that are answered, and its pairs that are looked at, chosen [count]: margin.probe_size
+ * of each category. Errors are agreed. Collective over comm; MPI_COMM_NULL: by a process alone, without MPI. The caller
+ * frees both in any case. */
+bool probe_read_prompts(Prompts *prompts, const Config *config, MPI_Comm comm, Error *err);
+bool probe_read_pairs(Pairs *pairs, int64_t **chosen, int64_t *count, const Config *config, MPI_Comm comm, Error *err);
+
 /* Reads the probe group, and chooses what is looked at. After run_open_pairs. Errors are agreed. Collective over
  * run->world; probe_free in any case. */
 bool probe_load(Probe *p, Run *run, Error *err);
