@@ -197,7 +197,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line, help)
 
 PATHS = ("DIR", "FILE", "JSONL", "RUN", "RUN_DIR", "SOURCE")  # what help calls arguments that name files and folders
 # commands of the other program, which one may look for here
-TRAINER = ("train", "eval", "generate", "check", "selfcheck", "plan")
+TRAINER = ("train", "eval", "generate", "merge", "check", "selfcheck", "plan")
 
 
 class Parser(argparse.ArgumentParser):

@@ -5,6 +5,7 @@
 #include "catdpo/files/samples_file.h"
 #include "catdpo/files/scores_file.h"
 #include "catdpo/core/log.h"
+#include "catdpo/files/merge_file.h"
 #include "catdpo/files/metrics.h"
 #include "catdpo/files/pairs_file.h"
 #include "catdpo/files/prompts_file.h"
@@ -144,6 +145,16 @@ static bool check_tensors(Check *c, const ModelInfo *info, Error *err)
     return ok && (!adapter || check_base(c, info, err));
 }
 
+/* The models that it is the average of, if it is one. */
+static bool check_sources(Check *c, Error *err)
+{
+    MergeSources from;
+    if (!merge_sources_read(&c->file, &from, err)) return false;
+    for (int i = 0; i < from.count; i++)
+        say(i == 0 ? "merged" : "", "%g of %s, weights %s", from.weight[i], from.model[i], from.digest[i]);
+    return true;
+}
+
 static bool check_model(Check *c, Error *err)
 {
     ModelInfo info;
@@ -151,7 +162,7 @@ static bool check_model(Check *c, Error *err)
     memcpy(path, c->file.path, sizeof path);
     h5_close(&c->file);
     return model_file_open(&c->file, path, &info, MPI_COMM_NULL, err) && check_tensors(c, &info, err) &&
-           check_tokenizer(&c->file, info.architecture.vocab, err);
+           check_sources(c, err) && check_tokenizer(&c->file, info.architecture.vocab, err);
 }
 
 static bool check_checkpoint(Check *c, Error *err)

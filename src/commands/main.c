@@ -36,6 +36,14 @@ static const CommandOption generate_options[] = {
     { 0 },
 };
 
+static const CommandOption merge_options[] = {
+    { "--weights", "W[,W...]", NULL, "weight of each model; they add up to 1 (default: all the same)", false },
+    { "--out", "FILE", NULL, "file for the merged model", false },
+    { "--overwrite", NULL, NULL, "replace that file", false },
+    { "--unrelated", NULL, NULL, "merge also where the files do not say that the models come from one start", false },
+    { 0 },
+};
+
 static const CommandOption plan_options[] = {
     { "--ranks", "N[,N...]", NULL, "ranks to plan for; several: the best grid of each", false },
     { "--nodes", "N", NULL, "or nodes of --ranks-per-node each", false },
@@ -121,6 +129,22 @@ static const Command commands[] = {
         .run = command_generate,
     },
     {
+        .name = "merge",
+        .summary = "average the weights of models: rewarded soups, P-SACPO",
+        .help =
+            "Writes the model whose every weight is the sum of those of the models, each times its weight in\n"
+            "--weights: a point between what they were trained for (rewarded soups, arXiv 2306.04488; P-SACPO, arXiv\n"
+            "2404.11049). Models and checkpoints of one shape and one tokenizer that were trained from one start; the\n"
+            "result is a model like an imported one, without moments and margins, and names its sources.\n"
+            "A model merged with itself is the same bits. On any number of ranks, each of which holds 48 MB.\n",
+        .examples = "  catdpo merge helpful/checkpoints/final.h5 safe/checkpoints/final.h5 --out soup.h5\n"
+                    "  mpirun -n 8 catdpo merge model.h5 runs/first/checkpoints/final.h5 --weights 0.25,0.75 "
+                    "--out milder.h5\n",
+        .options = merge_options,
+        .files = true,
+        .run = command_merge,
+    },
+    {
         .name = "check",
         .summary = "is a file whole? every kind of file that catdpo and catdpo-analysis write",
         .help =
@@ -135,6 +159,7 @@ static const Command commands[] = {
                     "  catdpo check runs/first\n"
                     "  catdpo check runs/first/checkpoints/*.h5\n",
         .files = true,
+        .serial = true,
         .run = command_check,
     },
     {
@@ -204,8 +229,8 @@ int main(int argc, char *argv[])
         return err.exit_status;
     }
 
-    if (!cli.line.command->files) blas_repair(argv);           /* may start the program again */
-    if (cli.line.command->files || cli.line.command->serial) { /* one process, also if mpirun started several */
+    if (!cli.line.command->files) blas_repair(argv); /* may start the program again */
+    if (cli.line.command->serial) {                  /* one process, also if mpirun started several */
         int status = cli_launch_rank() == 0 ? cli.line.command->run(&cli.line, MPI_COMM_NULL) : EXIT_DONE;
         cli_free(&cli);
         return status;

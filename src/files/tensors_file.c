@@ -1,4 +1,5 @@
 #include "catdpo/files/tensors_file.h"
+#include "tensors_private.h"
 
 #include "catdpo/core/phase.h"
 #include "catdpo/core/simd.h"
@@ -10,12 +11,10 @@
 
 /* ---- tensors and their parts ------------------------------------------------------------------------------------ */
 
-enum { DATASET = 192 };
-
 /* "/model" + "/layers/0/mlp/up_proj/weight" */
-static void name_dataset(char dataset[DATASET], const char *group, const char *part)
+static void name_dataset(char dataset[PART_DATASET], const char *group, const char *part)
 {
-    int at = snprintf(dataset, DATASET, "%s/%s", group, part);
+    int at = snprintf(dataset, PART_DATASET, "%s/%s", group, part);
     for (int i = at - (int)strlen(part); i < at; i++)
         if (dataset[i] == '.') dataset[i] = '/';
 }
@@ -76,13 +75,13 @@ int parts_count(const Parameters *p)
 bool parts_digest(const Parameters *p, const uint64_t *checksums, char digest[WEIGHTS_DIGEST], Error *err)
 {
     int count = parts_count(p), at = 0;
-    char(*full)[DATASET] = malloc((size_t)count * sizeof *full);
+    char(*full)[PART_DATASET] = malloc((size_t)count * sizeof *full);
     const char **names = malloc((size_t)count * sizeof *names);
     bool ok = full && names;
     for (int i = 0; ok && i < p->count; i++)
         for (int j = 0; j < p->tensor[i].part_count; j++, at++) {
             const char *name = p->tensor[i].part[j].name;
-            snprintf(full[at], DATASET, "%s%s", strncmp(name, "lm_head", 7) == 0 ? "" : "model.", name);
+            snprintf(full[at], PART_DATASET, "%s%s", strncmp(name, "lm_head", 7) == 0 ? "" : "model.", name);
             names[at] = full[at];
         }
     ok = ok && weights_digest(count, names, checksums, digest);
@@ -93,15 +92,13 @@ bool parts_digest(const Parameters *p, const uint64_t *checksums, char digest[WE
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 
-static bool all_finite(const float *x, int64_t n)
+bool all_finite(const float *x, int64_t n)
 {
     return isfinite(simd_square_sum(x, n)) || (isfinite(simd_sum(x, n)) && isfinite(simd_max(x, (int)n)));
 }
 
-/* Is a part there, with its shape? Leaves its dataset's name, its shape (1 or 2 axes) and, if `sum` is not NULL, its
- * checksum. */
-static bool expect_part(H5File *file, const char *group, const Tensor *tensor, int index, char dataset[DATASET],
-                        int64_t dims[2], uint64_t *sum, Error *err)
+bool part_expect(H5File *file, const char *group, const Tensor *tensor, int index, char dataset[PART_DATASET],
+                 int64_t dims[2], uint64_t *sum, Error *err)
 {
     name_dataset(dataset, group, tensor->part[index].name);
     dims[0] = tensor->part[index].rows;
@@ -110,7 +107,7 @@ static bool expect_part(H5File *file, const char *group, const Tensor *tensor, i
            (!sum || h5_read_uint64(file, dataset, "checksum", sum, err));
 }
 
-static bool same_checksum(const H5File *file, const char *dataset, uint64_t found, uint64_t stored, Error *err)
+bool part_is_whole(const H5File *file, const char *dataset, uint64_t found, uint64_t stored, Error *err)
 {
     return found == stored ||
            error_usage(err,
@@ -135,11 +132,11 @@ static bool refuse_negative(const H5File *file, const char *dataset, float value
 static bool read_part(H5File *file, const Transformer *t, const char *group, const Tensor *tensor, int index,
                       const LoadedArray *array, uint64_t *checksum, Error *err)
 {
-    char dataset[DATASET];
+    char dataset[PART_DATASET];
     int64_t dims[2];
     uint64_t stored = 0;
     int from, to;
-    if (!expect_part(file, group, tensor, index, dataset, dims, checksum ? &stored : NULL, err)) return false;
+    if (!part_expect(file, group, tensor, index, dataset, dims, checksum ? &stored : NULL, err)) return false;
     float *values = array->flat + (tensor->offset - array->first + rows_before(tensor, index));
     columns_within(tensor, array->first, array->end, &from, &to);
     Slab slab = slab_of(tensor, t->grid, index, from, to, false);
@@ -150,7 +147,7 @@ static bool read_part(H5File *file, const Transformer *t, const char *group, con
     slab = slab_of(tensor, t->grid, index, from, to, true);
     *checksum = slab.axes > 0 ? checksum_slab(&slab, DATA_FLOAT32, values + (int64_t)from * tensor->rows.local) : 0;
     checksum_sum(1, checksum, t->grid->world);
-    return same_checksum(file, dataset, *checksum, stored, err);
+    return part_is_whole(file, dataset, *checksum, stored, err);
 }
 
 /* Is a tensor's part of the array what it has to be? */
@@ -159,7 +156,7 @@ static bool check_numbers(const H5File *file, const char *group, const Tensor *t
 {
     int64_t from = tensor->offset > array->first ? tensor->offset : array->first;
     int64_t end = tensor->offset + tensor->local < array->end ? tensor->offset + tensor->local : array->end;
-    char dataset[DATASET];
+    char dataset[PART_DATASET];
     name_dataset(dataset, group, tensor->part[0].name);
     const float *values = array->flat + (from - array->first);
     if (from < end && !all_finite(values, end - from))
@@ -190,11 +187,11 @@ bool tensors_read(H5File *file, const Transformer *t, const Parameters *p, const
 static bool verify_part(H5File *file, const char *group, const Tensor *tensor, int index, bool positive, float *buffer,
                         int64_t most, uint64_t *checksum, Error *err)
 {
-    char dataset[DATASET];
+    char dataset[PART_DATASET];
     int64_t dims[2];
     uint64_t stored;
     int axes = tensor->vector ? 1 : 2;
-    if (!expect_part(file, group, tensor, index, dataset, dims, &stored, err)) return false;
+    if (!part_expect(file, group, tensor, index, dataset, dims, &stored, err)) return false;
     int64_t width = axes == 1 ? 1 : dims[1], rows = most / width;
     *checksum = 0;
     for (int64_t at = 0; at < dims[0]; at += rows) {
@@ -206,7 +203,7 @@ static bool verify_part(H5File *file, const char *group, const Tensor *tensor, i
         for (int64_t i = 0; positive && i < count * width; i++)
             if (buffer[i] < 0) return refuse_negative(file, dataset, buffer[i], err);
     }
-    return same_checksum(file, dataset, *checksum, stored, err);
+    return part_is_whole(file, dataset, *checksum, stored, err);
 }
 
 bool tensors_verify(H5File *file, const Parameters *p, const char *group, bool positive, uint64_t *checksums,
@@ -265,7 +262,7 @@ bool tensors_create(H5File *file, const Parameters *p, const char *group, const 
     for (int i = 0; i < p->count; i++)
         for (int j = 0; j < p->tensor[i].part_count; j++, at++) {
             const Tensor *tensor = &p->tensor[i];
-            char dataset[DATASET];
+            char dataset[PART_DATASET];
             name_dataset(dataset, group, tensor->part[j].name);
             int64_t dims[2] = { tensor->part[j].rows, tensor->columns.length };
             if (!h5_create_dataset(file, dataset, DATA_FLOAT32, tensor->vector ? 1 : 2, dims, err) ||
@@ -281,7 +278,7 @@ bool tensors_write(H5File *file, const Transformer *t, const Parameters *p, cons
     for (int i = 0; i < p->count; i++)
         for (int j = 0; j < p->tensor[i].part_count; j++) {
             OwnedPart owned = owned_part(t, p, array, i, j);
-            char dataset[DATASET];
+            char dataset[PART_DATASET];
             name_dataset(dataset, group, owned.tensor->part[j].name);
             timer_start(t->timer, PHASE_CHECKPOINT);
             bool ok = h5_write_slab(file, dataset, DATA_FLOAT32, &owned.slab, owned.values, err);

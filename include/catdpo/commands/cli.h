@@ -32,8 +32,8 @@ typedef struct Command {
     const char *examples;         /* lines, each ended */
     const CommandOption *options; /* NULL: none */
     int (*run)(const CommandLine *line, MPI_Comm comm);
-    bool files;  /* takes FILE... instead of CONFIG and runs on one process, without MPI */
-    bool serial; /* runs on one process, without MPI, too */
+    bool files;  /* takes FILE... instead of CONFIG */
+    bool serial; /* runs on one process, without MPI */
     bool folder; /* takes FOLDER instead of CONFIG */
 } Command;
 
@@ -60,6 +60,7 @@ const char *command_option(const CommandLine *line, const char *name);
 int command_train(const CommandLine *line, MPI_Comm comm);
 int command_eval(const CommandLine *line, MPI_Comm comm);
 int command_generate(const CommandLine *line, MPI_Comm comm);
+int command_merge(const CommandLine *line, MPI_Comm comm);
 int command_selfcheck(const CommandLine *line, MPI_Comm comm);
 int command_check(const CommandLine *line, MPI_Comm comm); /* comm is MPI_COMM_NULL: not collective */
 int command_plan(const CommandLine *line, MPI_Comm comm);  /* likewise */
