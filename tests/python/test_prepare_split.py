@@ -2,6 +2,7 @@
 
 import random
 
+import h5py
 import pytest
 from conftest import PairsFile, pku, trl
 
@@ -191,3 +192,31 @@ def test_no_split_exists_and_it_is_said(cli, tokenizer_dir, jsonl, tmp_path):
 def test_nothing_held_out(cli, tokenizer_dir, jsonl, tmp_path):
     file = run(cli, tokenizer_dir, tmp_path, jsonl(pku("a"), pku("b")), "--heldout", "0")
     assert len(file.parts["train"]) == 2 and file.parts["heldout"] == []
+
+
+def test_split_like_holds_out_the_prompts_of_another_file(prepare, jsonl, cli, tmp_path, tokenizer_dir):
+    """Whatever each file chooses, drops and shares out: what one holds out the other does not train on; prompts that
+    the other does not know are trained on."""
+    rows = [
+        pku(f"question {i} on {('bread', 'locks')[i % 2]}", (True, i % 3 == 0), better=i % 2, safer_response_id=0)
+        for i in range(40)
+    ]
+    rows += [trl(f"  Question {i} ON locks", category="other", is_rejected_safe=True) for i in range(1, 9, 2)]
+    first = tmp_path / "first.h5"
+    options = ("--tokenizer", tokenizer_dir, "--heldout", "0.3", "--probe", "0.2")
+    cli("prepare", jsonl(*rows[:30]), "--out", first, "--transform", "harmless", *options)
+    out = tmp_path / "second.h5"
+    cli("prepare", jsonl(*rows), "--out", out, "--tokenizer", tokenizer_dir, "--split-like", first)
+    normal = lambda text: " ".join(text.decode().casefold().split())
+    known, found = (
+        {split: {normal(text) for text in file[f"{split}/text/prompt"][...]} for split in ("train", "heldout", "probe")}
+        for file in (h5py.File(first), h5py.File(out))
+    )
+    for split in ("heldout", "probe"):
+        assert found[split] and found[split] <= known[split]
+        assert not found["train"] & known[split]
+    assert found["train"] > known["train"] & found["train"]
+    refused = cli("prepare", jsonl(*rows), "--out", out, *options, "--split-like", first, status=2)
+    assert "leave out --heldout" in refused.err
+    wrong = ("--tokenizer", tokenizer_dir, "--split-like", tmp_path / "pairs.jsonl")
+    assert "HDF5" in cli("prepare", jsonl(*rows), "--out", tmp_path / "third.h5", *wrong, status=2).err

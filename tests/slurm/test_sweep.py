@@ -58,6 +58,15 @@ def rows():
         yield {"prompt": prompt, "chosen": safe, "rejected": unsafe} | flags
 
 
+def labelled_rows():
+    """The same as two labels say it: the unsafe response is the more helpful one."""
+    for row in rows():
+        harm = {row["category"]: True}
+        flags = {"is_response_0_safe": True, "is_response_1_safe": False}
+        labels = {"better_response_id": 1, "safer_response_id": 0, "response_1_harm_category": harm}
+        yield {"prompt": row["prompt"], "response_0": row["chosen"], "response_1": row["rejected"]} | flags | labels
+
+
 def hugging_face_model(folder):
     path = os.path.join(ROOT, "tests", "python", "conftest.py")
     spec = importlib.util.spec_from_file_location("python_conftest", path)
@@ -85,6 +94,13 @@ def prepare(lab):
     found["mistake"].ends(report=("CANCELLED", 0))
     write(folder, "run.cfg", config(**settings))
     found["mended"] = Jobs(lab, "pipeline.sh", folder, *words)
+
+    folder = engine.new_folder("sacpo")
+    hugging_face_model(os.path.join(folder, "hf"))
+    write(folder, "pairs.jsonl", "".join(json.dumps(row) + "\n" for row in labelled_rows()))
+    write(folder, "run.cfg", config(**settings, **{"objective.type": "dpo"}))
+    words = ("run.cfg", "hf", "all", "pairs.jsonl", "--prepare", "--heldout 0.3", "--sacpo", 0.05, "--soup", 0.25)
+    found["sacpo"] = Jobs(lab, "pipeline.sh", folder, *words, "--", "--ntasks-per-node=2")
     return found
 
 
@@ -161,3 +177,38 @@ def test_pipeline_goes_on(jobs):
     assert {"eval-before.h5", "eval-after.h5", "report.html", "metrics.h5"} <= set(made)
     order = [pipeline.lab.job(pipeline.ids[stage]) for stage in pipeline.ids]
     assert all(one["EndTime"] <= other["StartTime"] for one, other in zip(order, order[1:]))
+
+
+def test_sacpo_trains_in_two_stages(jobs):
+    """Helpful first, on its own choice of responses; then safe, from the final checkpoint of the first stage and with
+    it as the reference; both leave out the same prompts. The soup lies between the two."""
+    stages = ["import", "prepare", "prepare2", "before", "helpful", "train", "after", "merge", "soup", "report"]
+    pipeline = jobs["sacpo"]
+    assert list(pipeline.ids) == stages
+    pipeline.ends(**{stage: ("COMPLETED", 0) for stage in stages})
+    helpful, safe = (pipeline.path(f"all/{name}/checkpoints/final.h5") for name in ("helpful", "run"))
+    start, first, last, soup = (
+        engine.attributes(path, "model")["weights_digest"]
+        for path in (pipeline.path("all/model.h5"), helpful, safe, pipeline.path("all/soup.h5"))
+    )
+    assert [engine.attributes(path)["start_digest"] for path in (helpful, safe)] == [start, first]
+    assert [engine.attributes(path)["reference_digest"] for path in (helpful, safe)] == [start, first]
+    configs = [json.load(open(pipeline.path(f"all/{name}/config.json"))) for name in ("helpful", "run")]
+    assert [each["objective"]["beta"] for each in configs] == [0.1, 0.05]
+    texts = []
+    for name in ("pairs-helpful", "pairs"):
+        pairs = engine.read(pipeline.path(f"all/{name}.h5"))
+        texts.append({split: set(pairs[f"{split}/text/prompt"]) for split in ("train", "heldout")})
+        refused = [text.startswith(b"I cannot") for text in pairs["train/text/chosen"]]
+        assert all(refused) if name == "pairs" else not any(refused)
+    assert texts[0] == texts[1] and texts[0]["heldout"]
+    sources = engine.read(pipeline.path("all/soup.h5"))
+    assert sources["merge/weight"].tolist() == [0.75, 0.25] and sources["merge/weights_digest"].tolist() == [
+        first.encode(),
+        last.encode(),
+    ]
+    evaluated = [f"all/{name}.h5" for name in ("run/eval-before", "run/eval-after", "eval-soup")]
+    assert [engine.attributes(pipeline.path(name))["weights_digest"] for name in evaluated] == [start, last, soup]
+    before = engine.read(pipeline.path(evaluated[0]))["eval/pairs/ref_logps_chosen"]
+    for name in evaluated[1:]:  # against one reference
+        assert engine.read(pipeline.path(name))["eval/pairs/ref_logps_chosen"].tolist() == before.tolist()

@@ -5,6 +5,8 @@ from catdpo_analysis.prepare.categories import BENIGN, check_category
 from catdpo_analysis.prepare.columns import READ
 from catdpo_analysis.prepare.selection import OTHER
 
+HELDOUT = 0.2  # share of each category's prompts, unless --heldout says another
+
 
 def add_arguments(parser):
     parser.add_argument(
@@ -123,9 +125,8 @@ def add_arguments(parser):
     group.add_argument(
         "--heldout",
         type=float,
-        default=0.2,
         metavar="SHARE",
-        help="share of each category's prompts to hold out (default: %(default)s; 0: none)",
+        help=f"share of each category's prompts to hold out (default: {HELDOUT}; 0: none)",
     )
     group.add_argument(
         "--probe",
@@ -133,6 +134,12 @@ def add_arguments(parser):
         default=0.0,
         metavar="SHARE",
         help="share of each category's prompts for the probe group, apart from both other parts (default: none)",
+    )
+    group.add_argument(
+        "--split-like",
+        metavar="FILE",
+        help="instead: hold out, and probe, the prompts that another pairs.h5 holds out and probes, so that a model "
+        "that is trained on both is evaluated on prompts of neither",
     )
     group.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
     group = parser.add_argument_group("lengths and duplicates")
@@ -162,6 +169,10 @@ def check_arguments(args):
         raise UserError(
             "name the model whose tokenizer to use: --model model.h5 (made by import), or --tokenizer FOLDER"
         )
+    if args.split_like and (args.heldout is not None or args.probe):
+        raise UserError("--split-like says what is held out: leave out --heldout and --probe")
+    if args.heldout is None:
+        args.heldout = 0.0 if args.split_like else HELDOUT
     for name in ("heldout", "probe"):
         if not 0 <= getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} is not a share; use 0.2 for a fifth of the prompts")

@@ -10,7 +10,7 @@ import numpy as np
 from catdpo_analysis.files import authors, h5io
 from catdpo_analysis.tokens.tokenizer_files import store_files, template_files
 from catdpo_analysis.prepare.formats import RULES
-from catdpo_analysis.prepare.turns import text_of
+from catdpo_analysis.prepare.turns import shown
 
 
 def _sequences(group, sequences, what):
@@ -43,12 +43,8 @@ def _columns(group, rows, columns, axis):
         h5io.label(h5io.write(group, column, np.array([value(row) for row in rows], dtype=dtype), description), axis)
 
 
-def _shown(side):
-    return text_of(side).replace("\0", "\u2400")  # HDF5 strings end at NUL
-
-
 def _texts(group, name, sides):
-    values = [_shown(side) for side in sides]
+    values = [shown(side) for side in sides]
     group.create_dataset(name, data=np.array(values, dtype=object), dtype=h5py.string_dtype("utf-8"))
 
 
@@ -81,7 +77,7 @@ def _write_prompts(file, parent, rows, sequences, categories):
     _mask(file, group, rows, categories, "prompt")
     benign = ("benign", "u1", "1 a safe prompt, 0 a harmful one, 255 unknown", lambda row: row.benign)
     _columns(group, rows, (benign, *SOURCE), "prompt")
-    texts = [_shown(row.prompt).encode("utf-8") for row in rows]
+    texts = [shown(row.prompt).encode("utf-8") for row in rows]
     bounds = np.cumsum([0, *map(len, texts)], dtype="<i8")
     h5io.write(group, "text_offsets", bounds, "where each text starts; the last entry is the total", "bytes")
     h5io.write(group, "text", np.frombuffer(b"".join(texts), "u1"), "UTF-8 of what is asked, one after another")

@@ -21,7 +21,7 @@ from catdpo_analysis.prepare.options import add_arguments, check_arguments
 from catdpo_analysis.prepare.pairs_file import write_pairs
 from catdpo_analysis.prepare.selection import fit, fit_prompts, select, settle_rare
 from catdpo_analysis.tokens.selfcheck import Probe
-from catdpo_analysis.prepare.split import cut_parts, prompt_key
+from catdpo_analysis.prepare.split import cut_parts, parts_like, prompt_key
 from catdpo_analysis.prepare.summary import print_summary
 
 __all__ = ["add_arguments", "run"]
@@ -150,7 +150,7 @@ def settings_of(args, tokenizer):
 
 def run(args):
     check_arguments(args)
-    h5io.refuse_overwrite(args.out, [*args.inputs, *filter(None, [args.model, args.chat_template])])
+    h5io.refuse_overwrite(args.out, [*args.inputs, *filter(None, [args.model, args.chat_template, args.split_like])])
     tokenizer, rows, positions = load_tokenizer(args)
     ledger, notes = Ledger(), Notes()
     bad = BadRows(args.skip_bad, ledger)
@@ -187,7 +187,12 @@ def run(args):
             + (", ".join(f"{reason} ({counts[reason]})" for reason in ledger.reasons()) or "no rows"),
             bad.errors,
         )
-    parts = divide(kept, args, train_only)
+    like = None
+    if args.split_like:
+        held, like = parts_like([pair for pair, _, _ in kept], args.split_like)
+    else:
+        held = cut_parts([pair for pair, _, _ in kept], args, train_only)
+    parts = divide(kept, held)
     note_leaks(prompts, parts, notes, inputs.place_of)
     said = probe.settle()
     harm_names = {name for pair, _, _ in kept if pair.margin_applies for name in pair.categories}
@@ -197,7 +202,7 @@ def run(args):
         key=lambda name: (name not in harm_names, name),
     )
     check_number(categories)
-    settings = settings_of(args, tokenizer)
+    settings = settings_of(args, tokenizer) | ({"split_like": like} if like else {})
     inputs.digest.update(json.dumps(settings, sort_keys=True).encode())
     attributes = {
         "data_digest": inputs.digest.hexdigest(),
@@ -224,10 +229,10 @@ def run(args):
     )
 
 
-def divide(kept, args, train_only):
-    """part -> (pairs, encoded), by prompt; the ledger's entries of kept pairs learn their part."""
-    held = cut_parts([pair for pair, _, _ in kept], args, train_only)
-    parts = {name: ([], []) for name in ("train", "heldout", *(["probe"] if args.probe else []))}
+def divide(kept, held):
+    """part -> (pairs, encoded), by prompt; the ledger's entries of kept pairs learn their part. `held`: part -> keys of
+    its prompts."""
+    parts = {name: ([], []) for name in ("train", "heldout", *(["probe"] if "probe" in held else []))}
     for pair, tokens, entries in kept:
         part = next((name for name, keys in held.items() if pair.key in keys), "train")
         parts[part][0].append(pair)

@@ -178,7 +178,7 @@ def settle_rare(kept, args, ledger):
         pairs = [pair for pair, _, _ in kept]
         prompts = prompts_by_category(pairs)
         counts = collections.Counter(name for pair in pairs for name in pair.categories)
-        least = 1 + bool(args.heldout) + bool(args.probe)
+        least = 1 + bool(args.heldout) + bool(args.probe)  # both 0 with --split-like, which does as another file did
         rare = sorted(name for name in prompts if len(prompts[name]) < least or counts[name] < args.min_pairs)
         if not rare or args.rare == "keep-train":
             return kept, rare

@@ -5,6 +5,8 @@ import random
 import unicodedata
 
 from catdpo_analysis.errors import UserError
+from catdpo_analysis.files import h5io
+from catdpo_analysis.prepare.turns import shown
 
 ATTEMPTS = 20  # shuffles to try where prompts of several categories make the split hard
 TURN = "\n\nAssistant:"  # HH-RLHF transcripts: what follows the last one is the reply's start, not the prompt
@@ -24,6 +26,23 @@ def cut_parts(pairs, args, train_only):
     return parts
 
 
+def parts_like(pairs, path):
+    """The same, of the prompts that are in these parts of another pairs.h5; and its digest."""
+    parts, of_text = {}, {}
+    for pair in pairs:
+        of_text.setdefault(_text_key(shown(pair.prompt)), set()).add(pair.key)
+    with h5io.open_as(path, "catdpo-pairs") as file:
+        for name in ("heldout", "probe"):
+            if name in file:
+                texts = {_text_key(text) for text in h5io.strings(file[f"{name}/text/prompt"])}
+                parts[name] = set().union(*(of_text[key] for key in texts & of_text.keys()))
+        return parts, h5io.text(file, "data_digest")
+
+
+def _text_key(text):
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def prompt_key(pair):
     """The same for prompts that differ only in case, white space or Unicode form, whatever the format they came in."""
     if pair.chat:
@@ -35,8 +54,7 @@ def prompt_key(pair):
         text = pair.prompt
         if TURN in text:
             text = text[: text.rindex(TURN)]
-    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(_text_key(text).encode("utf-8", "surrogatepass")).digest()
 
 
 def prompts_by_category(pairs):

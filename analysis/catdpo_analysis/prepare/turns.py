@@ -76,6 +76,11 @@ def text_of(side):
     return "\n\n".join(f"{message['role']}: {message.get('content') or ''}" for message in side)
 
 
+def shown(side):
+    """The same as files keep it: HDF5's strings end at NUL."""
+    return text_of(side).replace("\0", "\u2400")
+
+
 def as_turns(text, role):
     """A text as messages: the turns of a transcript, or one turn of `role`. White space around a turn is markup of the
     text and not of the message."""
