@@ -266,11 +266,7 @@ static bool evaluate(Run *run, Outcome *o, const CommandLine *line, MPI_Comm wor
                            task.split);
     const ObjectiveSettings *objective = &run->config.objective;
     bool segments = objective_of(objective)->segments;
-    if (segments && !run->pairs.has_segments)
-        return error_usage(err,
-                           "%s does not tell reasoning and answer apart, which objective.type = \"%s\" does: prepare "
-                           "it with --segment-tag",
-                           run->config.data.path, objective_of(objective)->name);
+    if (!run_refuse_data(run, &run->pairs, err)) return false;
     bool ok = evaluation_create(e, &run->pairs, segments, err) &&
               margin_create(&o->margins, &run->config.margin, objective, run->pairs.category_count, err) &&
               make_features(run, o, err) && (!attack || attacked_create(&o->attacked, run, segments, err));

@@ -39,6 +39,12 @@ static int64_t place_arrays(Pairs *pairs, char *base)
         pairs->segment_end = carve(base, &used, PAIR_SIDES * n * (int64_t)sizeof *pairs->segment_end);
         pairs->segment_weight = carve(base, &used, SEGMENTS * n * (int64_t)sizeof *pairs->segment_weight);
     }
+    if (pairs->score_count > 0) {
+        int64_t scores = n * pairs->score_count * (int64_t)sizeof(double);
+        pairs->score_name = carve(base, &used, (int64_t)pairs->score_count * SCORE_NAME);
+        for (int i = 0; i < PAIR_SIDES; i++) pairs->score[i] = carve(base, &used, scores);
+        pairs->score_weight = carve(base, &used, scores);
+    }
     return used;
 }
 
@@ -66,6 +72,7 @@ bool pairs_allocate(Pairs *pairs, const PairsShape *shape, MPI_Comm comm, Error 
     *pairs = (Pairs){ .count = shape->count,
                       .category_count = shape->category_count,
                       .has_segments = shape->has_segments,
+                      .score_count = shape->score_count,
                       .node = MPI_COMM_NULL,
                       .window = MPI_WIN_NULL };
     for (int i = 0; i < PAIR_SIDES; i++) {
@@ -236,13 +243,31 @@ static bool check_segments(const Pairs *pairs, const char *where, Error *err)
     return true;
 }
 
+static bool check_scores(const Pairs *pairs, const char *where, Error *err)
+{
+    for (int64_t i = 0; pairs->score_count > 0 && i < pairs->count; i++) {
+        double sum = 0;
+        for (int64_t j = i * pairs->score_count; j < (i + 1) * pairs->score_count; j++) {
+            if (!isfinite(pairs->score[PAIR_CHOSEN][j]) || !isfinite(pairs->score[PAIR_REJECTED][j]))
+                return error_usage(err, "%s: a score of pair %" PRId64 " is not finite" REMEDY, where, i);
+            sum += pairs->score_weight[j] >= 0 ? pairs->score_weight[j] : NAN;
+        }
+        if (!(fabs(sum - 1) <= 1e-9))
+            return error_usage(err,
+                               "%s/score_weight: row %" PRId64 " has a negative weight, or does not add up to 1" REMEDY,
+                               where, i);
+    }
+    return true;
+}
+
 bool pairs_check(Pairs *pairs, const char *where, Error *err)
 {
     int64_t longest = 0;
     if (!check_categories(pairs, where, err)) return false;
     for (int side = 0; side < PAIR_SIDES; side++)
         if (!check_side(pairs, side, &longest, where, err)) return false;
-    if (!check_flags(pairs, where, err) || !check_segments(pairs, where, err)) return false;
+    if (!check_flags(pairs, where, err) || !check_segments(pairs, where, err) || !check_scores(pairs, where, err))
+        return false;
     pairs->longest = longest;
     for (int64_t i = 0; i < pairs->count; i++)
         pairs->margin_applies[i] = pairs->chosen_safe[i] == 1 && pairs->rejected_safe[i] == 0;
@@ -257,6 +282,12 @@ PairView pairs_view(const Pairs *pairs, int64_t i)
         .applies = pairs->margin_applies[i],
         .safe = { pairs->chosen_safe[i], pairs->rejected_safe[i] },
     };
+    if (pairs->score_count > 0) {
+        int64_t row = i * pairs->score_count;
+        view.score_count = pairs->score_count;
+        for (int side = 0; side < PAIR_SIDES; side++) view.score[side] = pairs->score[side] + row;
+        view.score_weight = pairs->score_weight + row;
+    }
     for (int s = 0; pairs->has_segments && s < SEGMENTS; s++)
         view.segment_weight[s] = pairs->segment_weight[SEGMENTS * i + s];
     return view;

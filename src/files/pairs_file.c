@@ -13,6 +13,7 @@ static const FieldAxis axes[PAIRS_AXES] = {
     [PAIRS_PAIR] = { .label = "pair", .most = INT64_MAX },
     [PAIRS_SIDE] = { .label = "side", .least = PAIR_SIDES, .most = PAIR_SIDES },
     [PAIRS_SEGMENT] = { .label = "segment", .least = SEGMENTS, .most = SEGMENTS },
+    [PAIRS_SCORE] = { .label = "objective", .scale = "/scores/name", .least = 1, .most = SCORES_MAX },
     [PAIRS_BOUND] = { .least = 1, .most = INT64_MAX },
     [PAIRS_CHOSEN] = { .most = INT64_MAX },
     [PAIRS_REJECTED] = { .most = INT64_MAX },
@@ -67,6 +68,14 @@ static const Field fields[] = {
           "tokens of the reasoning in the chosen and the rejected completion", ),
     TABLE("@/segment_weight", DATA_FLOAT64, PAIRS_SEGMENT, segment_weight, PAIRS_SEGMENTED, "1",
           "weights of reasoning and answer in the loss", .least = -2, .most = 2),
+    { "/scores/name", NULL, FIELD_NAMES, MEMBER(score_name), .size = SCORE_NAME, .axes = 1, .axis = { PAIRS_SCORE },
+      .tag = PAIRS_SCORED },
+    TABLE("@/score_chosen", DATA_FLOAT64, PAIRS_SCORE, score[PAIR_CHOSEN], PAIRS_SCORED, "1",
+          "scores of the chosen response, larger is better", ),
+    TABLE("@/score_rejected", DATA_FLOAT64, PAIRS_SCORE, score[PAIR_REJECTED], PAIRS_SCORED, "1",
+          "scores of the rejected response", ),
+    TABLE("@/score_weight", DATA_FLOAT64, PAIRS_SCORE, score_weight, PAIRS_SCORED, "1", "weights of the objectives",
+          .most = 1),
     { .kind = FIELD_END },
 };
 
@@ -80,6 +89,7 @@ void pairs_lengths(const PairsShape *shape, int64_t lengths[PAIRS_AXES])
     lengths[PAIRS_PAIR] = shape->count;
     lengths[PAIRS_SIDE] = PAIR_SIDES;
     lengths[PAIRS_SEGMENT] = SEGMENTS;
+    lengths[PAIRS_SCORE] = shape->score_count;
     lengths[PAIRS_BOUND] = shape->count + 1;
     lengths[PAIRS_CHOSEN] = shape->tokens[PAIR_CHOSEN];
     lengths[PAIRS_REJECTED] = shape->tokens[PAIR_REJECTED];
@@ -107,29 +117,40 @@ static bool find_group(H5File *file, const char *group, Error *err)
 }
 
 /* The rows of the arrays that this file has. */
-static void table_of(GroupFormat *table, const char *group, bool segments)
+static void table_of(GroupFormat *table, const char *group, bool segments, bool scores)
 {
-    format_of_group(table, &pairs_format, group, 1u << PAIRS_ARRAYS | (segments ? 1u << PAIRS_SEGMENTED : 0));
+    format_of_group(table, &pairs_format, group,
+                    1u << PAIRS_ARRAYS | (segments ? 1u << PAIRS_SEGMENTED : 0) | (scores ? 1u << PAIRS_SCORED : 0));
+}
+
+static bool has_array(H5File *file, const GroupFormat *table, const char *name, bool *there, Error *err)
+{
+    char path[FORMAT_OBJECT + 32];
+    snprintf(path, sizeof path, "%s/%s", table->group, name);
+    return h5_exists(file, path, there, err);
 }
 
 static bool read_sizes(H5File *file, const char *group, Sizes *sizes, char **settings, Error *err)
 {
     GroupFormat table;
-    char ends[FORMAT_OBJECT + 16];
+    bool scored = false;
     PairsShape *shape = &sizes->shape;
     format_of_group(&table, &pairs_format, group, 1u << PAIRS_HEAD);
-    snprintf(ends, sizeof ends, "%s/segment_end", table.group);
     if (!fields_read(file, &table.format, &sizes->head, NULL, err)) return false;
     *settings = sizes->head.settings;
     sizes->head.settings = NULL;
     sizes->settings_bytes = (int64_t)strlen(*settings) + 1;
     shape->count = sizes->head.count;
-    if (!h5_exists(file, ends, &shape->has_segments, err)) return false;
+    if (!has_array(file, &table, "segment_end", &shape->has_segments, err) ||
+        !has_array(file, &table, "score_chosen", &scored, err))
+        return false;
+    shape->score_count = scored ? -1 : 0;
     shape->category_count = shape->tokens[PAIR_CHOSEN] = shape->tokens[PAIR_REJECTED] = -1; /* not known yet */
     pairs_lengths(shape, sizes->lengths);
-    table_of(&table, group, shape->has_segments);
+    table_of(&table, group, shape->has_segments, scored);
     if (!fields_measure(file, &table.format, sizes->lengths, err)) return false;
     shape->category_count = (int)sizes->lengths[PAIRS_CATEGORY];
+    shape->score_count = (int)sizes->lengths[PAIRS_SCORE];
     shape->tokens[PAIR_CHOSEN] = sizes->lengths[PAIRS_CHOSEN];
     shape->tokens[PAIR_REJECTED] = sizes->lengths[PAIRS_REJECTED];
     return true;
@@ -138,7 +159,7 @@ static bool read_sizes(H5File *file, const char *group, Sizes *sizes, char **set
 static bool read_arrays(H5File *file, const char *group, Pairs *pairs, const int64_t lengths[], Error *err)
 {
     GroupFormat table;
-    table_of(&table, group, pairs->has_segments);
+    table_of(&table, group, pairs->has_segments, pairs->score_count > 0);
     return fields_read(file, &table.format, pairs, lengths, err);
 }
 

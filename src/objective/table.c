@@ -8,7 +8,7 @@
 static const Objective *const table[] = {
     &objective_catdpo, &objective_safedpo, &objective_dpo,   &objective_ipo,   &objective_hinge,
     &objective_cdpo,   &objective_robust,  &objective_simpo, &objective_orpo,  &objective_kto,
-    &objective_bfpo,   &objective_modpo,   &objective_grdpo, &objective_awdpo,
+    &objective_bfpo,   &objective_modpo,   &objective_grdpo, &objective_awdpo, &objective_moodpo,
 };
 enum { OBJECTIVES = sizeof table / sizeof *table };
 
@@ -16,6 +16,7 @@ enum { OBJECTIVES = sizeof table / sizeof *table };
 
 static const OptionChoices types = { .row = objective_choice };
 
+static const OptionChoices score_forms = { .names = (const char *const[]){ "scalarised", "terms", NULL } };
 static const OptionChoices segment_forms = { .names = (const char *const[]){ "outside", "inside", NULL } };
 
 static const Option options[] = {
@@ -51,6 +52,10 @@ static const Option options[] = {
       "what a category's mean loss in a step adds to the logarithm of its weight, times this." },
     { "objective.segment_form", OPTION_CHOICE, AT(segment_form), "\"outside\"", NULL, &segment_forms,
       "where the segments' weights stand: outside of a loss each, as published, or inside of one." },
+    { "objective.score_form", OPTION_CHOICE, AT(score_form), "\"scalarised\"", NULL, &score_forms,
+      "how several scores make a loss: one term on the response with the larger weighted sum, or a term for each "
+      "score, "
+      "whose dissent bounds the margin." },
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 

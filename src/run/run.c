@@ -284,6 +284,22 @@ bool run_load_adapter(Run *run, const char *path, const char *base_digest, Error
                               path, digest, info.weights_digest));
 }
 
+bool run_refuse_data(const Run *run, const Pairs *pairs, Error *err)
+{
+    const Objective *objective = objective_of(&run->config.objective);
+    if (pairs->count > 0 && objective->segments && !pairs->has_segments)
+        return error_usage(err,
+                           "%s does not tell reasoning and answer apart, which objective.type = \"%s\" does: prepare "
+                           "it with --segment-tag, such as --segment-tag '</think>'",
+                           run->config.data.path, objective->name);
+    if (pairs->count > 0 && objective->scores && pairs->score_count == 0)
+        return error_usage(err,
+                           "%s has no scores of the responses, which objective.type = \"%s\" reads: prepare it with "
+                           "--scores, such as --scores helpfulness,harmlessness",
+                           run->config.data.path, objective->name);
+    return true;
+}
+
 /* ---- log-probs without training --------------------------------------------------------------------------------- */
 
 /* What this rank has of the features of the batch's completions: of its rows, and of its process column's targets. */

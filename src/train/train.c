@@ -99,18 +99,6 @@ static bool refuse_unknown_flags(const Run *run, Error *err)
                        (long long)unknown, (long long)pairs->count, run->config.data.path, objective->name);
 }
 
-/* Segments that the data does not tell apart have no weights. */
-static bool refuse_whole_completions(const Run *run, const Pairs *pairs, Error *err)
-{
-    const Objective *objective = objective_of(&run->config.objective);
-    return !objective->segments || pairs->has_segments || pairs->count == 0 ||
-           error_usage(
-               err,
-               "%s does not tell reasoning and answer apart, which objective.type = \"%s\" does: prepare it with "
-               "--segment-tag, such as --segment-tag '</think>'",
-               run->config.data.path, objective->name);
-}
-
 /* Log-probs under the frozen models of everything that the run looks at. Collective over world. */
 static bool frozen_models(Trainer *t, Error *err)
 {
@@ -154,10 +142,9 @@ static bool open_run(Trainer *t, const TrainOptions *options, MPI_Comm world, Er
     if (run->pairs.count == 0)
         return error_usage(err, "%s has no training pairs: /train is empty. Prepare it again with some",
                            run->config.data.path);
-    if (!refuse_idle_margins(run, err) || !refuse_unknown_flags(run, err) ||
-        !refuse_whole_completions(run, &run->pairs, err) || !refuse_whole_completions(run, &run->heldout, err) ||
-        !refuse_whole_completions(run, &t->probe.pairs, err) || !probe_create(&t->probe, run, err) ||
-        !error_agree(world, allocate(t, err), err))
+    if (!refuse_idle_margins(run, err) || !refuse_unknown_flags(run, err) || !run_refuse_data(run, &run->pairs, err) ||
+        !run_refuse_data(run, &run->heldout, err) || !run_refuse_data(run, &t->probe.pairs, err) ||
+        !probe_create(&t->probe, run, err) || !error_agree(world, allocate(t, err), err))
         return false;
     margin_know_members(&t->margins, run->pairs.category_mask, run->pairs.count);
     const Config *config = &run->config;

@@ -18,7 +18,8 @@ static bool write_group(H5File *file, const Format *format, const char *group, b
 bool sample_pairs(H5File *file, const char *group, bool first, const Pairs *pairs, const PairsShape *shape, Error *err)
 {
     int64_t lengths[PAIRS_AXES];
-    unsigned tags = 1u << PAIRS_HEAD | 1u << PAIRS_ARRAYS | (shape->has_segments ? 1u << PAIRS_SEGMENTED : 0);
+    unsigned tags = 1u << PAIRS_HEAD | 1u << PAIRS_ARRAYS | (shape->has_segments ? 1u << PAIRS_SEGMENTED : 0) |
+                    (shape->score_count > 0 ? 1u << PAIRS_SCORED : 0);
     pairs_lengths(shape, lengths);
     return write_group(file, &pairs_format, group, first, tags, pairs, lengths, err);
 }

@@ -73,7 +73,7 @@ static Oracle read_oracle(H5File *file, int vocab, Error *err)
     must(h5_expect(file, "/oracle/pairs/category_mask", DATA_UINT8, 2, dims, err), err);
     pairs = dims[0];
     categories = dims[1];
-    PairsShape size = { pairs, (int)categories, { tokens[PAIR_CHOSEN], tokens[PAIR_REJECTED] }, false };
+    PairsShape size = { pairs, (int)categories, { tokens[PAIR_CHOSEN], tokens[PAIR_REJECTED] }, false, 0 };
     must(pairs_allocate(&o.pairs, &size, file->comm, err), err);
     read_side(file, &o.pairs, PAIR_CHOSEN, "chosen", tokens, err);
     read_side(file, &o.pairs, PAIR_REJECTED, "rejected", tokens, err);

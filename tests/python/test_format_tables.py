@@ -68,11 +68,18 @@ def check(path, rows, group=""):
 
 @pytest.fixture
 def pairs(cli, tokenizer_dir, jsonl, tmp_path):
-    """A pairs.h5 with pairs, with segments where options ask for them, and with rows that are prompts only."""
+    """A pairs.h5 with pairs, segments and scores where options ask for them, and rows that are prompts only."""
 
     def make(*options):
         rows = [
-            trl(f"the sky {i}", chosen=" I think</t> is blue", rejected=" green</t> is green", category="x")
+            trl(
+                f"the sky {i}",
+                chosen=" I think</t> is blue",
+                rejected=" green</t> is green",
+                category="x",
+                chosen_scores={"a": 1, "b": 2},
+                rejected_scores={"a": 3, "b": i},
+            )
             for i in range(6)
         ]
         out = tmp_path / "pairs.h5"
@@ -83,10 +90,11 @@ def pairs(cli, tokenizer_dir, jsonl, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("segments", [False, True])
-def test_pairs(pairs, segments):
-    path = pairs(*(["--segment-tag", "</t>"] if segments else []))
-    rows = [row for row in table("pairs") if segments or not row.object.startswith("@/segment")]
+@pytest.mark.parametrize("more", [False, True])
+def test_pairs(pairs, more):
+    path = pairs(*(["--segment-tag", "</t>", "--scores", "a,b"] if more else []))
+    optional = ("@/segment", "@/score", "/scores")
+    rows = [row for row in table("pairs") if more or not row.object.startswith(optional)]
     for group in ("train", "heldout"):
         check(path, rows, group)
         check(path, table("prompts"), f"{group}/prompts")

@@ -45,11 +45,31 @@ def segmented():
 
 
 ADVERSARY = {"adversary.radius": 0.1, "adversary.steps": 3}
+@functools.cache
+def scored():
+    """The same pairs with two scores of each response, which agree, dissent and tie, and weights of them."""
+
+    def score(file):
+        engine.catdpo_h5.strings(file.create_group("scores"), "name", ["helpfulness", "harmlessness"])
+        for split in ("train", "heldout"):
+            group = file[split]
+            count = len(group["chosen_safe"])
+            place = np.arange(count)
+            group["score_chosen"] = np.stack([place % 3, 2 - place % 2], axis=1).astype("f8")
+            group["score_rejected"] = np.stack([np.ones(count), place % 5 / 2], axis=1)
+            first = np.linspace(0, 1, count)
+            group["score_weight"] = np.stack([first, 1 - first], axis=1)
+        engine.set_text(file, "data_digest", "with scores")
+
+    return engine.copy(engine.PAIRS, score, "pairs.h5")
+
+
 NEEDS = {
     "safedpo": lambda: {"margin.initial": 2.0},  # what an objective cannot do without
     "modpo": lambda: {"objective.modpo_model": engine.other_model()},
     "gr-dpo": lambda: {"objective.group_step": 0.5},
     "awdpo": lambda: {"data.path": segmented()},
+    "mo-odpo": lambda: {"data.path": scored()},
 }
 COUNTED = ("margin", "n", "violations", "pairs", "violation_rate")
 
@@ -82,6 +102,7 @@ def runs():
         **found.get("catdpo", {}), **ADVERSARY, "adversary.type": "contrastive", "adversary.counts": "clean"
     }
     found["catdpo+random"] = {**found.get("catdpo", {}), **ADVERSARY, "adversary.type": "random"}
+    found["mo-odpo-terms"] = {**found.get("mo-odpo", {}), "objective.score_form": "terms"}
     found["catdpo+sft"] = {**found.get("catdpo", {}), "objective.sft_weight": 0.3}
     return found
 
@@ -272,10 +293,7 @@ def test_segments_of_weight_one_are_dpo():
     data = {"data.path": engine.copy(segmented(), equal, "pairs.h5"), "parallel.grid": [2, 1]}
     dpo = engine.train(2, **{**RUN, **data, "objective.type": "dpo"})
     inside = engine.train(2, **{**RUN, **data, "objective.type": "awdpo", "objective.segment_form": "inside"})
-    assert inside.metrics()["train/loss"].tobytes() == dpo.metrics()["train/loss"].tobytes()
-    for group in ("model", "optimizer/m", "optimizer/v"):
-        for path, values in dpo.weights(group).items():
-            assert inside.weights(group)[path].tobytes() == values.tobytes(), path
+    same_weights_and_losses(inside, dpo)
     weighted = {**RUN, "data.path": segmented(), "parallel.grid": [2, 1], "objective.type": "awdpo"}
     losses = [
         engine.train(2, **{**weighted, "objective.segment_form": form}).metrics()["train/loss"]
@@ -285,11 +303,62 @@ def test_segments_of_weight_one_are_dpo():
     assert np.abs(losses[1] - dpo.metrics()["train/loss"]).max() > 1e-3
 
 
-def test_segments_are_asked_for():
-    """Data without segments is refused by train and eval, with the option that makes them."""
+def same_weights_and_losses(run, other):
+    assert run.metrics()["train/loss"].tobytes() == other.metrics()["train/loss"].tobytes()
+    for group in ("model", "optimizer/m", "optimizer/v"):
+        for path, values in other.weights(group).items():
+            assert run.weights(group)[path].tobytes() == values.tobytes(), path
+
+
+def test_one_segment_is_dpo():
+    """A completion that is all answer, with all of the weight, is dpo on data without segments, to the last bit."""
+
+    def all_answer(file):
+        for split in ("train", "heldout"):
+            file[split]["segment_end"][...] = 0
+            file[split]["segment_weight"][...] = [0, 1]
+
+    settings = {**RUN, "parallel.grid": [2, 1]}
+    pairs = engine.copy(segmented(), all_answer, "pairs.h5")
+    awdpo = engine.train(2, **{**settings, "objective.type": "awdpo", "data.path": pairs})
+    same_weights_and_losses(awdpo, engine.train(2, **{**settings, "objective.type": "dpo"}))
+
+
+@pytest.mark.parametrize("form", ["scalarised", "terms"])
+def test_one_score_is_dpo(form):
+    """A single objective that agrees with the pairs is dpo on data without scores, to the last bit."""
+
+    def single(file):
+        engine.catdpo_h5.strings(file.create_group("scores"), "name", ["safety"])
+        for split in ("train", "heldout"):
+            count = len(file[split]["chosen_safe"])
+            for name, value in (("chosen", 0.9), ("rejected", 0.2), ("weight", 1.0)):
+                file[split][f"score_{name}"] = np.full((count, 1), value)
+
+    settings = {**RUN, "parallel.grid": [2, 1]}
+    pairs = {"data.path": engine.copy(engine.PAIRS, single, "pairs.h5"), "objective.score_form": form}
+    several = engine.train(2, **{**settings, **pairs, "objective.type": "mo-odpo"})
+    same_weights_and_losses(several, engine.train(2, **{**settings, "objective.type": "dpo"}))
+
+
+@pytest.mark.parametrize("objective, option", [("awdpo", "--segment-tag"), ("mo-odpo", "--scores")])
+def test_what_an_objective_reads_is_asked_for(objective, option):
+    """Data without segments or scores is refused by train and eval, with the option that makes them."""
     for command in ("train", "eval"):
-        run = engine.launch(command, 2, **{"objective.type": "awdpo"})
-        assert set(run.statuses) == {2} and "--segment-tag" in run.errors[0], repr(run)
+        run = engine.launch(command, 2, **{"objective.type": objective})
+        assert set(run.statuses) == {2} and option in run.errors[0], repr(run)
+
+
+@pytest.mark.parametrize("array, value, words", [("weight", 0.7, "add up to 1"), ("chosen", np.nan, "finite")])
+def test_scores_are_verified(array, value, words):
+    """By check: weights add up to 1, scores are numbers."""
+
+    def spoil(file):
+        file[f"train/score_{array}"][2, 0] = value
+
+    path = engine.copy(scored(), spoil, "pairs.h5")
+    checked = subprocess.run([engine.BINARY, "check", path], capture_output=True, text=True)
+    assert checked.returncode == 2 and words in checked.stdout, checked.stdout
 
 
 def test_flags_that_an_objective_reads_are_known():

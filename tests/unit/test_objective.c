@@ -15,7 +15,13 @@
 
 static PairView random_pair(Rng *rng)
 {
-    PairView pair = { .baseline = 20 * rng_uniform(rng) };
+    static double score[PAIR_SIDES + 1][2]; /* of both sides, and their weights; of the latest pair */
+    PairView pair = { .baseline = 20 * rng_uniform(rng),
+                      .score_count = 2,
+                      .score = { score[PAIR_CHOSEN], score[PAIR_REJECTED] },
+                      .score_weight = score[PAIR_SIDES] };
+    for (int i = 0; i < 4; i++) score[i / 2][i % 2] = (double)rng_below(rng, 4); /* ties are frequent */
+    score[PAIR_SIDES][1] = 1 - (score[PAIR_SIDES][0] = rng_uniform(rng));
     for (int i = 0; i < SEGMENTS; i++) pair.segment_weight[i] = 2 * rng_uniform(rng) - 0.5;
     for (int side = 0; side < PAIR_SIDES; side++) {
         pair.logp[side] = -200 * rng_uniform(rng);
@@ -48,6 +54,7 @@ static ObjectiveSettings random_settings(int type, Rng *rng)
         .label_smoothing = 0.45 * rng_uniform(rng),
         .length_average = rng_below(rng, 2) == 1,
         .segment_form = (int)rng_below(rng, 2),
+        .score_form = (int)rng_below(rng, 2),
         .simpo_gamma = rng_uniform(rng),
         .desirable_weight = 2 * rng_uniform(rng),
         .undesirable_weight = 2 * rng_uniform(rng),
@@ -300,6 +307,55 @@ static void segments_have_weights_of_their_own(void **state)
     assert_true(terms_of(s, 0, &p).h == 15);
 }
 
+static PairView scored(const PairView *pair, const double chosen[], const double rejected[], const double weight[],
+                       int count)
+{
+    PairView view = *pair;
+    view.score_count = count;
+    view.score[PAIR_CHOSEN] = chosen;
+    view.score[PAIR_REJECTED] = rejected;
+    view.score_weight = weight;
+    return view;
+}
+
+static void scores_choose_or_divide(void **state)
+{
+    (void)state;
+    ObjectiveSettings s = { .type = objective_find("mo-odpo"), .beta = 0.1 };
+    const PairView led = { .logp = { -40, -80 }, .reference = { -50, -70 } }; /* z = 2 */
+    const double good[] = { 3, 1 }, bad[] = { 1, 2 }, weight[] = { 0.75, 0.25 }, even[] = { 0.5, 0.5 };
+    PairView split = scored(&led, good, bad, weight, 2), opposed = scored(&led, bad, good, weight, 2),
+             tied = scored(&led, good, good, weight, 2);
+    Rng rng = rng_stream(5, 0);
+    for (int form = 0; form < 2; form++) {
+        s.score_form = form;
+        for (int i = 0; i < 200; i++) { /* one score alone: dpo to the last bit, margin and all */
+            PairView p = random_pair(&rng), one = scored(&p, good, bad, (const double[]){ 1 }, 1);
+            double offset = 3 * rng_uniform(&rng);
+            PairTerms t = terms_of(s, offset, &one), dpo = terms("dpo", 0.1, offset, &p);
+            assert_memory_equal(&t, &dpo, sizeof dpo);
+        }
+        assert_close(terms_of(s, 0, &tied).loss, log(2), 1e-15); /* neither is better: nothing is learned */
+        assert_close(terms_of(s, 0, &tied).coefficient[0], 0, 0);
+    }
+    s.score_form = SCORES_SCALARISED; /* 0.75 * 2 - 0.25 * 1 > 0: all of the loss is for chosen, with the margin */
+    assert_close(terms_of(s, 0.5, &split).loss, log1p(exp(0.5 - 2)), 1e-15);
+    assert_close(terms_of(s, 0.5, &opposed).loss, log1p(exp(2)), 1e-15); /* and for rejected without it */
+    s.score_form = SCORES_TERMS;                                         /* cDPO with the weight of the dissent */
+    assert_close(terms_of(s, 0, &split).loss, 0.75 * log1p(exp(-2)) + 0.25 * log1p(exp(2)), 1e-15);
+    assert_close(terms_of(s, 0.5, &split).loss, 0.75 * log1p(exp(0.5 - 2)) + 0.25 * log1p(exp(2)), 1e-15);
+    ObjectiveSettings cdpo = { .type = objective_find("cdpo"), .beta = 0.1, .label_smoothing = 0.25 };
+    assert_close(terms_of(s, 0, &split).coefficient[0], terms_of(cdpo, 0, &led).coefficient[0], 1e-16);
+    PairView start = scored(&led, good, bad, even, 2); /* as many for as against: h = 0 is where it stays */
+    start.logp[0] = start.reference[0], start.logp[1] = start.reference[1];
+    assert_close(terms_of(s, 0, &start).coefficient[0], 0, 1e-17);
+    const double scaled[] = { 3, 1 }, less[] = { 1, 20 }; /* one score on another scale: terms do not see it */
+    PairView larger = scored(&led, scaled, less, weight, 2);
+    assert_close(terms_of(s, 0, &larger).loss, terms_of(s, 0, &split).loss, 0);
+    s.score_form = SCORES_SCALARISED; /* the sum does: 0.75 * 2 - 0.25 * 19 < 0 */
+    assert_close(terms_of(s, 0, &larger).loss, log1p(exp(2)), 1e-15);
+}
+
 /* An offset is the margin that the logit is asked for: with it the loss is that of a logit smaller by it. */
 static void offsets_shift_the_logit(void **state)
 {
@@ -311,7 +367,7 @@ static void offsets_shift_the_logit(void **state)
             const Objective *objective = objective_of(&settings);
             if (objective->margins == MARGINS_NONE || objective->margins == MARGINS_GROUPS || objective->no_reference)
                 continue;
-            if (objective->segments) continue;
+            if (objective->segments || objective->scores) continue;
             settings.modpo_weight = 1; /* its logit is beta h */
             settings.length_average = false;
             double offset = 5 * rng_uniform(&rng);
@@ -352,6 +408,7 @@ int main(void)
         cmocka_unit_test(kto_weighs_each_side_against_the_baseline),
         cmocka_unit_test(modpo_has_the_second_models_margin),
         cmocka_unit_test(segments_have_weights_of_their_own),
+        cmocka_unit_test(scores_choose_or_divide),
         cmocka_unit_test(offsets_shift_the_logit),
         cmocka_unit_test(softplus_and_sigmoid_hold_for_any_argument),
     };

@@ -33,6 +33,8 @@ READ = {
         *(f"response_{i}_segment_scores" for i in (0, 1)),
         *AUTHORS["response_0"],
         *AUTHORS["response_1"],
+        *(f"response_{i}_scores" for i in (0, 1)),
+        "score_weights",
         "better_response_id",
         "safer_response_id",
         *_TEMPLATE,
@@ -47,9 +49,12 @@ READ = {
         "rejected_segment_scores",
         *AUTHORS["chosen"],
         *AUTHORS["rejected"],
+        "chosen_scores",
+        "rejected_scores",
+        "score_weights",
         *_TEMPLATE,
     ),
-    PROMPTS: (*_PROMPT, *_TEMPLATE),
+    PROMPTS: (*_PROMPT, "score_weights", *_TEMPLATE),
 }
 
 # Rows with one of these are refused: the answers are about something that the trainer does not see

@@ -24,6 +24,7 @@ from catdpo_analysis.prepare.fields import (
     template_arguments,
     text_in,
 )
+from catdpo_analysis.prepare import scores as objectives
 from catdpo_analysis.prepare.segments import scores_in
 from catdpo_analysis.prepare.turns import extract_prompt, is_chat, read_side
 
@@ -52,6 +53,7 @@ class Options:
     renamed: dict = dataclasses.field(default_factory=dict)  # known column -> the data's own name of it
     ignored: frozenset = frozenset()  # columns to pass over
     segments: bool = False  # the completions have a reasoning and an answer
+    scores: tuple = ()  # names of the objectives that score the responses
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -76,6 +78,7 @@ class Prompt(Row):
     benign: int = UNKNOWN  # 1: a safe prompt, 0: a harmful one
     extra: dict = dataclasses.field(default_factory=dict)  # tools and template arguments
     key: bytes = b""  # equal for equal prompts (split.prompt_key)
+    score_weight: tuple = ()  # of the objectives: scores.py
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -92,6 +95,7 @@ class Pair(Prompt):
     authors: tuple = ("", "")  # who wrote chosen and rejected; "": not known
     segment_scores: tuple = (None, None)  # (harm of reasoning, harm of answer) of chosen and rejected, or None
     segment_weight: tuple = (0.0, 0.0)  # segments.py
+    scores: tuple = ()  # of chosen and rejected, one for each objective
 
     @property
     def margin_applies(self):
@@ -269,7 +273,10 @@ def _from_pku(row, place, options):
     common = {"schema": columns.PKU, "facts": facts, "unused": unused}
     scores = _scores(row, [f"response_{i}_segment_scores" for i in (0, 1)], place, options, unused)
     authors = [author_of(row, f"response_{i}", place) for i in (0, 1)]
+    several = _several(row, [f"response_{i}_scores" for i in (0, 1)], place, options, unused)
     chosen, reason = choose(options.transform, safe, better, safer)
+    if several and None in several:
+        chosen, reason = None, objectives.NO_SCORES
     if reason:
         return Dropped(reason=reason, categories=categories, **common)
     repeated = None if is_chat(prompt) else turns.without_repeat(prompt, *responses)
@@ -296,6 +303,8 @@ def _from_pku(row, place, options):
         swapped=better is not None and better != chosen,
         authors=(authors[chosen], authors[1 - chosen]),
         segment_scores=(scores[chosen], scores[1 - chosen]),
+        scores=(several[chosen], several[1 - chosen]) if several else (),
+        score_weight=_weights(row, place, options, unused),
         benign=flag_or(row, "is_prompt_safe", place, int(safe == [1, 1])),
         extra=_arguments(row, place, chat, unused),
         **common,
@@ -308,6 +317,21 @@ def _scores(row, names, place, options, unused):
         return [scores_in(row, name, place) for name in names]
     unused.update(dict.fromkeys(names, "not used without --segment-tag"))
     return [None, None]
+
+
+def _several(row, names, place, options, unused):
+    """Scores of both responses by the objectives that were asked for; one may be None."""
+    if options.scores:
+        return [objectives.scores_in(row, name, options.scores, place) for name in names]
+    unused.update(dict.fromkeys(names, "not used without --scores"))
+    return ()
+
+
+def _weights(row, place, options, unused):
+    if options.scores:
+        return objectives.weights_in(row, options.scores, place) or ()
+    unused[objectives.WEIGHTS] = "not used without --scores"
+    return ()
 
 
 def _arguments(row, place, chat, unused):
@@ -359,6 +383,7 @@ def _from_trl(row, place, options):
     common = {"schema": columns.TRL, "facts": facts, "unused": unused}
     scores = _scores(row, ["chosen_segment_scores", "rejected_segment_scores"], place, options, unused)
     authors = [author_of(row, side, place) for side in ("chosen", "rejected")]
+    several = _several(row, ["chosen_scores", "rejected_scores"], place, options, unused)
     if options.transform == "harmless":
         raise UserError(
             f"{place}: --transform harmless chooses by safer_response_id, which a row with chosen and rejected has "
@@ -368,6 +393,8 @@ def _from_trl(row, place, options):
         return Dropped(reason=BOTH_UNSAFE, categories=categories, **common)
     if options.transform == "safe-better" and flags[0] == 0:
         return Dropped(reason=UNSAFE_CHOSEN, categories=categories, **common)
+    if several and None in several:
+        return Dropped(reason=objectives.NO_SCORES, categories=categories, **common)
     swap = options.transform == "safedpo" and flags == [0, 1]
     prompt, chosen, rejected = sides
     chat = is_chat(prompt)
@@ -384,6 +411,8 @@ def _from_trl(row, place, options):
         assumed=guessed,
         authors=tuple(authors[::-1] if swap else authors),
         segment_scores=tuple(scores[::-1] if swap else scores),
+        scores=tuple(several[::-1] if swap else several),
+        score_weight=_weights(row, place, options, unused),
         benign=flag_or(row, "is_prompt_safe", place, 0 if 0 in flags else 1 if flags == [1, 1] else UNKNOWN),
         extra=_arguments(row, place, chat, unused),
         **common,
@@ -510,6 +539,7 @@ def _from_prompt(row, place, options):
         rule=rule,
         benign=benign,
         extra=_arguments(row, place, chat, unused),
+        score_weight=_weights(row, place, options, unused),
         schema=columns.PROMPTS,
         facts=facts,
         unused=unused,

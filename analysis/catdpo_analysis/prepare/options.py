@@ -1,6 +1,7 @@
 """The options of the prepare command."""
 
 from catdpo_analysis.errors import UserError
+from catdpo_analysis.prepare import scores
 from catdpo_analysis.prepare.categories import BENIGN, check_category
 from catdpo_analysis.prepare.columns import READ
 from catdpo_analysis.prepare.selection import OTHER
@@ -121,6 +122,25 @@ def add_arguments(parser):
         help="a segment in which the chosen side is the more harmful one: no weight but the floor's (default), or a "
         "negative weight",
     )
+    group = parser.add_argument_group("several objectives (objective.type = \"mo-odpo\")")
+    group.add_argument(
+        "--scores",
+        metavar="NAME[,NAME...]",
+        help="objectives that have scored both responses, the larger the better: response_0_scores and "
+        "response_1_scores, or chosen_scores and rejected_scores, each {NAME: number}",
+    )
+    group.add_argument(
+        "--score-weights",
+        metavar="W[,W...]",
+        help="their weights (default: all the same), or dirichlet:ALPHA, drawn for each prompt by --seed and --round; "
+        "a row's own score_weights, {NAME: number}, go before",
+    )
+    group.add_argument(
+        "--score-weights-in-prompt",
+        action="store_true",
+        help="write them, to two decimals, into the prompt: in the system message of a conversation, before a text",
+    )
+    group.add_argument("--round", type=int, default=0, metavar="N", help="of the draws (default: %(default)s)")
     group = parser.add_argument_group("split")
     group.add_argument(
         "--heldout",
@@ -178,6 +198,9 @@ def check_arguments(args):
             raise UserError(f"--{name} {getattr(args, name)} is not a share; use 0.2 for a fifth of the prompts")
     if args.heldout + args.probe >= 1:
         raise UserError(f"--heldout {args.heldout} and --probe {args.probe} leave nothing to train on")
+    scores.check_arguments(args)
+    if args.split_like and args.score_weights_in_prompt:
+        raise UserError("--split-like compares prompts, into which --score-weights-in-prompt writes: leave one out")
     if args.segment_tag is not None and not args.segment_tag.strip():
         raise UserError("--segment-tag is empty")
     if args.segment_tag is None and (args.segment_floor, args.segment_scale, args.segment_opposed) != (0.05, 1, "drop"):

@@ -77,6 +77,9 @@ def _write_prompts(file, parent, rows, sequences, categories):
     _mask(file, group, rows, categories, "prompt")
     benign = ("benign", "u1", "1 a safe prompt, 0 a harmful one, 255 unknown", lambda row: row.benign)
     _columns(group, rows, (benign, *SOURCE), "prompt")
+    if rows and rows[0].score_weight:
+        weights = np.array([row.score_weight for row in rows], dtype="<f8")
+        h5io.label(h5io.write(group, "score_weight", weights, "weights of the objectives"), "prompt", "objective")
     texts = [shown(row.prompt).encode("utf-8") for row in rows]
     bounds = np.cumsum([0, *map(len, texts)], dtype="<i8")
     h5io.write(group, "text_offsets", bounds, "where each text starts; the last entry is the total", "bytes")
@@ -100,7 +103,17 @@ def _write_sources(group, pairs, authorship):
     h5io.label(h5io.write(group, "source", index, description), "pair", "side")
 
 
-def _write_part(file, name, pairs, encoded, categories, segments, authorship):
+def _write_scores(group, pairs, count):
+    for name, value, description in (
+        ("score_chosen", lambda pair: pair.scores[0], "scores of the chosen response, larger is better"),
+        ("score_rejected", lambda pair: pair.scores[1], "scores of the rejected response"),
+        ("score_weight", lambda pair: pair.score_weight, "weights of the objectives"),
+    ):
+        values = np.array([value(pair) for pair in pairs], dtype="<f8").reshape(-1, count)
+        h5io.label(h5io.write(group, name, values, description), "pair", "objective")
+
+
+def _write_part(file, name, pairs, encoded, categories, segments, authorship, scores):
     group = file.create_group(name)
     group.attrs.create("pairs", len(pairs), dtype="<i8")
     lengths = [tokens.prompt_length for tokens in encoded]
@@ -124,17 +137,22 @@ def _write_part(file, name, pairs, encoded, categories, segments, authorship):
         _write_segments(group, pairs, encoded)
     if authorship:
         _write_sources(group, pairs, authorship)
+    if scores:
+        _write_scores(group, pairs, len(scores))
     text = group.create_group("text")
     for column in ("prompt", "chosen", "rejected"):
         _texts(text, column, [getattr(pair, column) for pair in pairs])
     _write_prompts(file, group, pairs, [tokens.prompt for tokens in encoded], categories)
 
 
-def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, templates, segments=False, authorship=None):
+def write_pairs(
+    path, parts, prompts, categories, harm, ledger, attributes, templates, segments=False, authorship=None, scores=()
+):
     """`parts`: "train", "heldout" and perhaps "probe" -> (pairs, encoded), which may be empty. `prompts`: (rows, token
     ids) of rows that are prompts only. `attributes`: name -> str, int, or anything else as JSON text.
     `templates`: name -> text of the chat templates. `segments`: reasoning and answer are told apart.
-    `authorship`: who wrote the responses (files/authors.py), None if nobody says."""
+    `authorship`: who wrote the responses (files/authors.py), None if nobody says. `scores`: names of the
+    objectives that score the responses."""
     with h5io.create(path, "catdpo-pairs") as file:
         for name, value in attributes.items():
             if isinstance(value, int):
@@ -152,8 +170,11 @@ def write_pairs(path, parts, prompts, categories, harm, ledger, attributes, temp
         names.make_scale("category")
         margin_applies = "1 if a pair with a safe chosen and an unsafe rejected response has the category"
         h5io.label(h5io.write(group, "harm", np.array(harm, dtype="u1"), margin_applies), "category")
+        if scores:
+            names = file.create_group("scores").create_dataset("name", data=h5io.fixed_strings(scores))
+            names.make_scale("objective")
         for name, (pairs, encoded) in parts.items():
-            _write_part(file, name, pairs, encoded, categories, segments, authorship)
+            _write_part(file, name, pairs, encoded, categories, segments, authorship, scores)
         if authorship:
             authors.store(file, authorship)
         if prompts[0]:

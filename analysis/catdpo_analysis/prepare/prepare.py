@@ -8,6 +8,7 @@ from catdpo_analysis import CREATOR
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files import h5io
 from catdpo_analysis.files.authors import tabulate
+from catdpo_analysis.prepare import scores
 from catdpo_analysis.prepare.bad_rows import BadRows
 from catdpo_analysis.prepare.categories import check_number
 from catdpo_analysis.tokens.chat import ChatTokenizer, positions_of
@@ -140,6 +141,8 @@ def settings_of(args, tokenizer):
         "keep_duplicates",
         "limit",
     )
+    if args.scores:
+        names += ("scores", "score_weights", "score_weights_in_prompt", "round")
     if args.segment_tag:
         names += ("segment_tag", "segment_floor", "segment_scale", "segment_opposed")
     return {name: getattr(args, name) for name in names} | {
@@ -167,6 +170,7 @@ def run(args):
             args.renamed,
             frozenset(args.ignore_columns),
             args.segment_tag is not None,
+            tuple(args.scores or ()),
         )
     )
     probe = Probe(tokenizer, rows, inputs.place_of)
@@ -176,6 +180,10 @@ def run(args):
         bad.add(error, row.file, row.row, row.categories)
 
     usable = select(inputs.pairs, args, ledger, notes, inputs.place_of)
+    for row in inputs.prompts:
+        row.key = prompt_key(row)
+    if args.scores:
+        scores.settle([*usable, *inputs.prompts], args)
     kept = fit(usable, encoder.pairs(usable, refused), args, ledger, inputs.place_of)
     prompts = fit_prompts(inputs.prompts, encoder.prompts(inputs.prompts, refused), args, ledger)
     bad.settle()
@@ -223,7 +231,8 @@ def run(args):
     segments = args.segment_tag is not None
     pairs = [pair for pair, _, _ in kept]
     authorship = tabulate([pair.authors for pair in pairs], [pair.categories for pair in pairs], categories)
-    write_pairs(args.out, parts, once, categories, harm, ledger, attributes, tokenizer.templates, segments, authorship)
+    more = (segments, authorship, args.scores or ())
+    write_pairs(args.out, parts, once, categories, harm, ledger, attributes, tokenizer.templates, *more)
     print_summary(
         args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said, authorship
     )
@@ -246,6 +255,5 @@ def note_leaks(prompts, parts, notes, place_of):
     """Prompts to generate from that are trained on."""
     trained = {pair.key for pair in parts["train"][0]}
     for row, _ in prompts:
-        row.key = prompt_key(row)
         if row.key in trained:
             notes.add("leak", place_of(row))

@@ -18,6 +18,8 @@ enum {
     CATEGORY_NAME = 64, /* bytes of a category's name, with its NUL */
     CATEGORIES_MAX = 1024,
     PAIRS_DIGEST = 72, /* bytes of a digest, with its NUL */
+    SCORE_NAME = 64,   /* bytes of a score's name, with its NUL */
+    SCORES_MAX = 16,
 };
 
 typedef struct PairSide {
@@ -38,11 +40,15 @@ typedef struct Pairs {
     uint8_t *chosen_safe, *rejected_safe; /* [N]: 1 safe, 0 unsafe, 255 unknown */
     int8_t *chosen_better;                /* [N], helpfulness: 1 chosen, 0 rejected, -1 unknown */
     bool has_segments;                    /* the completions have two: reasoning, then the answer; else both NULL: */
-    int32_t *segment_end;   /* [N, 2] tokens of the completion's first segment, each side; may be 0 or all */
-    double *segment_weight; /* [N, 2] of the segments in the loss; negative: the other side is the better */
-    int64_t vocab_size;     /* of the tokenizer: its largest token id + 1 */
-    int64_t max_length;     /* limit that the sequences were prepared with; 0: none */
-    int64_t longest;        /* tokens of the longest sequence; 0 if N = 0 */
+    int32_t *segment_end;           /* [N, 2] tokens of the completion's first segment, each side; may be 0 or all */
+    double *segment_weight;         /* [N, 2] of the segments in the loss; negative: the other side is the better */
+    int score_count;                /* M: scores of each response; 0: there are none */
+    char (*score_name)[SCORE_NAME]; /* [M] */
+    double *score[PAIR_SIDES];      /* [N, M], larger is better */
+    double *score_weight;           /* [N, M] in [0, 1], each row adds up to 1 */
+    int64_t vocab_size;             /* of the tokenizer: its largest token id + 1 */
+    int64_t max_length;             /* limit that the sequences were prepared with; 0: none */
+    int64_t longest;                /* tokens of the longest sequence; 0 if N = 0 */
     char data_digest[PAIRS_DIGEST], tokenizer_digest[PAIRS_DIGEST], template_digest[PAIRS_DIGEST];
     char *settings; /* how they were prepared, JSON text; owned */
     MPI_Comm node;  /* ranks that share the arrays; owned, MPI_COMM_NULL: none */
@@ -56,6 +62,7 @@ typedef struct PairsShape {
     int category_count;         /* K */
     int64_t tokens[PAIR_SIDES]; /* of all sequences of a side */
     bool has_segments;
+    int score_count; /* M */
 } PairsShape;
 
 /* Memory for pairs of this shape, zeroed, shared by the ranks of comm that are on one node; the first of them

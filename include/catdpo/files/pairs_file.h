@@ -15,13 +15,14 @@ enum {
     PAIRS_PAIR,
     PAIRS_SIDE,
     PAIRS_SEGMENT,
+    PAIRS_SCORE,
     PAIRS_BOUND, /* between sequences */
     PAIRS_CHOSEN,
     PAIRS_REJECTED, /* tokens */
     PAIRS_AXES
 };
-/* Tags of its rows: attributes, arrays, and the arrays of data with segments. */
-enum { PAIRS_HEAD, PAIRS_ARRAYS, PAIRS_SEGMENTED };
+/* Tags of its rows: attributes, arrays, and the arrays of data with segments and with scores. */
+enum { PAIRS_HEAD, PAIRS_ARRAYS, PAIRS_SEGMENTED, PAIRS_SCORED };
 /* Lengths of its axes. */
 void pairs_lengths(const PairsShape *shape, int64_t lengths[PAIRS_AXES]);
 

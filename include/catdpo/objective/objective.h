@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 typedef enum { SEGMENTS_OUTSIDE, SEGMENTS_INSIDE } SegmentForm;
+typedef enum { SCORES_SCALARISED, SCORES_TERMS } ScoreForm;
 
 /* The settings objective.*. Which objective reads which: Objective.settings. */
 typedef struct ObjectiveSettings {
@@ -36,6 +37,7 @@ typedef struct ObjectiveSettings {
     double modpo_beta;             /* that the second model was trained with */
     double group_step;             /* of a category's weight */
     int segment_form;              /* SegmentForm */
+    int score_form;                /* ScoreForm */
 } ObjectiveSettings;
 
 /* What is known of a pair. */
@@ -46,11 +48,14 @@ typedef struct PairView {
     double answer[PAIR_SIDES];           /* L of the second segment alone, for objectives of segments */
     double answer_reference[PAIR_SIDES]; /* R of it */
     double segment_weight[SEGMENTS];
-    double baseline;           /* nats: of the step, for objectives that have one */
-    int tokens[PAIR_SIDES];    /* of the completions, >= 1 */
-    uint8_t safe[PAIR_SIDES];  /* 1 safe, 0 unsafe, 255 unknown */
-    const uint8_t *categories; /* [K] 0 or 1 */
-    bool applies;              /* the margins apply: chosen is safe and rejected is not */
+    int score_count;                 /* M: objectives that score the responses; 0: none */
+    const double *score[PAIR_SIDES]; /* [M] each */
+    const double *score_weight;      /* [M] of the objectives, >= 0, their sum is 1 */
+    double baseline;                 /* nats: of the step, for objectives that have one */
+    int tokens[PAIR_SIDES];          /* of the completions, >= 1 */
+    uint8_t safe[PAIR_SIDES];        /* 1 safe, 0 unsafe, 255 unknown */
+    const uint8_t *categories;       /* [K] 0 or 1 */
+    bool applies;                    /* the margins apply: chosen is safe and rejected is not */
 } PairView;
 
 /* What an objective says about it. */
@@ -78,6 +83,7 @@ typedef struct Objective {
     MarginUse margins;
     bool no_reference;           /* reads no log-probs of a reference: PairView.reference may be NaN */
     bool segments;               /* tells the two segments of a completion apart */
+    bool scores;                 /* reads PairView.score */
     bool second_model;           /* reads PairView.second */
     bool baseline;               /* reads PairView.baseline: the step has another pass, over mismatched completions */
     bool needs_flags;            /* of both responses of every pair it has to be known whether they are safe */

@@ -79,6 +79,9 @@ bool run_load_model(Run *run, const char *path, Error *err);
  * Collective over world. */
 bool run_load_adapter(Run *run, const char *path, const char *base_digest, Error *err);
 
+/* Has the data what the run's objective reads of it: segments, scores? Not collective; the same on all ranks. */
+bool run_refuse_data(const Run *run, const Pairs *pairs, Error *err);
+
 /* Log-probs of the pairs from *done on under the weights at hand and under run->attack, the same on all ranks; of the
  * second segments too if logps->answer is there (the batcher's limits.parts is 2). Goes on until all are done or the
  * lifecycle has something else to do: *done and *verdict say so. Shows progress under `title`. Collective over world.

@@ -6,7 +6,7 @@
 
 extern const Objective objective_catdpo, objective_safedpo, objective_dpo, objective_ipo, objective_hinge,
     objective_cdpo, objective_robust, objective_simpo, objective_orpo, objective_bfpo, objective_modpo, objective_grdpo,
-    objective_kto, objective_awdpo;
+    objective_kto, objective_awdpo, objective_moodpo;
 
 /* Log-ratios of policy and reference, their difference h, and what follows from them whatever the loss is. */
 typedef struct Ratios {
