@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 RANK = 3
-PLAIN = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 6, "base_model_name_or_path": "org/base"}
+PLAIN = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 6}
+PLAIN["base_model_name_or_path"] = "org/base"
 SMALL = {"q_proj": "self_attn.q_proj", "up_proj": "mlp.up_proj"}
 
 

@@ -101,7 +101,8 @@ def train_with_peft(a, folder):
 
 def analysis(*words):
     environment = dict(os.environ, PYTHONPATH=os.path.join(runner.ROOT, "analysis"))
-    done = subprocess.run([sys.executable, "-m", "catdpo_analysis", *words], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "catdpo_analysis", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"catdpo-analysis {' '.join(words)}: {done.stderr}")
     print(done.stdout, end="")
