@@ -40,11 +40,9 @@ static void print_adapters(Run *run)
     const Architecture *a = &run->model_info.architecture;
     char modules[ADAPTER_TEXT], layers[ADAPTER_TEXT];
     double trainable = (double)run->model.trained->logical, frozen = (double)run->model.parameters.logical;
-    log_info(&run->log, "lora     %.3g M trainable parameters (%.2g %% of all): rank %d, alpha %g, %s in %s%s",
+    log_info(&run->log, "lora     %.3g M trainable parameters (%.2g %% of all): rank %d, alpha %g, %s; layers: %s",
              trainable / 1e6, 100 * trainable / (trainable + frozen), s->rank, s->alpha,
-             adapters_modules_text(s, a, modules),
-             strcmp(adapters_layers_text(s, a, layers), "all") == 0 ? "all layers" : "layers ",
-             strcmp(layers, "all") == 0 ? "" : layers);
+             adapters_modules_text(s, a, modules), adapters_layers_text(s, a, layers));
 }
 
 void run_print_header(Run *run, const char *model_path, const char *data)
