@@ -87,8 +87,25 @@ def without(row, *names):
     return {name: value for name, value in row.items() if name not in names}
 
 
+def scored(kind, column):
+    """Rows that differ in a column with scores, which both sides must have, or in the weights of these."""
+    sides = [name for name in columns.READ[kind] if name.endswith("_scores") and "_segment_" not in name]
+    both = WITH_TEXT[kind] | dict(zip(sides, ({"kind": 1.0, "true": 0.5}, {"kind": 0.25, "true": 0.75})))
+    return both, both | {column: {"kind": 0.125, "true": 0.875}}
+
+
+def options_for(column):
+    if column.endswith("_segment_scores"):
+        return ["--segment-tag", TAG]
+    if column.endswith("_scores") or column == "score_weights":
+        return ["--scores", "kind,true", "--score-weights-in-prompt"]
+    return []
+
+
 def rows_for(kind, column):
     """(row without the column, row with it)."""
+    if "_segment_" not in column and (column.endswith("_scores") or column == "score_weights"):
+        return scored(kind, column)
     if column.endswith("_segment_scores"):  # scores of one side alone decide nothing
         names = [name for name in columns.READ[kind] if name.endswith("_segment_scores")]  # of the better side first
         both = SEGMENTED[kind] | dict(zip(names, ([0.0, 0.1], [1.0, 0.2])))
@@ -123,7 +140,7 @@ def rows_for(kind, column):
 def test_a_column_that_is_read_decides_something(make, kind, column):
     before, after = rows_for(kind, column)
     assert before != after
-    options = ["--segment-tag", TAG] if column.endswith("_segment_scores") else []
+    options = options_for(column)
     (was, _), (found, printed) = make(before, *options), make(after, *options)
     assert was != found and "Columns that are not used" not in printed
 
