@@ -20,6 +20,7 @@ PAGES = [
     "jobs/scaling.md",
     "src/CONTRIBUTING.md",
     "src/README.md",
+    "src/objective/README.md",
     "tests/bench/README.md",
     "tests/reference/README.md",
 ]

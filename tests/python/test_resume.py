@@ -177,7 +177,8 @@ def test_what_check_refuses_is_not_gone_on_from(damage):
 
 
 NEW = ("train/pair", "timing/wall_time", "train/category/standard_error", "train/category/coefficient_share",
-       "train/category/saturation", "train/category/probe")  # in version 2 of metrics.h5
+       "train/category/saturation", "train/category/probe_n", "train/category/probe_violations",
+       "train/category/clean_violations", "train/category/attacked_violations")  # in version 2 of metrics.h5
 
 
 def to_version_1(path):
@@ -186,7 +187,8 @@ def to_version_1(path):
         counts = {name: file[f"train/category/{name}"][()] for name in ("n", "violations")}
         unit = file["train/partial/violations"].attrs["unit"]
         for name in (*NEW, "train/partial"):
-            del file[name]
+            if name in file:
+                del file[name]
         for name, values in (("n", counts["n"]), ("violations", np.round(counts["violations"] / unit))):
             values = values.astype("<i8")[:, None, :]
             file.create_dataset(
