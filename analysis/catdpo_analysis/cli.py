@@ -5,10 +5,10 @@ import importlib
 import os
 import sys
 
-from catdpo_analysis import __version__
 from catdpo_analysis.errors import UserError, one_line
 from catdpo_analysis.files.paths import expand
 from catdpo_analysis.text.streams import make_safe
+from catdpo_analysis.text.version import version
 
 DESCRIPTION = """Data and model preparation and run reports for the catdpo trainer.
 
@@ -231,7 +231,8 @@ def main(argv=None):
     parser = Parser(
         prog="catdpo-analysis", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", "-V", action="version", version=f"catdpo-analysis {__version__}")
+    said = f"catdpo-analysis {version()}" if argv[:1] in (["--version"], ["-V"]) else ""  # asks git in a checkout
+    parser.add_argument("--version", "-V", action="version", version=said, help="version and commit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Command)
     try:
         if argv[:1] and argv[0] in TRAINER:

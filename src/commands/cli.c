@@ -1,5 +1,5 @@
-/* Parsing of the command line and its help, driven by the tables of commands and options. */
-#include "catdpo/commands/cli.h"
+/* Parsing of the command line, driven by the tables of commands and options. */
+#include "cli_private.h"
 
 #include "catdpo/core/nearest.h"
 #include "catdpo/core/path.h"
@@ -12,13 +12,6 @@
 #include <unistd.h>
 
 enum { MOST_NAMES = 32 };
-
-static const CommandOption no_options[] = { { 0 } };
-
-static const char *const help_forms[] = { "text", "markdown", "cfg", NULL }; /* in the order of ConfigHelpForm */
-
-/* Options that every command and catdpo itself know. --set is among them only behind a command. */
-static const char *const common_names[] = { "--set", "--help", "--help-config", "--version", NULL };
 
 const char *command_option(const CommandLine *line, const char *name)
 {
@@ -54,12 +47,6 @@ int cli_launch_size(void)
 }
 
 /* ---- parsing ---- */
-
-static bool takes_config(const Command *command) { return !command->files && !command->folder; }
-static const char *operand(const Command *command)
-{
-    return command->files ? "FILE..." : command->folder ? "FOLDER" : "CONFIG";
-}
 
 /* "; did you mean 'x'?" if a name is near, else `otherwise`. */
 static const char *suggestion(const char *given, const char *const names[], int count, const char *otherwise,
@@ -109,13 +96,23 @@ static void take_config_question(Cli *cli, const char *value, const char *next, 
 {
     if (!value && next && *next != '-') value = next;
     cli->action = CLI_CONFIG_HELP;
-    for (int k = 0; value && help_forms[k]; k++)
-        if (strcmp(value, help_forms[k]) == 0) {
+    for (int k = 0; value && config_help_forms[k]; k++)
+        if (strcmp(value, config_help_forms[k]) == 0) {
             cli->form = (ConfigHelpForm)k;
             return;
         }
     cli->topic = value;
     if (value) config_has_topic(value, err);
+}
+
+static void take_completion_question(Cli *cli, const char *shell, Error *err)
+{
+    int index = 0;
+    cli->action = CLI_COMPLETION;
+    if (!shell)
+        error_usage(err, "--completion needs a shell: --completion=bash or --completion=zsh");
+    else if (check_choice("--completion", shell, completion_shells, &index, err))
+        cli->shell = (CompletionShell)index;
 }
 
 /* --help and the like, which end the parsing wherever they stand. Returns true if the argument was one of them. */
@@ -128,6 +125,10 @@ static bool take_question(Cli *cli, const char *argument, const char *next, Erro
         cli->action = CLI_VERSION;
     else if (is_option(argument, "--help-config", &value))
         take_config_question(cli, value, next, err);
+    else if (!cli->line.command && strcmp(argument, "--man") == 0)
+        cli->action = CLI_MAN;
+    else if (!cli->line.command && is_option(argument, "--completion", &value))
+        take_completion_question(cli, value ? value : next, err);
     else
         return false;
     return true;
@@ -138,9 +139,11 @@ static bool refuse_option(const Command *command, const char *argument, Error *e
     const char *names[MOST_NAMES];
     int count = 0;
     if (command)
-        for (const CommandOption *o = command->options ? command->options : no_options; o->name; o++)
+        for (const CommandOption *o = command_options(command); o->name; o++) names[count++] = o->name;
+    for (const CommonOption *o = common_options; o->name; o++)
+        if (command ? o->where == KNOWN_EVERYWHERE || (o->where == KNOWN_WITH_CONFIG && command_takes_config(command))
+                    : strcmp(o->name, "--set") != 0)
             names[count++] = o->name;
-    for (int k = command && takes_config(command) ? 0 : 1; common_names[k]; k++) names[count++] = common_names[k];
 
     char name[64], hint[128], otherwise[64];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(argument, "="), argument);
@@ -208,12 +211,12 @@ static bool take_argument(CommandLine *line, int argc, char *const argv[], int *
         *options_end = true;
         return true;
     }
-    if (takes_config(line->command) && is_option(argument, "--set", &given)) {
+    if (command_takes_config(line->command) && is_option(argument, "--set", &given)) {
         if (!take_value("--set", "GROUP.KEY=VALUE", given, argc, argv, at, &value, err)) return false;
         line->sets[line->set_count++] = (char *)value;
         return true;
     }
-    const CommandOption *options = line->command->options ? line->command->options : no_options;
+    const CommandOption *options = command_options(line->command);
     for (int k = 0; options[k].name; k++) {
         CHECK(k < COMMAND_OPTIONS);
         if (!is_option(argument, options[k].name, &given)) continue;
@@ -273,7 +276,8 @@ bool cli_parse(Cli *cli, int argc, char *const argv[], const Command commands[],
                            command->name, command->name);
     if (!command->files && !cli->line.config)
         return error_usage(err, "catdpo %s needs a %s: catdpo %s %s (catdpo %s --help)", command->name,
-                           command->folder ? "folder" : "config file", command->name, operand(command), command->name);
+                           command->folder ? "folder" : "config file", command->name, command_operand(command),
+                           command->name);
     return true;
 }
 
@@ -286,80 +290,14 @@ void cli_free(Cli *cli)
     *cli = (Cli){ 0 };
 }
 
-/* ---- help ---- */
-
-#define CONFIG_HELP                                                                                                    \
-    "  --set GROUP.KEY=VALUE  goes before the setting in CONFIG; may be given several times\n"                         \
-    "  --help-config[=FORM]   all settings with types, defaults and bounds; FORM: text, markdown or cfg\n"             \
-    "  --help-config GROUP    those of one group or one key, such as margin or margin.eta\n"
-
-static const char common_help[] = "  --help, -h             this text\n"
-                                  "  --version, -V          version of catdpo\n";
-
-static const char exit_help[] =
-    "exit status, the same on every rank:\n"
-    "  0  done\n"
-    "  1  something failed while running: files, numbers or memory; the message says what\n"
-    "  2  command line, config or input files are wrong; mend them before trying again\n"
-    "  85 stopped by a signal or the time limit, after saving: submit the same again with --resume\n"
-    "  86 stopped by the file \"stop\" in run.dir, after saving: --resume goes on, when somebody wants it\n";
-
-static void help(FILE *out, const Command commands[])
-{
-    fputs("catdpo trains language models to be safe with Cat-DPO: preference optimisation with a safety margin for\n"
-          "each harm category that grows while the model still prefers unsafe responses there. It runs under MPI on\n"
-          "any number of ranks; all its products are ScaLAPACK's on a process grid.\n"
-          "\nusage: catdpo COMMAND CONFIG [--set GROUP.KEY=VALUE]... [option]...\n"
-          "       catdpo check FILE...\n       catdpo selfcheck FOLDER\n\ncommands:\n",
-          out);
-    for (const Command *c = commands; c->name; c++) fprintf(out, "  %-8s %s\n", c->name, c->summary);
-    fprintf(out, "\n  catdpo COMMAND --help explains one of them\n\noptions:\n%s%s\nexamples:\n", CONFIG_HELP,
-            common_help);
-    for (const Command *c = commands; c->name; c++) fputs(c->examples, out);
-    fprintf(out, "\n%s", exit_help);
-}
-
-/* The usage, in lines of at most USAGE_COLUMNS. */
-static void print_usage(FILE *out, const Command *command, const CommandOption *options)
-{
-    enum { USAGE_COLUMNS = 100 };
-    const char *first = takes_config(command) ? "CONFIG [--set GROUP.KEY=VALUE]..." : operand(command);
-    int column = fprintf(out, "usage: catdpo %s %s", command->name, first);
-    for (const CommandOption *o = options; o->name; o++) {
-        char word[96];
-        snprintf(word, sizeof word,
-                 !o->argument  ? "[%s]"
-                 : o->optional ? "[%s [%s]]"
-                               : "[%s %s]",
-                 o->name, o->argument);
-        if (column + 1 + (int)strlen(word) > USAGE_COLUMNS) column = fprintf(out, "\n       ") - 1;
-        column += fprintf(out, " %s", word);
-    }
-}
-
-static void command_help(FILE *out, const Command *command)
-{
-    const CommandOption *options = command->options ? command->options : no_options;
-    print_usage(out, command, options);
-    fprintf(out, "\n\n%s\noptions:\n", command->help);
-    for (const CommandOption *o = options; o->name; o++) {
-        char left[64];
-        snprintf(left, sizeof left, o->optional ? "%s [%s]" : "%s %s", o->name, o->argument ? o->argument : "");
-        fprintf(out, "  %-22s %s", left, o->help);
-        for (int k = 0; o->choices && o->choices[k]; k++)
-            fprintf(out, "%s%s", k == 0 ? ": " : o->choices[k + 1] ? ", " : " or ", o->choices[k]);
-        fputc('\n', out);
-    }
-    fprintf(out, "%s%s\nexamples:\n%s\n%s", takes_config(command) ? CONFIG_HELP : "", common_help, command->examples,
-            exit_help);
-}
+/* ---- answers ---- */
 
 bool cli_answer(const Cli *cli, const Command commands[], FILE *out, Error *err)
 {
     switch (cli->action) {
     case CLI_RUN: return true;
-    case CLI_HELP: help(out, commands); break;
-    case CLI_COMMAND_HELP: command_help(out, cli->line.command); break;
+    case CLI_HELP: cli_print_help(out, commands); break;
+    case CLI_COMMAND_HELP: cli_print_command_help(out, cli->line.command); break;
     case CLI_CONFIG_HELP:
         if (!cli->topic)
             config_help(out, cli->form);
@@ -367,6 +305,8 @@ bool cli_answer(const Cli *cli, const Command commands[], FILE *out, Error *err)
             return false;
         break;
     case CLI_VERSION: fprintf(out, "catdpo %s\n", CATDPO_VERSION); break;
+    case CLI_MAN: cli_print_man(out, commands); break;
+    case CLI_COMPLETION: cli_print_completion(out, commands, cli->shell); break;
     }
     if (fflush(out) != 0 || ferror(out)) return error_fault(err, "cannot write the answer: %s", strerror(errno));
     return true;

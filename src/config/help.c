@@ -2,6 +2,7 @@
 #include "catdpo/config/options.h"
 
 #include "catdpo/core/json.h"
+#include "catdpo/core/roff.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -353,6 +354,35 @@ static void help_cfg(const OptionGroup *group, FILE *out)
     fputs("};\n", out);
 }
 
+static void help_man(const OptionGroup *group, FILE *out)
+{
+    fprintf(out, ".SH SETTINGS OF %s\n", group->name);
+    roff_text(out, group->help);
+    fputc('\n', out);
+    for (int k = 0; option_at(k); k++) {
+        const Option *option = option_at(k);
+        if (!option_in_group(option, group)) continue;
+        char text[WORDS];
+        fprintf(out, ".TP\n\\fB%s\\fR = ", option->key);
+        roff_text(out, option->preset);
+        fputc('\n', out);
+        roff_text(out, words(write_meaning, option, text));
+        fputs("\n.br\n(", out);
+        roff_text(out, words(write_plain_kind, option, text));
+        fputs(")\n", out);
+    }
+}
+
+static const char man_head[] =
+    ".TH CATDPO.CFG 5 \"\" \"catdpo\" \"File Formats\"\n.nh\n.ad l\n.SH NAME\ncatdpo.cfg \\- settings of a run of "
+    "catdpo\n"
+    ".SH DESCRIPTION\nThe CONFIG of the commands of \\fBcatdpo\\fR(1): a file in libconfig's syntax, in which the "
+    "settings\n"
+    "of a group stand together. What is not in it has the default that is shown here.\n"
+    ".PP\n.nf\n    margin: { eta = 0.1; target = 0.2; };\n    @include \"base.cfg\"\n.fi\n.PP\n"
+    "On the command line \\fB\\-\\-set margin.eta=0.2\\fR goes before the file. In paths ~ and $NAME are expanded;\n"
+    "relative ones are relative to the working directory, those of @include to the file.\n";
+
 void config_help(FILE *out, ConfigHelpForm form)
 {
     switch (form) {
@@ -364,6 +394,7 @@ void config_help(FILE *out, ConfigHelpForm form)
               out);
         break;
     case CONFIG_HELP_MARKDOWN: break;
+    case CONFIG_HELP_MAN: fputs(man_head, out); break;
     case CONFIG_HELP_CFG:
         fputs("# Every setting of catdpo with its default. Made by `catdpo --help-config=cfg`: change the table in\n"
               "# src/config/options.c, not this file. A config of your own needs only what differs from here;\n"
@@ -378,6 +409,7 @@ void config_help(FILE *out, ConfigHelpForm form)
         }
         if (form == CONFIG_HELP_MARKDOWN) help_markdown(&option_groups[g], out);
         if (form == CONFIG_HELP_CFG) help_cfg(&option_groups[g], out);
+        if (form == CONFIG_HELP_MAN) help_man(&option_groups[g], out);
     }
 }
 

@@ -17,6 +17,7 @@ PAGES = [
     "analysis/README.md",
     "configs/README.md",
     "jobs/README.md",
+    "jobs/install/README.md",
     "jobs/scaling.md",
     "src/CONTRIBUTING.md",
     "src/README.md",

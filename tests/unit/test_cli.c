@@ -101,6 +101,8 @@ static void questions_are_answered_anywhere(void **state)
         { "catdpo -h", CLI_HELP, 0 },
         { "catdpo --version", CLI_VERSION, 0 },
         { "catdpo -V", CLI_VERSION, 0 },
+        { "catdpo --man", CLI_MAN, 0 },
+        { "catdpo --completion=zsh", CLI_COMPLETION, 0 },
         { "catdpo help", CLI_HELP, 0 },
         { "catdpo help train", CLI_COMMAND_HELP, 0 },
         { "catdpo --help-config margin", CLI_CONFIG_HELP, CONFIG_HELP_TEXT },
@@ -146,6 +148,9 @@ static void wrong_lines_are_refused_in_one_line(void **state)
         { "catdpo eval a.cfg --model", "--model needs a value: --model FILE" },
         { "catdpo eval a.cfg --model x --model y", "--model is given twice" },
         { "catdpo eval a.cfg --split test", "--split must be heldout or train, not 'test'" },
+        { "catdpo --completion", "--completion needs a shell" },
+        { "catdpo --completion=fish", "--completion must be bash or zsh, not 'fish'" },
+        { "catdpo train a.cfg --man", "unknown option '--man'" },
         { "catdpo look", "needs a file: catdpo look FILE..." },
         { "catdpo look a.h5 --set a.b=1", "unknown option '--set'" },
         { "catdpo eval a.cfg --quick=1", "--quick takes no value" },
@@ -179,6 +184,11 @@ static void help_names_everything(void **state)
         { "catdpo --help-config margin", { "margin: the safety margin", "margin.eta = ", "margin.tie = " } },
         { "catdpo --help-config=margin.eta", { "margin.eta = 0.1" } },
         { "catdpo --version", { "catdpo " } },
+        { "catdpo --man",
+          { ".TH CATDPO 1", ".SS catdpo eval", "\\-\\-split NAME", "heldout or train", ".SH EXIT STATUS" } },
+        { "catdpo --help-config=man", { ".TH CATDPO.CFG 5", "margin.eta" } },
+        { "catdpo --completion=bash", { "complete -F _catdpo catdpo", "eval:--split) _catdpo_words 'heldout train'" } },
+        { "catdpo --completion zsh", { "#compdef catdpo", "--split=[the pairs]:NAME:(heldout train)" } },
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         Cli cli = accept(cases[k].line);

@@ -1,9 +1,9 @@
 """Models' behaviour as an HTML page, on which the answers are read side by side, by category, worst first."""
 
-from catdpo_analysis import CREATOR
 from catdpo_analysis.behaviour import tables
 from catdpo_analysis.behaviour.chapters import chapters
 from catdpo_analysis.page.render import render
+from catdpo_analysis.text.version import creator
 
 
 def answers_context(models, most):
@@ -26,6 +26,6 @@ def html_behaviour(models, most):
     return render(
         "behaviour.html",
         title="What the model says" if len(models) == 1 else "What the models say",
-        lead=[f"{model.name}: {model.samples.about['model']}" for model in models] + [f"by {CREATOR}"],
+        lead=[f"{model.name}: {model.samples.about['model']}" for model in models] + [f"by {creator()}"],
         found=answers_context(models, most),
     )

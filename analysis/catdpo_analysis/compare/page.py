@@ -1,14 +1,14 @@
 """A comparison as one HTML page."""
 
-from catdpo_analysis import CREATOR
 from catdpo_analysis.compare import tables
 from catdpo_analysis.compare.figures import pictures
 from catdpo_analysis.page.render import render
+from catdpo_analysis.text.version import creator
 
 
 def html_comparison(entries, failed, tests):
     """The page's text."""
-    count = f"{len(entries)} runs" + (f", {len(failed)} not compared" if failed else "") + f", by {CREATOR}"
+    count = f"{len(entries)} runs" + (f", {len(failed)} not compared" if failed else "") + f", by {creator()}"
     return render(
         "compare.html",
         title="catdpo runs compared",

@@ -2,9 +2,9 @@
 
 import hashlib
 
-from catdpo_analysis import CREATOR
 from catdpo_analysis.prepare.ledger import Ledger
 from catdpo_analysis.prepare.pairs_file import write_pairs
+from catdpo_analysis.text.version import creator
 
 
 def write_tokens(path, tokenizer, rows, sequences, parts, settings):
@@ -19,7 +19,7 @@ def write_tokens(path, tokenizer, rows, sequences, parts, settings):
         "template_digest": tokenizer.template_digest,
         "vocab_size": tokenizer.vocab_size,
         "max_length": 0,
-        "settings": {"preparer": CREATOR, **settings},
+        "settings": {"preparer": creator(), **settings},
         "inputs": [],
     }
     harm = [0] * len(categories)

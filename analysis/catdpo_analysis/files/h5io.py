@@ -7,10 +7,10 @@ import os
 import h5py
 import numpy as np
 
-from catdpo_analysis import CREATOR
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.files.atomic import atomic_path
 from catdpo_analysis.files.seal import seal
+from catdpo_analysis.text.version import creator
 
 VERSIONS = {"catdpo-checkpoint": 2, "catdpo-metrics": 2}  # not the first; older ones are read
 ATTRIBUTE_LIMIT = 60000  # bytes; HDF5 keeps attributes of up to 64 KiB in the object header
@@ -31,7 +31,7 @@ def create(path, format_name):
         with h5py.File(temporary, "w", locking=False) as file:
             set_text(file, "format", format_name)
             file.attrs.create("format_version", VERSIONS.get(format_name, 1), dtype="<i8")
-            set_text(file, "creator", CREATOR)
+            set_text(file, "creator", creator())
             set_text(file, "created", datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"))
             yield file
         seal(temporary)

@@ -4,13 +4,13 @@ import collections
 import hashlib
 import json
 
-from catdpo_analysis import CREATOR
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files import h5io
 from catdpo_analysis.files.authors import tabulate
 from catdpo_analysis.prepare import scores
 from catdpo_analysis.prepare.bad_rows import BadRows
 from catdpo_analysis.prepare.categories import check_number
+from catdpo_analysis.text.version import creator
 from catdpo_analysis.tokens.chat import ChatTokenizer, positions_of
 from catdpo_analysis.prepare.columns import Unused
 from catdpo_analysis.prepare.encode import Encoder
@@ -146,7 +146,7 @@ def settings_of(args, tokenizer):
     if args.segment_tag:
         names += ("segment_tag", "segment_floor", "segment_scale", "segment_opposed")
     return {name: getattr(args, name) for name in names} | {
-        "preparer": CREATOR,
+        "preparer": creator(),
         "template_digest": tokenizer.template_digest,
     }
 

@@ -2,11 +2,11 @@
 
 import os
 
-from catdpo_analysis import CREATOR
 from catdpo_analysis.behaviour.page import answers_context
 from catdpo_analysis.page.render import render
 from catdpo_analysis.report import tables
 from catdpo_analysis.report.summary import changes_text, ending, facts_of, lead_lines, probe_texts, ties_text
+from catdpo_analysis.text.version import creator
 
 PROMPTS_SHOWN = 5  # of each category; the behaviour command shows more
 
@@ -38,7 +38,7 @@ def html_report(run, pictures):
     return render(
         "report.html",
         title=f"catdpo run: {name_of(run)}",
-        lead=[*lead_lines(run), f"report by {CREATOR}"],
+        lead=[*lead_lines(run), f"report by {creator()}"],
         facts=facts_of(run),
         warnings=warnings + run.notes,
         pictures={picture.name: picture for picture in pictures},

@@ -67,13 +67,15 @@ int command_plan(const CommandLine *line, MPI_Comm comm);  /* likewise */
 
 /* ---- parsing and help, for main and its tests; not collective ---- */
 
-typedef enum { CLI_RUN, CLI_HELP, CLI_COMMAND_HELP, CLI_CONFIG_HELP, CLI_VERSION } CliAction;
+typedef enum { CLI_RUN, CLI_HELP, CLI_COMMAND_HELP, CLI_CONFIG_HELP, CLI_VERSION, CLI_MAN, CLI_COMPLETION } CliAction;
+typedef enum { COMPLETION_BASH, COMPLETION_ZSH } CompletionShell;
 
 typedef struct Cli {
     CliAction action;
-    CommandLine line;    /* for CLI_RUN; its command also for CLI_COMMAND_HELP */
-    ConfigHelpForm form; /* for CLI_CONFIG_HELP, */
-    const char *topic;   /* or a group or key of settings; NULL: all of them */
+    CommandLine line;      /* for CLI_RUN; its command also for CLI_COMMAND_HELP */
+    ConfigHelpForm form;   /* for CLI_CONFIG_HELP, */
+    const char *topic;     /* or a group or key of settings; NULL: all of them */
+    CompletionShell shell; /* for CLI_COMPLETION */
 } Cli;
 
 /* `commands` ends with a row whose name is NULL. False with a usage error of one line. cli_free is due in any case. */

