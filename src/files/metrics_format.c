@@ -34,6 +34,8 @@ static const Field head[] = {
     TEXT(settings),
     { "/", "hdf5", FIELD_STRING, HEAD(hdf5), .size = 64 },
     { "/", "sgemm_gflops", FIELD_NUMBER, HEAD(info.sgemm_gflops), .most = 1e9 },
+    { "/", "parameters", FIELD_INT, HEAD(info.parameters), .most = INT64_MAX, .optional = true },
+    { "/", "trainable_parameters", FIELD_INT, HEAD(info.trainable_parameters), .most = INT64_MAX, .optional = true },
     { "/", "restarts", FIELD_INT, HEAD(restarts), .most = INT32_MAX },
     { "/config", NULL, FIELD_STRING, HEAD(info.config), .size = 1 << 20 },
 

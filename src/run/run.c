@@ -34,14 +34,20 @@ static bool check_fit(const Run *run, const char *model_path, Error *err)
     return true;
 }
 
+int64_t run_parameters(const Run *run)
+{
+    const Parameters *trained = run->model.trained, *all = &run->model.parameters;
+    return all->logical + (trained != all ? trained->logical : 0);
+}
+
 static void print_adapters(Run *run)
 {
     const AdapterSettings *s = &run->model.adapters.settings;
     const Architecture *a = &run->model_info.architecture;
     char modules[ADAPTER_TEXT], layers[ADAPTER_TEXT];
-    double trainable = (double)run->model.trained->logical, frozen = (double)run->model.parameters.logical;
+    double trainable = (double)run->model.trained->logical;
     log_info(&run->log, "lora     %.3g M trainable parameters (%.2g %% of all): rank %d, alpha %g, %s; layers: %s",
-             trainable / 1e6, 100 * trainable / (trainable + frozen), s->rank, s->alpha,
+             trainable / 1e6, 100 * trainable / (double)run_parameters(run), s->rank, s->alpha,
              adapters_modules_text(s, a, modules), adapters_layers_text(s, a, layers));
 }
 

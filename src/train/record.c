@@ -86,6 +86,8 @@ static bool open_metrics(Trainer *t, const char *config, Error *err)
         .phase_count = PHASES,
         .phase_name = phase_name,
         .partial_unit = margin_unit(&t->margins),
+        .parameters = run_parameters(run),
+        .trainable_parameters = run->model.trained->logical,
         .sgemm_gflops = run->blas.gflops,
         .capacity = run->config.metrics.flush_steps,
     };

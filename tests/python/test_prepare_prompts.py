@@ -114,6 +114,59 @@ def test_each_part_has_its_prompts_once(prepare, jsonl, prompts_of):
     assert prompts_of("heldout/prompts") == []
 
 
+def test_a_system_message_for_rows_without_one(prepare, jsonl, prompts_of):
+    """--system goes before prompts that have none; a column's and a conversation's own stay."""
+    own = {"role": "system", "content": "own"}
+    rows = jsonl({"prompt": "a"}, {"prompt": "b", "system": "own"}, {"prompt": [own, USER]}, {"prompt": [USER]})
+    prepare(rows, options=["--system", "Be safe."])
+    assert [entry[5].split("\n")[0] for entry in prompts_of("prompts")] == [
+        "system: Be safe.",
+        "system: own",
+        "system: own",
+        "system: Be safe.",
+    ]
+    with_system = prompts_of("prompts")[0][0]
+    assert with_system == "<|im_start|>system\nBe safe.<|im_end|>\n" + GENERATION.format("a")
+    pairs = jsonl(pku("c"), {"question": "d", "chosen": "e", "rejected": "f"}, trl("g"))
+    file = prepare(pairs, options=["--system", "Be safe."])
+    assert all(pair["prompt_text"].startswith("system: Be safe.") for pair in file.pairs)
+    assert "--system is empty" in prepare(pairs, options=["--system", " "], status=2).err
+
+
+def test_a_probe_group_of_files_of_its_own(prepare, jsonl, prompts_of, tmp_path):
+    """--probe-from: its prompts, and pairs of them in any file, are the probe group; nothing of it is trained on."""
+    rows = jsonl(pku("a", harm=("x",)), pku("B", harm=("x",)), {"prompt": "c", "category": "x"})
+    probe = tmp_path / "probe.jsonl"
+    probe.write_text(
+        '{"prompt": "b ", "category": "x"}\n{"prompt": "e", "category": "y"}\n{"prompt": "c", "category": "x"}\n'
+    )
+    file = prepare(rows, options=["--probe-from", probe])
+    assert part_prompts(tmp_path / "pairs.h5") == {"train": {"a"}, "heldout": set(), "probe": {"b"}}
+    assert file.categories == ["x", "y"] and file.harm == [1, 0]
+    assert [entry[5] for entry in prompts_of("prompts")] == ["c"]
+    assert [entry[5] for entry in prompts_of("probe/prompts")] == ["B", "b", "e", "c"]
+    assert [entry[3] for entry in prompts_of("probe/prompts")] == [0, 1, 1, 1]
+    assert "3 prompts of the probe group alone" in file.printed
+    for options, message in (
+        (["--probe", "0.1"], "leave one out"),
+        (["--split-like", tmp_path / "pairs.h5"], "--split-like says what is held out"),
+        (["--rare", "drop"], "--rare drop"),
+    ):
+        options = ["--probe-from", probe, *options]
+        heldout = [] if "--split-like" in options else ["--heldout", "0"]
+        assert message in prepare(rows, options=[*heldout, *options], status=2).err
+
+
+@engine.needs_binary
+def test_the_trainer_reads_a_probe_group_of_prompts_alone(prepare, jsonl, tmp_path):
+    """A file whose probe group has prompts, but no pair, is sound."""
+    probe = tmp_path / "probe.jsonl"
+    probe.write_text('{"prompt": "b", "category": "x"}\n')
+    prepare(jsonl(pku("a", harm=("x",))), options=["--probe-from", probe])
+    done = subprocess.run([engine.BINARY, "check", tmp_path / "pairs.h5"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def part_prompts(path):
     with h5py.File(path) as file:
         return {

@@ -23,6 +23,7 @@ ELSEWHERE = {
     ".venv/bin/pip install ./analysis": ("jobs/setup.sh", '-e "$root/analysis[test]"'),
     "bash jobs/sweep.sh": ("tests/slurm/test_sweep.py", '"sweep.sh"'),
     "bash jobs/pipeline.sh": ("tests/slurm/test_sweep.py", '"pipeline.sh"'),
+    "bash jobs/rounds.sh": ("tests/python/test_rounds.py", '"--system"'),
     "kill -USR1 PID_OF_MPIRUN": ("tests/python/test_interrupt.py", "SIGUSR1"),
     "srun --mpi": ("jobs/job.sh", "srun --mpi=list"),
     # these need torch, transformers or TRL, which the tests do without; their options are the ones that they have

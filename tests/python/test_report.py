@@ -141,6 +141,19 @@ def check_page(page, figures_expected):
             assert colours == set(), colours  # all are variables, so that the dark scheme has its own
 
 
+@pytest.mark.parametrize(
+    "trained, every, text",
+    [(5e6, 1.395e8, "5 M of 139.5 M parameters trained"), (1.345e8, 1.345e8, "134.5 M parameters")],
+)
+def test_how_many_parameters_are_trained(cli, tmp_path, trained, every, text):
+    """On top, if metrics.h5 says so."""
+    write_run(tmp_path / "run")
+    assert "parameters" not in cli("report", tmp_path / "run").out.split("\n\n")[0]
+    with h5py.File(tmp_path / "run/metrics.h5", "r+") as file:
+        file.attrs["trainable_parameters"], file.attrs["parameters"] = np.int64(trained), np.int64(every)
+    assert f", {text}, data" in cli("report", tmp_path / "run").out.split("\n\n")[0]
+
+
 def test_the_page_needs_no_network_and_its_figures_can_be_read(cli, tmp_path):
     write_run(tmp_path / "run", categories=[f"Category of harm number {i}" for i in range(13)] + ["benign"])
     cli("report", tmp_path / "run", "--out", tmp_path / "page.html")

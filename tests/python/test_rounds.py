@@ -46,6 +46,7 @@ def files(tmp_path_factory):
     assert cli.main(["import", str(folder / "hf"), "--out", str(folder / "model.h5")]) == 0
     rows = [{"prompt": f"question {i}", "category": "AB"[i % 2], "is_prompt_safe": i % 5 == 4} for i in range(10)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "probe.jsonl").write_text('{"prompt": "asked", "category": "A"}\n{"prompt": "B?", "category": "B"}\n')
     (folder / "run.cfg").write_text(CONFIG)
     (folder / "judge.py").write_text(JUDGE.format(python=sys.executable))
     (folder / "judge.py").chmod(0o755)
@@ -92,9 +93,19 @@ def result(out):
 
 
 def test_killed_behind_any_command(files, tmp_path):
-    """The script ends with its table; killed behind each of its commands, it comes to the same weights."""
-    status, output = rounds(files, tmp_path / "whole")
-    assert status == 0 and "round" in output, output
+    """The script ends with its table; killed behind each of its commands, it comes to the same weights. Answers under
+    a system message are sides of pairs whose prompts are without it; the probe's prompts are in no pair."""
+    options = ["--system", "Be safe.", "--probe", files / "probe.jsonl", "--", "margin.source=generated"]
+    status, output = rounds(files, tmp_path / "whole", *options)
+    assert status == 0 and "round" in output and "yield" in output, output
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "round-1" / "pairs.jsonl").read_text().splitlines()]
+    assert {row[side] for row in rows for side in ("chosen_source", "rejected_source")} == {"plain", "prompted"}
+    assert not any("Be safe" in message["content"] for row in rows for message in row["prompt"])
+    for k in (1, 2):
+        with h5py.File(tmp_path / "whole" / f"round-{k}" / "pairs.h5") as file:
+            assert file["probe"].attrs["pairs"] == 0 and file["probe/prompts"].attrs["prompts"] == 2
+        with h5py.File(tmp_path / "whole" / f"round-{k}" / "run" / "metrics.h5") as file:
+            assert np.nanmax(file["train/category/probe_n"][...]) == 1
     weights, numbers = result(tmp_path / "whole")
     assert [one["round"] for one in numbers["rounds"]] == [1, 2, 3] and numbers["stop"] is None
     assert numbers["rounds"][0]["ledger"]["A"]["pairs"] + numbers["rounds"][0]["ledger"]["B"]["pairs"] > 0
@@ -109,11 +120,11 @@ def test_killed_behind_any_command(files, tmp_path):
     }
     killed = 0
     for _ in range(40):
-        status, output = rounds(files, tmp_path / "killed", tools=tools)
+        status, output = rounds(files, tmp_path / "killed", *options, tools=tools)
         if status == 0:
             break
         killed += 1
-    assert status == 0 and killed > 10, output
+    assert status == 0 and killed > 15, output
     again, same = result(tmp_path / "killed")
     assert all(np.array_equal(weights[name], again[name]) for name in weights)
     assert numbers == same

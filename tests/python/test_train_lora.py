@@ -87,6 +87,12 @@ def test_nothing_else_is_kept_or_trained():
     assert about["rank"] == 4 and about["alpha"] == 8 and about["base_digest"] == base["weights_digest"]
     assert about["target_modules"] == ",".join(MODULES) and about["layers"] == "all"
     assert "trainable parameters" in run.err
+    counts = engine.attributes(run.path("metrics.h5"))
+    adapter = sum(values.size for values in run.weights("adapter").values())
+    with h5py.File(engine.DEFAULTS["model.path"]) as file:
+        sizes = []
+        file["model"].visititems(lambda _, item: sizes.append(item.size) if isinstance(item, h5py.Dataset) else None)
+    assert counts["trainable_parameters"] == adapter and counts["parameters"] == adapter + sum(sizes)
     assert engine.attributes(final(run), "model")["weights_digest"] != base["weights_digest"]
 
 

@@ -88,15 +88,17 @@ def rounds_table(rounds):
 
 
 def categories_table(rounds):
-    """A row a category: rate of unsafe answers and pairs in each round."""
+    """A row a category: rate of unsafe answers, pairs, and share of the prompts that gave one, in each round."""
     first = rounds[0].behaviour
-    heading = ["category", *[text for one in rounds for text in (f"unsafe, round {one.number}", "pairs")]]
+    heading = ["category", *[text for one in rounds for text in (f"unsafe, round {one.number}", "pairs", "yield")]]
     rows = []
     for k in first.categories:
         name, row = first.samples.categories[k], []
         for one in rounds:
             row.append(rate(*category_rate(one.behaviour, k)[:3]))
-            row.append(cell(one.ledger.get(name, {}).get("pairs", 0)) if one.ledger else cell(None))
+            counts = one.ledger.get(name, {})
+            row.append(cell(counts.get("pairs", 0)) if one.ledger else cell(None))
+            row.append(rate(counts["with a pair"] / counts["prompts"]) if counts else cell(None))
         rows.append([Cell(name), *row])
     return Table(heading, rows)
 
@@ -123,7 +125,8 @@ def run(args):
     show(rounds_table(rounds))
     say()
     show(categories_table(rounds))
-    say("Answers are those of the model that the round began with. Intervals as in catdpo-analysis behaviour.")
+    say("Answers are those of the model that the round began with; yield: prompts that gave a pair. Intervals as in")
+    say("catdpo-analysis behaviour.")
     why = reason_to_stop(rounds, args.max_kl, args.max_empty, args.length)
     if args.json:
         numbers = [

@@ -35,6 +35,8 @@ PROVENANCE = (
     "hosts",
     "started",
     "created",
+    "parameters",
+    "trainable_parameters",
     "restarts",
     "data_digest",
     "weights_digest",

@@ -8,6 +8,7 @@ response is unsafe.
 """
 
 import dataclasses
+import typing
 
 from catdpo_analysis.errors import UserError, shorten
 from catdpo_analysis.prepare import columns, turns
@@ -54,6 +55,7 @@ class Options:
     ignored: frozenset = frozenset()  # columns to pass over
     segments: bool = False  # the completions have a reasoning and an answer
     scores: tuple = ()  # names of the objectives that score the responses
+    system: str | None = None  # system message of rows that have none
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -179,12 +181,19 @@ def _prompt_of(row, place, facts, unused):
     return name, read_side(value, name, place)
 
 
-def _system_of(row, place, facts):
+class System(typing.NamedTuple):
+    """A system message. `default`: of --system, which a conversation's own goes before."""
+
+    text: str
+    default: bool
+
+
+def _system_of(row, place, options, facts):
     name, value = one_of(row, columns.SYSTEM_NAMES, place)
     if name is None:
-        return None
+        return None if options.system is None else System(options.system, True)
     facts.append(("alias", f"{name} as the system message"))
-    return text_in(row, name, place)
+    return System(text_in(row, name, place), False)
 
 
 def _with_system(prompt, system, place):
@@ -192,14 +201,14 @@ def _with_system(prompt, system, place):
     if system is None:
         return prompt
     if prompt and prompt[0]["role"] == "system":
-        if (prompt[0].get("content") or "").strip() != system.strip():
+        if not system.default and (prompt[0].get("content") or "").strip() != system.text.strip():
             raise UserError(f"{place}: the column system and the conversation's own system message differ; keep one")
         return prompt
-    return [{"role": "system", "content": system}, *prompt]
+    return [{"role": "system", "content": system.text}, *prompt]
 
 
 def _text_with_system(prompt, system):
-    return prompt if system is None else f"{system}{'' if prompt.startswith(chr(10)) else chr(10) * 2}{prompt}"
+    return prompt if system is None else f"{system.text}{'' if prompt.startswith(chr(10)) else chr(10) * 2}{prompt}"
 
 
 def _no_chat(place):
@@ -255,7 +264,7 @@ def _from_pku(row, place, options):
         prompt = text_in(row, "prompt", place)
     if is_chat(prompt) and options.chat == "never":
         raise _no_chat(place)
-    system = _system_of(row, place, facts)
+    system = _system_of(row, place, options, facts)
     responses = [text_in(row, f"response_{i}", place) for i in (0, 1)]
     safe = [flag(row, f"is_response_{i}_safe", place) for i in (0, 1)]
     harm = [names_of(row.get(f"response_{i}_harm_category"), f"response_{i}_harm_category", place) for i in (0, 1)]
@@ -363,7 +372,7 @@ def _from_trl(row, place, options):
     if is_chat(chosen) != is_chat(rejected):
         raise UserError(f"{place}: chosen and rejected must both be texts or both be lists of messages")
     name, prompt = _trl_prompt(row, place, chosen, rejected, facts, unused)
-    system = _system_of(row, place, facts)
+    system = _system_of(row, place, options, facts)
     sides = (_trl_messages if is_chat(chosen) else _trl_texts)(
         row, place, options, name, prompt, chosen, rejected, system, facts
     )
@@ -475,7 +484,7 @@ def _trl_texts(row, place, options, name, prompt, chosen, rejected, system, fact
     """(prompt, chosen, rejected) of a row whose completions are texts."""
     if prompt is not None and is_chat(prompt):
         raise UserError(f"{place}: {name} is a list of messages, but chosen and rejected are texts")
-    chat = _as_chat(bool(system) or name not in (None, "prompt"), options)
+    chat = _as_chat(bool(system and system.text) or name not in (None, "prompt"), options)
     whole = turns.is_transcript(chosen) and turns.is_transcript(rejected)
     if prompt is None:
         implicit = _implicit(row, place, chosen, rejected)
@@ -515,7 +524,7 @@ def _from_prompt(row, place, options):
         )
     facts, unused = [], {}
     name, prompt = _prompt_of(row, place, facts, unused)
-    system = _system_of(row, place, facts)
+    system = _system_of(row, place, options, facts)
     chat = options.has_template and options.chat != "never"
     if is_chat(prompt):
         if options.chat == "never":

@@ -29,6 +29,9 @@ def add_arguments(parser):
         "question, an instruction or a system message, prompts to generate from; prompt, chosen and rejected that are "
         "texts stay as they are, as in TRL. always: those too, as turns of the user and the assistant. never: none",
     )
+    group.add_argument(
+        "--system", metavar="TEXT", help="system message of rows that have none, neither in system nor in their prompt"
+    )
     group = parser.add_argument_group("columns and rows")
     group.add_argument(
         "--column",
@@ -122,7 +125,7 @@ def add_arguments(parser):
         help="a segment in which the chosen side is the more harmful one: no weight but the floor's (default), or a "
         "negative weight",
     )
-    group = parser.add_argument_group("several objectives (objective.type = \"mo-odpo\")")
+    group = parser.add_argument_group('several objectives (objective.type = "mo-odpo")')
     group.add_argument(
         "--scores",
         metavar="NAME[,NAME...]",
@@ -154,6 +157,15 @@ def add_arguments(parser):
         default=0.0,
         metavar="SHARE",
         help="share of each category's prompts for the probe group, apart from both other parts (default: none)",
+    )
+    group.add_argument(
+        "--probe-from",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="JSONL",
+        help="instead: the prompts of these files, with answers or without, are the probe group; no pair of theirs, of "
+        "any file, is in another part",
     )
     group.add_argument(
         "--split-like",
@@ -189,8 +201,15 @@ def check_arguments(args):
         raise UserError(
             "name the model whose tokenizer to use: --model model.h5 (made by import), or --tokenizer FOLDER"
         )
-    if args.split_like and (args.heldout is not None or args.probe):
-        raise UserError("--split-like says what is held out: leave out --heldout and --probe")
+    if args.split_like and (args.heldout is not None or args.probe or args.probe_from):
+        raise UserError("--split-like says what is held out: leave out --heldout, --probe and --probe-from")
+    if args.probe_from and args.probe:
+        raise UserError("--probe cuts the probe group, --probe-from names it: leave one out")
+    if args.probe_from and args.rare in ("pool", "drop"):
+        raise UserError(
+            f"--rare {args.rare} would leave --probe-from categories that nothing is trained on: use refuse or "
+            "keep-train"
+        )
     if args.heldout is None:
         args.heldout = 0.0 if args.split_like else HELDOUT
     for name in ("heldout", "probe"):
@@ -198,6 +217,8 @@ def check_arguments(args):
             raise UserError(f"--{name} {getattr(args, name)} is not a share; use 0.2 for a fifth of the prompts")
     if args.heldout + args.probe >= 1:
         raise UserError(f"--heldout {args.heldout} and --probe {args.probe} leave nothing to train on")
+    if args.system is not None and not args.system.strip():
+        raise UserError("--system is empty")
     scores.check_arguments(args)
     if args.split_like and args.score_weights_in_prompt:
         raise UserError("--split-like compares prompts, into which --score-weights-in-prompt writes: leave one out")
@@ -207,7 +228,7 @@ def check_arguments(args):
         raise UserError("--segment-floor, --segment-scale and --segment-opposed need --segment-tag")
     if not 0 < args.segment_floor <= 1:
         raise UserError(f"--segment-floor {args.segment_floor} is not in (0, 1]")
-    if args.inputs.count("-") > 1:
+    if [*args.inputs, *args.probe_from].count("-") > 1:
         raise UserError("standard input (-) can be read only once")
     args.renamed = {}
     for pair in args.column:

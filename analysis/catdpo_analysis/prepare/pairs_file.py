@@ -113,7 +113,7 @@ def _write_scores(group, pairs, count):
         h5io.label(h5io.write(group, name, values, description), "pair", "objective")
 
 
-def _write_part(file, name, pairs, encoded, categories, segments, authorship, scores):
+def _write_part(file, name, pairs, encoded, asked, categories, segments, authorship, scores):
     group = file.create_group(name)
     group.attrs.create("pairs", len(pairs), dtype="<i8")
     lengths = [tokens.prompt_length for tokens in encoded]
@@ -142,17 +142,19 @@ def _write_part(file, name, pairs, encoded, categories, segments, authorship, sc
     text = group.create_group("text")
     for column in ("prompt", "chosen", "rejected"):
         _texts(text, column, [getattr(pair, column) for pair in pairs])
-    _write_prompts(file, group, pairs, [tokens.prompt for tokens in encoded], categories)
+    rows, sequences = asked
+    _write_prompts(file, group, [*pairs, *rows], [*(tokens.prompt for tokens in encoded), *sequences], categories)
 
 
 def write_pairs(
-    path, parts, prompts, categories, harm, ledger, attributes, templates, segments=False, authorship=None, scores=()
-):
+    path, parts, prompts, categories, harm, ledger, attributes, templates, segments=False, authorship=None, scores=(),
+    asked=((), ()),
+):  # fmt: skip
     """`parts`: "train", "heldout" and perhaps "probe" -> (pairs, encoded), which may be empty. `prompts`: (rows, token
     ids) of rows that are prompts only. `attributes`: name -> str, int, or anything else as JSON text.
     `templates`: name -> text of the chat templates. `segments`: reasoning and answer are told apart.
     `authorship`: who wrote the responses (files/authors.py), None if nobody says. `scores`: names of the
-    objectives that score the responses."""
+    objectives that score the responses. `asked`: as `prompts`, those of the probe group."""
     with h5io.create(path, "catdpo-pairs") as file:
         for name, value in attributes.items():
             if isinstance(value, int):
@@ -174,7 +176,8 @@ def write_pairs(
             names = file.create_group("scores").create_dataset("name", data=h5io.fixed_strings(scores))
             names.make_scale("objective")
         for name, (pairs, encoded) in parts.items():
-            _write_part(file, name, pairs, encoded, categories, segments, authorship, scores)
+            more = asked if name == "probe" else ((), ())
+            _write_part(file, name, pairs, encoded, more, categories, segments, authorship, scores)
         if authorship:
             authors.store(file, authorship)
         if prompts[0]:

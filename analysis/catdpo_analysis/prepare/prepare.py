@@ -65,9 +65,10 @@ class Inputs:
     def __init__(self, args, ledger, notes, bad):
         self.args, self.ledger, self.notes, self.bad = args, ledger, notes, bad
         self.pairs, self.prompts, self.steps, self.unused = [], [], collections.Counter(), Unused()
-        self.forms = [collections.Counter() for _ in args.inputs]  # of each file: rows by how they are written
+        files = [*args.inputs, *args.probe_from]
+        self.forms = [collections.Counter() for _ in files]  # of each file: rows by how they are written
         self.digest = hashlib.sha256()
-        self.sources = [Source(path, self.digest) for path in args.inputs]
+        self.sources = [Source(path, self.digest) for path in files]
 
     def place_of(self, row):
         """file:line of a row."""
@@ -115,6 +116,10 @@ class Inputs:
         else:
             self.steps["kept: safety unknown" if options.transform == "safedpo" else "kept: as given"] += 1
 
+    def for_probe(self, row):
+        """Whether a row is of --probe-from."""
+        return row.file >= len(self.args.inputs)
+
     def records(self):
         return [source.record for source in self.sources]
 
@@ -141,6 +146,7 @@ def settings_of(args, tokenizer):
         "keep_duplicates",
         "limit",
     )
+    names += ("system",) * (args.system is not None) + ("probe_from",) * bool(args.probe_from)
     if args.scores:
         names += ("scores", "score_weights", "score_weights_in_prompt", "round")
     if args.segment_tag:
@@ -153,7 +159,8 @@ def settings_of(args, tokenizer):
 
 def run(args):
     check_arguments(args)
-    h5io.refuse_overwrite(args.out, [*args.inputs, *filter(None, [args.model, args.chat_template, args.split_like])])
+    named = filter(None, [args.model, args.chat_template, args.split_like])
+    h5io.refuse_overwrite(args.out, [*args.inputs, *args.probe_from, *named])
     tokenizer, rows, positions = load_tokenizer(args)
     ledger, notes = Ledger(), Notes()
     bad = BadRows(args.skip_bad, ledger)
@@ -171,6 +178,7 @@ def run(args):
             frozenset(args.ignore_columns),
             args.segment_tag is not None,
             tuple(args.scores or ()),
+            args.system,
         )
     )
     probe = Probe(tokenizer, rows, inputs.place_of)
@@ -182,13 +190,21 @@ def run(args):
     usable = select(inputs.pairs, args, ledger, notes, inputs.place_of)
     for row in inputs.prompts:
         row.key = prompt_key(row)
+    probed = {prompt_key(row) for row in (*inputs.pairs, *inputs.prompts) if inputs.for_probe(row)}
     if args.scores:
         scores.settle([*usable, *inputs.prompts], args)
     kept = fit(usable, encoder.pairs(usable, refused), args, ledger, inputs.place_of)
-    prompts = fit_prompts(inputs.prompts, encoder.prompts(inputs.prompts, refused), args, ledger)
+    prompts, probes = (
+        fit_prompts(rows, encoder.prompts(rows, refused), args, ledger)
+        for rows in (
+            [row for row in inputs.prompts if not inputs.for_probe(row)],
+            [row for row in inputs.prompts if inputs.for_probe(row)],
+        )
+    )
     bad.settle()
-    kept, train_only = settle_rare(kept, args, ledger)
-    if not kept and not prompts:
+    known = [entry for entry in kept if entry[0].key in probed]
+    kept, train_only = settle_rare([entry for entry in kept if entry[0].key not in probed], args, ledger)
+    if not kept and not prompts and not known and not probes:
         counts = collections.Counter(entry.reason for entry in ledger.entries)
         raise UserError(
             "no pair is left: "
@@ -200,13 +216,15 @@ def run(args):
         held, like = parts_like([pair for pair, _, _ in kept], args.split_like)
     else:
         held = cut_parts([pair for pair, _, _ in kept], args, train_only)
+    if args.probe_from:
+        held["probe"], kept = probed, kept + known
     parts = divide(kept, held)
     note_leaks(prompts, parts, notes, inputs.place_of)
     said = probe.settle()
     harm_names = {name for pair, _, _ in kept if pair.margin_applies for name in pair.categories}
     categories = sorted(
         {name for pair, _, _ in kept for name in pair.categories}
-        | {name for row, _ in prompts for name in row.categories},
+        | {name for row, _ in (*prompts, *probes) for name in row.categories},
         key=lambda name: (name not in harm_names, name),
     )
     check_number(categories)
@@ -227,15 +245,16 @@ def run(args):
         "category_rules": list(RULES),
     }
     harm = [int(name in harm_names) for name in categories]
-    once = ([row for row, _ in prompts], [tokens for _, tokens in prompts])
+    once, asked = (([row for row, _ in rows], [tokens for _, tokens in rows]) for rows in (prompts, probes))
     segments = args.segment_tag is not None
     pairs = [pair for pair, _, _ in kept]
     authorship = tabulate([pair.authors for pair in pairs], [pair.categories for pair in pairs], categories)
-    more = (segments, authorship, args.scores or ())
+    more = (segments, authorship, args.scores or (), asked)
     write_pairs(args.out, parts, once, categories, harm, ledger, attributes, tokenizer.templates, *more)
     print_summary(
-        args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said, authorship
-    )
+        args, tokenizer, inputs, parts, prompts, probes, categories, harm_names, ledger, train_only, positions, said,
+        authorship,
+    )  # fmt: skip
 
 
 def divide(kept, held):

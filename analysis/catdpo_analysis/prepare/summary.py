@@ -11,15 +11,17 @@ TITLES = {"train": "train", "heldout": "held-out", "probe": "probe"}
 
 
 def print_summary(
-    args, tokenizer, inputs, parts, prompts, categories, harm_names, ledger, train_only, positions, said, authorship
-):
+    args, tokenizer, inputs, parts, prompts, probes, categories, harm_names, ledger, train_only, positions, said,
+    authorship,
+):  # fmt: skip
+    """`prompts` and `probes`: [(row, token ids)] of rows that are prompts only, the latter of the probe group."""
     steps, pairs = inputs.steps, [pair for pairs, _ in parts.values() for pair in pairs]
     heading = "preference" if args.transform == "none" else f"transformation: {args.transform}"
     print(format_table(["rows", heading], [[n, step] for step, n in sorted(steps.items())]))
     rules = collections.Counter(pair.rule for pair in pairs)
     if pairs:
         print("\nCategories from: " + ", ".join(f"{rule} ({rules[rule]} pairs)" for rule in RULES if rules[rule]))
-    print("\n" + category_table(parts, prompts, categories, harm_names))
+    print("\n" + category_table(parts, prompts, probes, categories, harm_names))
     print("\nChat template:")
     for source, forms in zip(inputs.sources, inputs.forms):
         for line in template_lines(forms, tokenizer.has_template):
@@ -35,13 +37,13 @@ def print_summary(
     print("\nCut or dropped (in the file under /ledger):\n" + ledger.text(categories))
     for line in inputs.bad.lines():
         print("  " + line)
-    for note in notes_of(args, tokenizer, inputs, parts, pairs, prompts, harm_names, train_only, positions):
+    for note in notes_of(args, tokenizer, inputs, parts, pairs, prompts + probes, harm_names, train_only, positions):
         print("note: " + note)
     for note in said:
         print("note: " + note)
     for warning in authorship.warnings() if authorship else ():
         print("warning: " + warning)
-    print(f"\n{args.out}: {size_of(parts, prompts, categories)}")
+    print(f"\n{args.out}: {size_of(parts, prompts, probes, categories)}")
 
 
 def template_lines(forms, has_template):
@@ -52,18 +54,22 @@ def template_lines(forms, has_template):
             yield f"{forms[form]} row{'s' * (forms[form] != 1)} {what}"
 
 
-def category_table(parts, prompts, categories, harm_names):
-    parts = {name: part for name, part in parts.items() if any(pairs for pairs, _ in parts.values())}
+def category_table(parts, prompts, probes, categories, harm_names):
+    parts = {name: part for name, part in parts.items() if probes or any(pairs for pairs, _ in parts.values())}
+    asked = {name: [row for row, _ in probes] if name == "probe" else [] for name in parts}
     rows = []
     for name in categories:
         row = [shorten(name, 40), "harm" if name in harm_names else "no margin"]
-        for pairs, _ in parts.values():
+        for part, (pairs, _) in parts.items():
             chosen = [pair for pair in pairs if name in pair.categories]
-            row += [len(chosen), len({pair.key for pair in chosen}), sum(pair.margin_applies for pair in chosen)]
+            also = [other for other in asked[part] if name in other.categories]
+            row += [len(chosen), len({each.key for each in (*chosen, *also)})]
+            row += [sum(pair.margin_applies for pair in chosen)]
         rows.append(row + ([sum(name in row.categories for row, _ in prompts)] if prompts else []))
     total = ["all", ""]
-    for pairs, _ in parts.values():
-        total += [len(pairs), len({pair.key for pair in pairs}), sum(pair.margin_applies for pair in pairs)]
+    for part, (pairs, _) in parts.items():
+        total += [len(pairs), len({each.key for each in (*pairs, *asked[part])})]
+        total += [sum(pair.margin_applies for pair in pairs)]
     total += [len(prompts)] if prompts else []
     heading = ["category", "kind"]
     for name in parts:
@@ -102,7 +108,7 @@ def notes_of(args, tokenizer, inputs, parts, pairs, prompts, harm_names, train_o
         )
 
 
-def size_of(parts, prompts, categories):
+def size_of(parts, prompts, probes, categories):
     encoded = [tokens for _, part in parts.values() for tokens in part]
     text = []
     if encoded:
@@ -113,4 +119,6 @@ def size_of(parts, prompts, categories):
         text.append(f"{len(categories)} categories")
     if prompts:
         text.append(f"{len(prompts)} prompts to generate from")
+    if probes:
+        text.append(f"{len(probes)} prompts of the probe group alone")
     return ", ".join(text)

@@ -50,6 +50,7 @@ def lead_lines(run):
     model, data = s.get("model.path"), s.get("data.path")
     first = [
         f"model {model}{digest('weights_digest')}" if model else "",
+        _parameters(about),
         f"data {data}{digest('data_digest')}" if data else "",
     ]
     objective = s.get("objective.type")
@@ -66,6 +67,16 @@ def lead_lines(run):
     ]
     lines = [", ".join(word for word in words if word) for words in (first, second, third)]
     return [line for line in lines if line]
+
+
+def _parameters(about):
+    """How many parameters are trained: "134.5 M parameters", with adapters "4.88 M of 139.4 M parameters trained"."""
+    trained, every = (about.get(name) for name in ("trainable_parameters", "parameters"))
+    if trained is None or every is None:
+        return ""
+    if trained == every:
+        return f"{int(every) / 1e6:.4g} M parameters"
+    return f"{int(trained) / 1e6:.3g} M of {int(every) / 1e6:.4g} M parameters trained"
 
 
 def margins_of(settings):

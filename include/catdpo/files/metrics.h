@@ -78,6 +78,7 @@ typedef struct MetricsInfo {
     int category_count;                         /* K */
     const char (*category_name)[CATEGORY_NAME]; /* [K] */
     const uint8_t *category_harm;               /* [K] */
+    int64_t parameters, trainable_parameters;   /* of the model with its adapters; those that training changes */
     int64_t pairs_per_step;                     /* B */
     int phase_count;                            /* P */
     const char *const *phase_name;              /* [P] */

@@ -66,6 +66,8 @@ bool run_open_model(Run *run, const char *model_path, Error *err);
 /* And ends with: the grid of run->layout, and room for a model of these limits; ok and err: of what came before, on
  * this rank. Collective over world. */
 bool run_place_model(Run *run, const TransformerLimits *limits, Error *err);
+/* Parameters of the model, its adapters included. Not collective. */
+int64_t run_parameters(const Run *run);
 /* The lines about model, grid, memory and BLAS at the beginning of the log; `data` between them. Not collective. */
 void run_print_header(Run *run, const char *model_path, const char *data);
 
