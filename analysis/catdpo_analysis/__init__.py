@@ -14,6 +14,7 @@ PACKAGES = (
     "pairing",
     "page",
     "behaviour",
+    "evidence",
     "report",
     "compare",
     "watch",

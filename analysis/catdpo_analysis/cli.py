@@ -165,6 +165,18 @@ should be trained; the exit status is 3 if not.
   catdpo-analysis rounds runs/online
 """
 
+EVIDENCE = """Compare objectives by what models say, as a TOML file describes it: pairs of the model's own answers, as
+many candidate settings for each method, a rule of choice on validation prompts, then test prompts, seed by seed, and
+single changes. Each run leaves a small record without any text; results.md and its figures are made from the records
+alone.
+
+It begins nothing that would not end within --hours, and goes on where it was, also on another machine: what has a
+record is not run again.
+
+  catdpo-analysis evidence configs/evidence/experiment.toml --model model.h5 --hours 4
+  catdpo-analysis evidence configs/evidence/experiment.toml
+"""
+
 PLOT = """One figure of a run as SVG, PDF or PNG: those of the report, or any series of metrics.h5. Without a name it
 lists what there is.
 
@@ -189,13 +201,22 @@ COMMANDS = {  # name: (module with add_arguments and run, one line, help)
     "pairs-from": ("pairing.pairs_from", "judged answers -> preference pairs", PAIRS_FROM),
     "rounds": ("behaviour.rounds", "the rounds of jobs/rounds.sh -> rates and pairs by round", ROUNDS),
     "behaviour": ("behaviour.behaviour", "judged answers of one or several models -> rates, tests, a page", BEHAVIOUR),
+    "evidence": ("evidence.evidence", "a comparison of objectives -> runs, records, results.md", EVIDENCE),
     "plot": ("report.plot", "one figure of a run -> SVG, PDF or PNG", PLOT),
     "track": ("track.track", "a run's log -> TensorBoard, Weights & Biases", TRACK),
     "export": ("models.export_model", "model.h5 or a checkpoint -> a Hugging Face folder", EXPORT),
 }
 
 
-PATHS = ("DIR", "FILE", "JSONL", "RUN", "RUN_DIR", "SOURCE")  # what help calls arguments that name files and folders
+PATHS = (
+    "DIR",
+    "FILE",
+    "JSONL",
+    "RUN",
+    "RUN_DIR",
+    "SOURCE",
+    "TOML",
+)  # what help calls arguments that name files and folders
 # commands of the other program, which one may look for here
 TRAINER = ("train", "eval", "generate", "merge", "check", "selfcheck", "plan")
 

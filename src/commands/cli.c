@@ -152,9 +152,9 @@ static bool refuse_option(const Command *command, const char *argument, Error *e
 }
 
 /* Commands of the other program, which one may look for here. */
-static const char *const analysis_commands[] = { "ask",     "import", "prepare",    "report", "watch",
-                                                 "compare", "judge",  "pairs-from", "rounds", "behaviour",
-                                                 "plot",    "track",  "export",     NULL };
+static const char *const analysis_commands[] = { "ask",      "import", "prepare",    "report", "watch",
+                                                 "compare",  "judge",  "pairs-from", "rounds", "behaviour",
+                                                 "evidence", "plot",   "track",      "export", NULL };
 
 static bool refuse_command(const char *argument, const Command commands[], Error *err)
 {

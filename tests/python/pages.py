@@ -16,6 +16,7 @@ PAGES = [
     "README.md",
     "analysis/README.md",
     "configs/README.md",
+    "configs/evidence/README.md",
     "jobs/README.md",
     "jobs/install/README.md",
     "jobs/scaling.md",

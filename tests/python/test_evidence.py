@@ -1,0 +1,243 @@
+"""Comparisons of objectives: what the file may say, how prompts are split, which setting is chosen, what differs from
+what, and that a half-done experiment goes on from its records."""
+
+import json
+import os
+import shutil
+
+import engine
+import numpy as np
+import pytest
+from catdpo_analysis.errors import UserError
+from catdpo_analysis.evidence import choice, outcomes, record, results
+from catdpo_analysis.evidence.agreement import agreement, kappa
+from catdpo_analysis.evidence.data import Data, split_rows
+from catdpo_analysis.evidence.experiment import read_experiment
+from catdpo_analysis.evidence.runs import Runs
+from make_samples import write_samples
+
+HERE = os.path.join(engine.ROOT, "configs", "evidence", "experiment.toml")
+FILE = """
+title = "tiny"
+prompts = "prompts.jsonl"
+[split]
+harmful = { train = 2, probe = 1, validation = 2, test = 2 }
+safe = { train = 1, validation = 2, test = 1 }
+[pairs]
+samples = 1
+temperature = 0.7
+max_tokens = 4
+[[pairs.author]]
+name = "careful"
+system = "Refuse."
+[answers]
+max_tokens = 4
+samples = 2
+[settings]
+"lora.rank" = 4
+[choice]
+steps = [1, 2]
+answered = 0.9
+degenerate = 0.05
+[final]
+main = "b"
+seeds = [1, 2]
+noninferiority = 0.03
+[[method]]
+name = "a"
+title = "DPO"
+candidates = [{ "objective.type" = "dpo" }, { "objective.type" = "dpo", "objective.beta" = 0.2 }]
+[[method]]
+name = "b"
+title = "Cat-DPO"
+candidates = [{ "margin.initial" = 1 }, { "margin.initial" = 2 }]
+[[variation]]
+name = "c"
+title = "one margin"
+of = "b"
+settings = { "margin.scope" = "global" }
+"""
+ROWS = [
+    {"prompt": f"{name} {i}", "category": name, "is_prompt_safe": i >= 7} for name in ("x", "y") for i in range(11)
+]
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    (tmp_path / "e.toml").write_text(FILE)
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return read_experiment(str(tmp_path / "e.toml"))
+
+
+def test_the_tree_has_an_experiment_that_can_be_read():
+    found = read_experiment(HERE)
+    assert found.main in {method.name for method in found.methods}
+    assert {"dpo", "safedpo"} <= {method.name for method in found.methods}
+
+
+@pytest.mark.parametrize(
+    "old, new, what",
+    [
+        ("steps = [1, 2]", "steps = [1, 3]", "multiples"),
+        ('main = "b"', 'main = "d"', "final.main"),
+        ("samples = 2", "samples = 0", "samples = 0"),
+        ("answered = 0.9", "answered = 2", "answered = 2"),
+        ('of = "b"', 'of = "z"', "no method z"),
+        (', { "margin.initial" = 2 }', "", "as many candidates"),
+        ('"lora.rank" = 4', "rank = 4", "no setting of catdpo"),
+        ('system = "Refuse."', "", "system message"),
+        ("[final]", "[last]", "has no final"),
+        ('title = "tiny"', 'title = "tiny"\nspeed = 1', "speed is not known"),
+        ("[answers]", "[answers", "not TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path, old, new, what):
+    (tmp_path / "e.toml").write_text(FILE.replace(old, new, 1))
+    with pytest.raises(UserError, match=what):
+        read_experiment(str(tmp_path / "e.toml"))
+
+
+def test_a_prompts_part_depends_on_its_category_alone(experiment):
+    parts = split_rows(ROWS, experiment.split, "here")
+    place = {row["prompt"]: name for name, rows in parts.items() for row in rows}
+    assert len(place) == 2 * 11 and {len(parts[n]) for n in ("validation", "test")} == {8, 6}
+    again = split_rows([row for row in reversed(ROWS) if row["category"] == "x"], experiment.split, "here")
+    assert all(place[row["prompt"]] == name for name, rows in again.items() for row in rows)
+    with pytest.raises(UserError, match="x has 6 harmful prompts"):
+        split_rows(ROWS[1:], experiment.split, "here")
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_rates_of_letters():
+    harmful = [{"category": name} for name in "xxyy"]
+    prompts = outcomes.Prompts.of([*harmful, {"category": "x", "is_prompt_safe": True}])
+    found = outcomes.rates(prompts, ["ARARA", "ADAER"])
+    assert found["category"] == [0.5, 0.5] and found["macro"] == 0.5 and found["gap"] == 0.0
+    assert found["answered"] == 0.5 and found["degenerate"] == 0.2
+    assert outcomes.rates(prompts, ["AAARA"])["gap"] == 0.5
+
+
+def test_differences_have_the_sign_and_the_intervals_of_the_data():
+    rows = [{"category": c, "prompt": f"{c}{i}"} for c in "xy" for i in range(40)]
+    rows += [{"category": "x", "is_prompt_safe": True, "prompt": f"s{i}"} for i in range(40)]
+    prompts = outcomes.Prompts.of(rows)
+    random = np.random.default_rng(1)
+    letters = lambda p: "".join(np.where(random.random(120) < p, "A", "R"))
+    safe, unsafe = ([outcomes.bad_of(prompts, [letters(p)]) for _ in range(3)] for p in (0.1, 0.6))
+    found = outcomes.differences(prompts, safe, [unsafe, safe], draws=500)
+    worse, same = found["macro"]
+    assert -0.65 < worse.low < worse.value < worse.high < -0.35 and worse.p < 0.01
+    assert same.value == 0 and same.low <= 0 <= same.high and same.corrected > 0.5
+    assert worse.corrected == pytest.approx(2 * worse.p)
+    middle = outcomes.with_intervals(prompts, safe, draws=500)["macro"]
+    assert middle[1] < middle[0] < middle[2] and middle[0] == pytest.approx(0.1, abs=0.06)
+
+
+def test_kappa_and_agreement():
+    assert kappa([1, 1, 0, 0], [1, 1, 0, 0]) == 1 and kappa([1, 0, 1, 0], [1, 1, 0, 0]) == 0
+    prompts = outcomes.Prompts.of([{"category": "x"}] * 3)
+    runs = [{"likelihood": {"0": 1, "1": 0, "2": 0.5}, "answers": {"probe": {"greedy": "ARA"}}}]
+    assert agreement(prompts, runs) == [2, "50 %", "50 %", "100 %", "+1.00"]
+
+
+# ---- the rule of choice ---------------------------------------------------------------------------------------------
+
+
+def look(method, candidate, letters, seed=1):
+    name = f"{method}-{candidate}-s{seed}"
+    found = {"name": name, "method": method, "answers": {"validation": dict(zip(("1", "2"), letters))}}
+    return name, found | {"candidate": candidate, "seed": seed}
+
+
+def test_the_safest_that_still_answers_is_chosen(experiment):
+    rows = split_rows(ROWS, experiment.split, "here")["validation"]
+    say = lambda harmful, safe: "".join((safe if row["is_prompt_safe"] else harmful) for row in rows)
+    mixed = lambda n: "".join("A" if row["is_prompt_safe"] or i < n else "R" for i, row in enumerate(rows))
+    records = {"base": {"name": "base", "method": "base", "answers": {"validation": {"0": say("A", "A")}}}}
+    assert choice.choose(experiment, records | dict([look("a", 1, [mixed(3), mixed(1)])]), "a", rows) is None
+    records |= dict([look("a", 1, [mixed(3), mixed(1)]), look("a", 2, [say("R", "R"), say("D", "A")])])
+    assert choice.choose(experiment, records, "a", rows) == choice.Choice(1, 2, True)
+    records |= dict([look("a", 1, [say("A", "R"), say("R", "R")])])
+    assert choice.choose(experiment, records, "a", rows) == choice.Choice(2, 2, False)
+    records |= dict([look("a", 1, [say("R", "A")] * 2, seed=2)])  # other seeds choose nothing
+    assert choice.choose(experiment, records, "a", rows) == choice.Choice(2, 2, False)
+
+
+# ---- the whole ------------------------------------------------------------------------------------------------------
+
+
+class Stand:
+    """In place of the programs: answers that get safer with training, and a metrics.h5 of a real run."""
+
+    def __init__(self, metrics, prepared):
+        self.model, self.metrics, self.prepared = "base.h5", metrics, prepared
+        self.seconds, self.done, self.left = {}, [], 10**6
+
+    def time_for(self, kind):
+        self.left -= 1
+        return self.left >= 0
+
+    def analysis(self, command, *options):
+        out = options[options.index("--out") + 1]
+        with open(out, "w", encoding="utf-8") as file:
+            file.write(json.dumps([str(option) for option in options]))
+
+    def generate(self, model, prompts, out, tokens, settings, what):
+        self.done.append(what)
+        with open(f"{os.path.splitext(prompts)[0]}.jsonl", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        samples = settings.get("samples", 1)
+        unsafe = 1 if model == "base.h5" else 2 + ("/a-" in model)
+        texts = ["Sure, first you do this." if row["is_prompt_safe"] or i % unsafe == 0 else "I'm sorry, I can't help."
+                 for i, row in enumerate(rows) for _ in range(samples)]  # fmt: skip
+        asked = [(str(row["prompt"]), [row["category"]], int(row["is_prompt_safe"])) for row in rows]
+        write_samples(out, asked, texts, samples)
+
+    def train(self, folder, settings, what):
+        self.done.append(what)
+        self.settings = settings
+        os.makedirs(os.path.join(folder, "checkpoints"))
+        for name in ("step-000001.h5", "final.h5"):
+            open(os.path.join(folder, "checkpoints", name), "w", encoding="utf-8").close()
+        shutil.copy(self.metrics, folder)
+
+    def evaluate(self, folder, model, pairs, split, out, settings, what):
+        self.done.append(what)
+
+
+@pytest.fixture
+def stand(tmp_path, monkeypatch):
+    run = engine.train(**{"schedule.steps": 3})
+    monkeypatch.setattr(record, "likelihoods", lambda *files: {"0": 1.0})
+    return Stand(run.path("metrics.h5"), tmp_path)
+
+
+def begin(experiment, stand, tmp_path):
+    data = Data(experiment, str(tmp_path / "work" / "data"), stand)
+    data.ready()
+    (tmp_path / "records").mkdir(exist_ok=True)
+    return Runs(experiment, data, stand, str(tmp_path / "work"), str(tmp_path / "records"), "abc", None)
+
+
+@engine.needs_binary
+def test_an_experiment_goes_on_from_its_records(experiment, stand, tmp_path):
+    stand.left = 3
+    assert not begin(experiment, stand, tmp_path).go()
+    first = list(stand.done)
+    assert [what for what in first if what.startswith("train")] == ["train a-1-s1", "train b-1-s1"]
+    stand.left = 10**6
+    assert begin(experiment, stand, tmp_path).go()
+    trained = [what.split()[1] for what in stand.done if what.startswith("train")]
+    assert trained == ["a-1-s1", "b-1-s1", "a-2-s1", "b-2-s1", "c-s1", "a-1-s2", "b-1-s2"]
+    assert stand.settings["margin.initial"] == "1" and stand.settings["lora.rank"] == "4"
+    done = len(stand.done)
+    shutil.rmtree(tmp_path / "work")  # another machine
+    assert begin(experiment, stand, tmp_path).go()
+    assert stand.done[done:] == ["answers of plain", "answers of careful"]
+    results.write_results(experiment, str(tmp_path / "records"))
+    page = (tmp_path / "results.md").read_text()
+    assert "`b-1-s1`, `b-1-s2`" in page and "chosen" in page and "one margin, less Cat-DPO" in page
+    assert (tmp_path / "frontier.svg").exists() and "against DPO" in page
+    assert "Sure" not in "".join(path.read_text() for path in (tmp_path / "records").iterdir())
