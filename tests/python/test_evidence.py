@@ -199,7 +199,7 @@ class Stand:
         self.done.append(what)
         self.settings = settings
         os.makedirs(os.path.join(folder, "checkpoints"))
-        for name in ("step-000001.h5", "final.h5"):
+        for name in ("step-00000001.h5", "final.h5"):
             open(os.path.join(folder, "checkpoints", name), "w", encoding="utf-8").close()
         shutil.copy(self.metrics, folder)
 

@@ -121,7 +121,7 @@ class Runs:
 
     def _models(self, here):
         steps = self.experiment.checkpoints
-        names = {step: f"step-{step:06d}.h5" for step in steps[:-1]} | {steps[-1]: "final.h5"}
+        names = {step: f"step-{step:08d}.h5" for step in steps[:-1]} | {steps[-1]: "final.h5"}
         return {step: os.path.join(here, "checkpoints", name) for step, name in names.items()}
 
     def _train(self, run, here):
