@@ -117,5 +117,5 @@ class Data:
         )  # fmt: skip
         self.work.analysis(
             "prepare", self.path("pairs.jsonl"), self.path("train.jsonl"), "--model", self.work.model, "--heldout", "0",
-            "--probe-prompts", self.path("probe.jsonl"), "--out", self.path("pairs.h5"),
+            "--probe-from", self.path("probe.jsonl"), "--out", self.path("pairs.h5"),
         )  # fmt: skip
