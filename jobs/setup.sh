@@ -2,8 +2,8 @@
 # Set-up that jobs/quickstart.sh and tests/setup.sh share; to be sourced by bash, from anywhere. Every step is skipped when
 # its result is there.
 #
-#   setup_packages     system packages: installed with apt as root, otherwise named in one line
-#   setup_python       .venv with the `analysis` package and what its tests need
+#   setup_packages [tests]     system packages: installed with apt as root, otherwise named in one line
+#   setup_python       .venv with the `analysis` package and what its tests need; Meson and Ninja where there are none
 #   setup_build DIR [MESON OPTION...]
 #   stage TITLE, stage_done, skipped TEXT, fail TEXT
 #
@@ -36,16 +36,22 @@ has() { command -v "$1" >/dev/null 2>&1; }
 has_library() { local name; for name in "$@"; do pkg-config --exists "$name" 2>/dev/null && return 0; done; return 1; }
 names_option() { [[ " ${CATDPO_MESON_OPTIONS:-} " == *[\ \'\"]"-D$1="* ]]; }
 
+can_install() { has apt-get && [ "$(id -u)" -eq 0 ]; }
+
 # Debian packages of what is missing, judged by what works and not by what is installed, so that modules serve as well.
+# Meson, Ninja (from PyPI) and libconfig (from its own site, subprojects/) come by themselves where apt cannot bring them.
 missing_packages() {
     has cc || echo gcc libc6-dev
-    has pkg-config || echo pkg-config
-    has meson || echo meson
-    has ninja || echo ninja-build
-    has mpicc || echo libopenmpi-dev
-    has mpirun || echo openmpi-bin
-    has_library libconfig || echo libconfig-dev
-    has_library cmocka || echo libcmocka-dev
+    has pkg-config || has pkgconf || echo pkg-config
+    if can_install; then
+        has meson || echo meson
+        has ninja || echo ninja-build
+        has_library libconfig || echo libconfig-dev
+    fi
+    # Cray's compiler has MPI by itself
+    has mpicc || has mpiicc || { echo '#include <mpi.h>' | cc -E - >/dev/null 2>&1; } || echo libopenmpi-dev
+    has mpirun || has srun || has mpiexec || echo openmpi-bin
+    [ "${1:-}" != tests ] || has_library cmocka || echo libcmocka-dev
     has_library hdf5-openmpi hdf5 || echo libhdf5-openmpi-dev
     # Debian's ScaLAPACK names LAPACK in its .pc file and does not depend on the package that has it
     names_option scalapack || has_library scalapack-openmpi scalapack || echo libscalapack-openmpi-dev liblapack-dev
@@ -54,7 +60,7 @@ missing_packages() {
         # Debian's reference BLAS is a hundred times slower than OpenBLAS
         [ ! -e /etc/debian_version ] || ls /usr/lib/*/openblas*/libblas.so.3 >/dev/null 2>&1 || echo libopenblas0-pthread
     fi
-    has python3 || echo python3
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || echo "python3 (3.11 or newer)"
     python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || echo python3-venv
 }
 
@@ -70,15 +76,15 @@ install() {
 setup_packages() {
     stage "System packages"
     local missing
-    missing=$(missing_packages | tr '\n' ' ')
+    missing=$(missing_packages "$@" | tr '\n' ' ')
     if [ -z "$missing" ]; then
-        skipped "compiler, MPI, ScaLAPACK, BLAS, parallel HDF5, libconfig, cmocka, Meson, Python"
+        skipped "compiler, MPI, ScaLAPACK, BLAS, parallel HDF5, Python${1:+, cmocka}"
         return
     fi
     if ! has apt-get; then
         fail "missing (by Debian's names): $missing
 Load your site's modules for them, for example: module load gcc openmpi scalapack openblas hdf5-parallel python
-Name a ScaLAPACK that pkg-config does not know in CATDPO_MESON_OPTIONS: -Dscalapack=mkl, or '-Dscalapack=-L/opt/lib -lscalapack'. libconfig, cmocka and Meson come from most package managers."
+Name a ScaLAPACK that pkg-config does not know in CATDPO_MESON_OPTIONS: -Dscalapack=mkl, or '-Dscalapack=-L/opt/lib -lscalapack'."
     elif [ "$(id -u)" -ne 0 ]; then
         fail "missing packages, and installing them needs root. Run this line, then start again:
     sudo apt-get update && sudo apt-get install -y --no-install-recommends $missing"
@@ -86,22 +92,33 @@ Name a ScaLAPACK that pkg-config does not know in CATDPO_MESON_OPTIONS: -Dscalap
     echo "   installing: $missing"
     # shellcheck disable=SC2086
     install $missing || fail "apt-get could not install: $missing"
-    missing=$(missing_packages | tr '\n' ' ')
+    missing=$(missing_packages "$@" | tr '\n' ' ')
     [ -z "$missing" ] || fail "still missing after apt-get: $missing"
     stage_done
+}
+
+# build_tools ENVIRONMENT: Meson and Ninja, into it unless they are there; both on the PATH
+build_tools() {
+    local -a wanted=()
+    PATH=$PATH:$1/bin
+    has meson || wanted+=("meson>=1.0")
+    has ninja || wanted+=(ninja)
+    [ ${#wanted[@]} -eq 0 ] || "$1/bin/python" -m pip install --disable-pip-version-check --progress-bar off "${wanted[@]}"
 }
 
 setup_python() {
     stage "Python environment for analysis/ (.venv)"
     local stamp="$root/.venv/.analysis" wanted
     wanted=$(python3 --version; cksum <"$root/analysis/pyproject.toml"; echo "$root")
+    PATH=$PATH:$root/.venv/bin
     if [ -x "$root/.venv/bin/catdpo-analysis" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         skipped ".venv"
         return
     fi
     local log="$root/.venv/setup.log"
     python3 -m venv --clear "$root/.venv" || fail "python3 -m venv does not work: install python3-venv, or load a Python module"
-    "$root/.venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e "$root/analysis[test]" >"$log" 2>&1 ||
+    { "$root/.venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e "$root/analysis[test]" &&
+        build_tools "$root/.venv"; } >"$log" 2>&1 ||
         { tail -n 15 "$log" >&2; fail "pip could not install analysis/ and its libraries. If this machine has no network, see $log for what is wanted"; }
     printf '%s' "$wanted" >"$stamp"
     stage_done

@@ -63,11 +63,11 @@ setup_tests() {
         build=$root/build-sanitize
         options=(-Dbuildtype=debugoptimized "-Db_sanitize=address,undefined" -Db_lundef=false)
     fi
-    setup_packages
+    setup_packages tests
     ! wants slurm || setup_optional "SLURM, for its tests" "slurmctld, slurmd, munged" has_slurm slurm-wlm munge
     ! wants lint || setup_optional "Linters" "clang-format, cppcheck, shellcheck" has_linters clang-format cppcheck shellcheck
     setup_python
-    ! wants unit mpi python slurm || setup_build "$build" "${options[@]}"
+    ! wants unit mpi python slurm || setup_build "$build" -Dtests=true "${options[@]}"
     # the targets have sanitizers of their own
     if wants fuzz && [ -z "$sanitize" ]; then
         setup_optional "Fuzzer" "clang's libFuzzer, llvm-symbolizer" has_fuzzer clang libclang-rt-dev llvm

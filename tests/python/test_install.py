@@ -2,6 +2,7 @@
 know every command and setting, the module names the place, and batch scripts work from there when the sources are
 gone."""
 
+import configparser
 import os
 import re
 import shutil
@@ -30,14 +31,19 @@ def said(*words, **more):
     return done.stdout
 
 
+def meson():
+    """Meson; skips the test where it is not there."""
+    found = shutil.which("meson") or os.path.join(os.path.dirname(sys.executable), "meson")
+    return found if os.access(found, os.X_OK) else pytest.skip("no Meson")
+
+
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory):
     """What `meson install` makes, below a folder that stands for the root of the file system."""
-    meson = shutil.which("meson") or os.path.join(os.path.dirname(sys.executable), "meson")
-    if not os.access(meson, os.X_OK) or not os.path.exists(os.path.join(BUILD, "build.ninja")):
-        pytest.skip("no Meson, or the program was not built by it")
+    if not os.path.exists(os.path.join(BUILD, "build.ninja")):
+        pytest.skip("the program was not built here")
     place = tmp_path_factory.mktemp("root")
-    said(meson, "install", "-C", BUILD, "--no-rebuild", "--quiet", "--destdir", str(place))
+    said(meson(), "install", "-C", BUILD, "--no-rebuild", "--quiet", "--destdir", str(place))
     (configured,) = {os.path.dirname(where) for where, _, names in os.walk(place) if where.endswith("/bin")}
     return configured
 
@@ -65,6 +71,27 @@ def test_version_of_a_built_package(tmp_path):
     version = said(sys.executable, "-m", "catdpo_analysis", "-V", cwd=tmp_path,
                    env=os.environ | {"PYTHONPATH": str(tmp_path / "lib")}).split("+")[1].strip()
     assert len(version) >= 7 and commit.startswith(version)
+
+
+def test_wraps():
+    """What Meson may download is named by address and digest and has a build of ours."""
+    for name in ("libconfig", "cmocka"):
+        wrap = configparser.ConfigParser()
+        wrap.read(os.path.join(ROOT, "subprojects", f"{name}.wrap"))
+        source = wrap["wrap-file"]
+        assert source["source_url"].startswith("https://") and re.fullmatch("[0-9a-f]{64}", source["source_hash"])
+        assert wrap["provide"][name] == f"{name}_dep"
+        assert os.path.exists(os.path.join(ROOT, "subprojects/packagefiles", source["patch_directory"], "meson.build"))
+
+
+def test_cmocka_is_not_demanded(tmp_path):
+    """Where there is none, the program is configured without its unit tests and says so; nothing is downloaded."""
+    pages._script(tmp_path / "pkg-config", '#!/bin/sh\ncase "$*" in *cmocka*) exit 1 ;; esac\n'
+                                           f'exec {shutil.which("pkg-config")} "$@"\n')
+    pages._script(tmp_path / "cmake", "#!/bin/sh\nexit 1\n")    # by which Meson looks for it too
+    environment = os.environ | {"PKG_CONFIG": str(tmp_path / "pkg-config"), "CMAKE": str(tmp_path / "cmake")}
+    text = said(meson(), "setup", str(tmp_path / "build"), ROOT, env=environment)
+    assert "no cmocka: the unit and MPI tests are not built" in text and "Executing subproject" not in text
 
 
 def test_what_lies_where(prefix):
