@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Install what the tests need, build, and run them: bash tests/run.sh [--only KIND]... [--sanitize] [--no-setup]
+# Install what the tests need, build, and run them: bash tests/run.sh [--only KIND]... [--sanitize | --mpich] [--no-setup]
 set -u
 # shellcheck source=tests/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 usage() {
     cat <<'EOF'
-usage: bash tests/run.sh [--only KIND[,KIND]]... [--sanitize] [--no-setup] [-h]
+usage: bash tests/run.sh [--only KIND[,KIND]]... [--sanitize | --mpich] [--no-setup] [-h]
 
 Installs missing system packages (apt, as root; otherwise says which), makes .venv, builds (all that is tests/setup.sh), and
 runs the tests. The last line is "N passed, N failed"; the exit status is 0 only if nothing failed and something ran.
@@ -15,6 +15,7 @@ runs the tests. The last line is "N passed, N failed"; the exit status is 0 only
                slurm (jobs/ on a SLURM cluster of its own), fuzz (each target for some seconds, in build-fuzz, by clang),
                lint (formatting, linters, layers); default: all of them
   --sanitize   build in build-sanitize with AddressSanitizer and UBSan and run the same tests on that, without fuzz
+  --mpich      build in build-mpich with Debian's MPICH and run unit, mpi and python on that. Other launchers: MPIRUN (tests/mpi/mpirun.sh)
   --no-setup   install and build nothing
 EOF
 }
@@ -30,7 +31,7 @@ while [ $# -gt 0 ]; do
     shift "$taken"
 done
 if [ -n "$setup" ]; then setup_tests; fi
-[ ${#wanted[@]} -gt 0 ] || wanted=("${kinds[@]}")
+want_defaults
 if [ -n "$sanitize" ]; then
     build=$root/build-sanitize
     # what MPI, BLAS and HDF5 keep until the end is not ours
@@ -39,6 +40,10 @@ if [ -n "$sanitize" ]; then
     export LSAN_OPTIONS=suppressions=$root/tests/lsan.supp:print_suppressions=0
     export CATDPO_PRELOAD=$build/keep_loaded.so
     cc -shared -fPIC -o "$CATDPO_PRELOAD" "$root/tests/keep_loaded.c" || fail "tests/keep_loaded.c does not compile"
+fi
+if [ -n "$mpich" ]; then
+    build=$root/build-mpich
+    export MPIRUN=mpiexec.mpich CATDPO_PRELOAD=$build/tests/mpi/yield.so
 fi
 export CATDPO_BINARY=$build/catdpo
 mkdir -p "$build"

@@ -1,18 +1,24 @@
 #!/usr/bin/env bash
-# Install what the tests need and build: bash tests/setup.sh [--only KIND]... [--sanitize]. tests/run.sh does it by itself.
+# Install what the tests need and build: bash tests/setup.sh [--only KIND]... [--sanitize | --mpich]. tests/run.sh does it by itself.
 set -u
 # shellcheck source=jobs/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../jobs/setup.sh"
 
 kinds=(unit mpi python slurm fuzz lint)
 wanted=() build=$root/build fuzz=$root/build-fuzz
-options=() sanitize=""
+options=() sanitize="" mpich=""
 
 # wants KIND...: is one of them to be run?
 wants() {
     local kind
     for kind; do [[ " ${wanted[*]} " != *" $kind "* ]] || return 0; done
     return 1
+}
+
+# What is run if nothing is named; the batch system and the fuzzer have an MPI of their own, or none.
+want_defaults() {
+    [ ${#wanted[@]} -eq 0 ] || return 0
+    if [ -n "$mpich" ]; then wanted=(unit mpi python); else wanted=("${kinds[@]}"); fi
 }
 
 # take_argument ARGUMENT...: those that both scripts have; $taken of them are done with, none if it is another one.
@@ -23,6 +29,7 @@ take_argument() {
         --only=*) list=${1#*=} taken=1 ;;
         --only) list=${2:-} taken=2 ;;
         --sanitize) sanitize=1 taken=1; return ;;
+        --mpich) mpich=1 taken=1; return ;;
         *) return ;;
     esac
     [ -n "$list" ] || fail "--only needs a kind of tests: ${kinds[*]}"
@@ -55,18 +62,26 @@ has_fuzzer() {
     has llvm-symbolizer && echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { return d && n > 9; }' |
         clang -fsanitize=fuzzer -x c - -o /dev/null 2>/dev/null
 }
+has_mpich() { has mpicc.mpich && has mpiexec.mpich && has_library hdf5-mpich && has_library scalapack-mpich; }
 has_linters() { has clang-format && has cppcheck && has shellcheck; }
 
 setup_tests() {
-    [ ${#wanted[@]} -gt 0 ] || wanted=("${kinds[@]}")
+    want_defaults
     if [ -n "$sanitize" ]; then
         build=$root/build-sanitize
         options=(-Dbuildtype=debugoptimized "-Db_sanitize=address,undefined" -Db_lundef=false)
+    elif [ -n "$mpich" ]; then
+        build=$root/build-mpich
     fi
     setup_packages tests
     ! wants slurm || setup_optional "SLURM, for its tests" "slurmctld, slurmd, munged" has_slurm slurm-wlm munge
     ! wants lint || setup_optional "Linters" "clang-format, cppcheck, shellcheck" has_linters clang-format cppcheck shellcheck
     setup_python
+    if [ -n "$mpich" ]; then
+        setup_optional "MPICH" "MPICH with its HDF5 and ScaLAPACK" has_mpich libmpich-dev mpich libhdf5-mpich-dev libscalapack-mpich-dev
+        has_mpich || fail "--mpich needs them"
+        export CC=mpicc.mpich
+    fi
     ! wants unit mpi python slurm || setup_build "$build" -Dtests=true "${options[@]}"
     # the targets have sanitizers of their own
     if wants fuzz && [ -z "$sanitize" ]; then
@@ -79,7 +94,7 @@ setup_tests() {
 [ "${BASH_SOURCE[0]}" = "$0" ] || return 0
 while [ $# -gt 0 ]; do
     take_argument "$@"
-    [ "$taken" -gt 0 ] || { echo "usage: bash tests/setup.sh [--only KIND[,KIND]] [--sanitize]; kinds: ${kinds[*]}" >&2; exit 2; }
+    [ "$taken" -gt 0 ] || { echo "usage: bash tests/setup.sh [--only KIND[,KIND]] [--sanitize | --mpich]; kinds: ${kinds[*]}" >&2; exit 2; }
     shift "$taken"
 done
 setup_tests

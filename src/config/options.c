@@ -286,7 +286,7 @@ static const Option table[] = {
       "there (the node's memory, control groups, SLURM's limit)." },
     { "parallel.io", OPTION_TEXT, AT(parallel.io), "\"\"", NULL, NULL,
       "Open MPI's component for parallel files (ompio, romio321, romio341), as OMPI_MCA_io would name it; empty: its "
-      "own choice." },
+      "own choice. Other MPIs have none, and it is refused there." },
 
     { "engine.recompute", OPTION_BOOL, AT(engine.recompute), "false", NULL, NULL,
       "Keep only the input of each layer and run it again in the backward pass: less memory, about a third more "

@@ -58,7 +58,8 @@ static long parent_of(long process, char name[32])
 long stop_launcher(void)
 {
     enum { STEPS = 4 }; /* a shell or a profiler may stand between */
-    static const char *const names[] = { "mpirun", "mpiexec", "orterun", "prterun" };
+    static const char *const names[] = { "mpirun",        "mpiexec",      "mpirun.openmpi", "mpiexec.hydra",
+                                         "mpiexec.mpich", "mpirun.mpich", "orterun",        "prterun" };
     char name[32];
     long process = getppid();
     for (int i = 0; i < STEPS && process > 1; i++) {

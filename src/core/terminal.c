@@ -17,8 +17,9 @@
 
 static bool is_launcher(const char *name)
 {
-    static const char *const names[] = { "mpirun",        "mpiexec",         "orterun", "prterun",
-                                         "mpiexec.hydra", "hydra_pmi_proxy", "srun" };
+    static const char *const names[] = { "mpirun",          "mpiexec",       "orterun",      "prterun",
+                                         "mpiexec.hydra",   "mpiexec.mpich", "mpirun.mpich", "mpirun.openmpi",
+                                         "hydra_pmi_proxy", "srun" };
     for (size_t k = 0; k < sizeof names / sizeof *names; k++)
         if (strcmp(name, names[k]) == 0) return true;
     return false;

@@ -48,21 +48,27 @@ static int64_t place_arrays(Pairs *pairs, char *base)
     return used;
 }
 
+#ifdef OPEN_MPI
+#define ROOM_NAME   "OMPI_MCA_osc_sm_backing_directory"
+#define ROOM_REMEDY ", or name a larger folder in " ROOM_NAME
+#else
+#define ROOM_NAME   ""
+#define ROOM_REMEDY ""
+#endif
+
 /* Open MPI 4 leaves the other ranks waiting when there is no room for shared memory, so that has to be known before. */
 static bool has_room(MPI_Comm node, int64_t bytes, Error *err)
 {
     int ranks;
     CHECK_MPI(MPI_Comm_size(node, &ranks));
-    const char *named = getenv("OMPI_MCA_osc_sm_backing_directory"), *folder = named ? named : "/dev/shm";
+    const char *named = getenv(ROOM_NAME), *folder = named ? named : "/dev/shm";
     struct statvfs room;
     if (ranks == 1) return true;
     if (statvfs(folder, &room) != 0) return !named || error_usage(err, "%s: %s", named, strerror(errno));
     double free_bytes = (double)room.f_bavail * (double)room.f_frsize;
     if (free_bytes > bytes + (1 << 20)) return true;
     return error_fault(
-        err,
-        "%s has %.1f MB of room; the pairs that the ranks of a node share need %.1f MB: enlarge it, or name a "
-        "larger folder in OMPI_MCA_osc_sm_backing_directory",
+        err, "%s has %.1f MB of room; the pairs that the ranks of a node share need %.1f MB: enlarge it" ROOM_REMEDY,
         folder, free_bytes / 1e6, bytes / 1e6);
 }
 

@@ -98,9 +98,17 @@ bool run_begin(Run *run, const char *config_path, int set_count, char *const set
     if (!error_agree(world, run->timer || error_fault(err, "out of memory at the start"), err) ||
         !config_load_all(config, config_path, set_count, sets, world, err) || !config_require(config, required, err))
         return false;
-    lifecycle_begin(&run->life, config, world);
+#ifdef OPEN_MPI
     if (*config->parallel.io)
         setenv("OMPI_MCA_io", config->parallel.io, 1); /* read when the first file is opened in parallel */
+#else
+    if (*config->parallel.io)
+        return error_usage(err,
+                           "parallel.io = \"%.60s\" names a component of Open MPI, and this program was built with "
+                           "another MPI: leave it empty",
+                           config->parallel.io);
+#endif
+    lifecycle_begin(&run->life, config, world);
     return true;
 }
 

@@ -333,7 +333,7 @@ static void test_full(Scratch *scratch, int first, int last)
         through = ok;
     }
     if (rank == 0) printf("ranks %d-%d: a checkpoint refused at each of its %ld writes\n", first, last, at - 1);
-    CHECK(at > 2);
+    CHECK(at > 1); /* something was refused; in how many calls a file is written is up to the MPI */
     close_state(&s);
 }
 

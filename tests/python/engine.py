@@ -12,6 +12,7 @@ import concurrent.futures
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,9 @@ COUNTER, PACE = (
 )
 # the environment of the program without mpirun.sh
 ALONE = {"OPENBLAS_NUM_THREADS": "1", "LD_PRELOAD": os.environ.get("CATDPO_PRELOAD", "")}
-MPIRUN = os.path.join(ROOT, "tests", "mpi", "mpirun.sh")
+MPIRUN = os.path.join(ROOT, "tests", "mpi", "mpirun.sh")  # which takes the launcher itself from $MPIRUN
+OPEN_MPI = not re.search("mpich|hydra", os.environ.get("MPIRUN", "mpirun"))
+only_open_mpi = pytest.mark.skipif(not OPEN_MPI, reason="about Open MPI, and this is another MPI")
 REFERENCE = os.path.join(ROOT, "tests", "reference")
 sys.path.insert(0, REFERENCE)
 import catdpo_h5  # noqa: E402  (the file formats, written independently of the program and of analysis/)
@@ -198,9 +201,7 @@ def start(arguments, ranks, folder, timeout=TIMEOUT, directory=None, apart=True)
     otherwise, as Open MPI has it for users, one that fails ends the others, which would hide that they hang. Only then
     is mpirun's own status that of a rank."""
     marks = os.path.join(folder, "status")
-    environment = dict(
-        os.environ, CATDPO_TEST_STATUS=marks, OMPI_MCA_orte_abort_on_non_zero_status="0" if apart else "1"
-    )
+    environment = dict(os.environ, CATDPO_TEST_STATUS=marks, CATDPO_APART="1" if apart else "")
     _enter(ranks)
     try:
         process = subprocess.Popen(

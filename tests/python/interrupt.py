@@ -48,7 +48,7 @@ class Started:
         )
 
     def _environment(self, pace, grace):
-        found = dict(os.environ, CATDPO_TEST_RUN=self.mark, OMPI_MCA_odls_base_sigkill_timeout=str(grace))
+        found = dict(os.environ, CATDPO_TEST_RUN=self.mark, CATDPO_GRACE=str(grace))
         if pace:
             found["CATDPO_TEST_PACE"] = str(pace)
             found["CATDPO_PRELOAD"] = f"{os.environ.get('CATDPO_PRELOAD', '')} {engine.PACE}".strip()
@@ -82,7 +82,8 @@ class Started:
                 continue
             if environment.get("CATDPO_TEST_RUN") == self.mark:
                 ours = os.path.realpath(program) == os.path.realpath(engine.BINARY)
-                yield int(path.split("/")[2]), int(environment["OMPI_COMM_WORLD_RANK"]) if ours else None
+                rank = environment.get("OMPI_COMM_WORLD_RANK") or environment.get("PMI_RANK")
+                yield int(path.split("/")[2]), int(rank) if ours else None
 
     def everybody(self):
         return [pid for pid, _ in self._processes()]

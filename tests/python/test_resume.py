@@ -1,6 +1,7 @@
 """A run goes on from a checkpoint as if nothing had happened, on any layout, and only with what it was begun with."""
 
 import os
+import shutil
 import subprocess
 
 import engine
@@ -117,10 +118,21 @@ def test_other_layout_says_how_near():
     assert "another layout" not in rewind("2x1", 3)[1]
 
 
-@pytest.mark.skipif(
-    " io: romio321" not in subprocess.run(["ompi_info"], capture_output=True, text=True).stdout,
-    reason="Open MPI without romio321",
-)
+def has_component(name):
+    """Does this Open MPI have it?"""
+    info = shutil.which("ompi_info")
+    return info and f" io: {name}" in subprocess.run([info], capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(engine.OPEN_MPI, reason="about other MPIs")
+def test_component_of_another_mpi():
+    """parallel.io is not taken for granted where it has no effect."""
+    run = engine.launch("train", 2, **{"parallel.io": "ompio", "parallel.grid": [2, 1]})
+    assert run.status == 2 and len(run.errors) == 1 and "parallel.io" in run.errors[0], repr(run)
+
+
+@engine.only_open_mpi
+@pytest.mark.skipif(not has_component("romio321"), reason="Open MPI without romio321")
 def test_component_for_files():
     """parallel.io changes who writes, not what; an unknown one is refused."""
     folder = engine.new_folder("romio")

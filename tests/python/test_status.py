@@ -123,6 +123,7 @@ def test_it_is_said_at_the_start_how_to_stop():
         run.end()
 
 
+@engine.only_open_mpi
 def test_control_c_at_mpirun():
     """Open MPI's mpirun lets its ranks be for odls_base_sigkill_timeout seconds, sends TERM, and kills them after as
     many seconds more; its own status is 1. The run itself stops in order where there is time for it."""
