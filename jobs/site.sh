@@ -29,13 +29,15 @@ fi
 : "${CATDPO_ANALYSIS:=$CATDPO_ROOT/.venv/bin/catdpo-analysis}"
 
 # ---- how ranks are started -------------------------------------------------------------------------------------------
-: "${CATDPO_LAUNCHER:=auto}"            # srun, mpirun, or auto: srun where `srun --mpi=list` names pmix, else mpirun
+: "${CATDPO_LAUNCHER:=auto}"            # srun, mpirun, mpiexec, or auto: srun where `srun --mpi=list` names pmix, else mpirun
 : "${CATDPO_SRUN_OPTIONS:=--mpi=pmix --cpu-bind=cores}"
-: "${CATDPO_MPIRUN_OPTIONS:=--bind-to core --map-by slot:PE=\${SLURM_CPUS_PER_TASK:-1}}"        # Open MPI's
+: "${CATDPO_MPIRUN_OPTIONS:=--bind-to core --map-by slot:PE=\$threads}"                          # Open MPI's
+: "${CATDPO_MPIEXEC_OPTIONS:=}"         # of PALS (Cray): --ppn \$ranks_per_node --depth=\$threads --cpu-bind depth
+: "${CATDPO_THREADS:=1}"                # PBS: threads of a rank; SLURM has --cpus-per-task
 : "${CATDPO_RESTARTS:=20}"              # a job that was started again so often, and stops once more, ends as FAILED
 : "${CATDPO_NODE_PATIENCE:=330}"        # seconds that SLURM may need to notice a lost node (SlurmdTimeout, usually 300)
 #export OMPI_MCA_io=romio321            # if writing checkpoints fails or crawls (Open MPI 5: romio341)
 #export HDF5_USE_FILE_LOCKING=FALSE     # Lustre mounted without flock
 
 export CATDPO_SITE CATDPO_ROOT CATDPO_BINARY CATDPO_ANALYSIS
-export CATDPO_LAUNCHER CATDPO_SRUN_OPTIONS CATDPO_MPIRUN_OPTIONS CATDPO_RESTARTS CATDPO_NODE_PATIENCE
+export CATDPO_LAUNCHER CATDPO_SRUN_OPTIONS CATDPO_MPIRUN_OPTIONS CATDPO_MPIEXEC_OPTIONS CATDPO_THREADS CATDPO_RESTARTS CATDPO_NODE_PATIENCE

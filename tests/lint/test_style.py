@@ -60,9 +60,8 @@ def test_c_by_cppcheck():
 
 
 def test_shell_by_shellcheck():
-    said_nothing(
-        tool("shellcheck"), "--external-sources", "--source-path=.", "--severity=warning", *sources(".sh", ".sbatch")
-    )
+    scripts = sources(".sh", ".sbatch", ".pbs")
+    said_nothing(tool("shellcheck"), "--external-sources", "--source-path=.", "--severity=warning", *scripts)
 
 
 def test_python_by_ruff():

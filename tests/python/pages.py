@@ -19,6 +19,7 @@ PAGES = [
     "configs/evidence/README.md",
     "jobs/README.md",
     "jobs/install/README.md",
+    "jobs/sites/README.md",
     "jobs/scaling.md",
     "src/CONTRIBUTING.md",
     "src/README.md",

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "pip download": ("jobs/install/install.sh", "PIP_NO_INDEX"),
     ".venv/bin/pip install ./analysis": ("jobs/setup.sh", '-e "$root/analysis[test]"'),
     "bash jobs/sweep.sh": ("tests/slurm/test_sweep.py", '"sweep.sh"'),
+    "bash jobs/train.pbs": ("tests/python/test_sites.py", "train.pbs"),
     "bash jobs/pipeline.sh": ("tests/slurm/test_sweep.py", '"pipeline.sh"'),
     "bash jobs/rounds.sh": ("tests/python/test_rounds.py", '"--system"'),
     "kill -USR1 PID_OF_MPIRUN": ("tests/python/test_interrupt.py", "SIGUSR1"),

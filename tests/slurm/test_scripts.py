@@ -6,7 +6,7 @@ import os
 
 import engine
 import pytest
-from lab import Job, output
+from lab import JOBS, Job, output
 
 # On its n-th start in its run directory rank 0 does the n-th word of `plan` there.
 PROGRAM = """#!/bin/sh
@@ -68,6 +68,9 @@ def prepare(lab):
     found["nothing"] = submit("0", *ONE, CATDPO_LAUNCHER="srun", CATDPO_SRUN_OPTIONS="--version")
     found["launcher"] = submit("0", *ONE, CATDPO_LAUNCHER="aprun")
     found["missing"] = submit("0", *ONE, CATDPO_BINARY="/nowhere/catdpo")
+    # what sourcing jobs/sites/pmix.sh exports
+    found["site"] = submit("85 0", *TWO_NODES, CATDPO_SITE=os.path.join(JOBS, "sites", "pmix.sh"),
+                           SBATCH_EXCLUSIVE="exclusive", SBATCH_HINT="nomultithread")  # fmt: skip
     found["eval"] = submit("85 0", *ONE, script="eval.sbatch")
     after = ("--kill-on-invalid-dep=yes", *ONE)
     found["after-failure"] = submit("0", f"--dependency=afterok:{found['fails-srun'].id}", *after)
@@ -90,6 +93,12 @@ def test_85_goes_on(jobs, launcher):
     assert [f"start {k} on" in output(job.folder) for k in (1, 2, 3)] == [True] * 3
     assert f"4 ranks of 2 threads by {launcher}" in output(job.folder)
     assert not [name for name in os.listdir(job.folder) if name.startswith(".catdpo")]
+
+
+def test_site_with_pmix(jobs):
+    """The settings of jobs/sites/pmix.sh: whole nodes, ranks by srun, back to the queue."""
+    job = jobs["site"].ends("COMPLETED", 0, starts=2)
+    assert job.lab.job(job.id)["OverSubscribe"] == "NO" and "4 ranks of 2 threads by srun" in output(job.folder)
 
 
 def test_dependent_waits_for_the_end(jobs):
