@@ -37,6 +37,7 @@ has_library() { local name; for name in "$@"; do pkg-config --exists "$name" 2>/
 names_option() { [[ " ${CATDPO_MESON_OPTIONS:-} " == *[\ \'\"]"-D$1="* ]]; }
 
 can_install() { has apt-get && [ "$(id -u)" -eq 0 ]; }
+new_python() { python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 # Debian packages of what is missing, judged by what works and not by what is installed, so that modules serve as well.
 # Meson, Ninja (from PyPI) and libconfig (from its own site, subprojects/) come by themselves where apt cannot bring them.
@@ -60,7 +61,7 @@ missing_packages() {
         # Debian's reference BLAS is a hundred times slower than OpenBLAS
         [ ! -e /etc/debian_version ] || ls /usr/lib/*/openblas*/libblas.so.3 >/dev/null 2>&1 || echo libopenblas0-pthread
     fi
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || echo "python3 (3.11 or newer)"
+    new_python || echo python3
     python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || echo python3-venv
 }
 
@@ -80,6 +81,10 @@ setup_packages() {
     if [ -z "$missing" ]; then
         skipped "compiler, MPI, ScaLAPACK, BLAS, parallel HDF5, Python${1:+, cmocka}"
         return
+    fi
+    # an older Python is not one that a package is missing for
+    if has python3 && ! new_python; then
+        fail "$(python3 --version 2>&1) is too old: Python 3.11 or newer is needed as python3. Load your site's module for it, or put one first on the PATH."
     fi
     if ! has apt-get; then
         fail "missing (by Debian's names): $missing

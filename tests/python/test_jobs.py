@@ -1,6 +1,7 @@
 """jobs/job.sh without a cluster: what it makes of the variables that different SLURMs set."""
 
 import os
+import re
 import subprocess
 
 import engine
@@ -73,3 +74,12 @@ def test_pipeline_with_answers(tmp_path):
     assert "judge-before" not in stages and "judge-after" in stages and "prompts" not in stages
     assert "cannot read none.jsonl" in pipeline(tmp_path, "--answers", "none.jsonl")[0].stderr
     assert "goes with --answers" in pipeline(tmp_path, "--judge", "x")[0].stderr
+
+
+def test_what_is_missing_is_packages():
+    """On a system that has nothing, what set-up gives to apt are names of packages, nothing else."""
+    script = f". {engine.ROOT}/jobs/setup.sh; PATH=/nonexistent; missing_packages tests"
+    done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=True)
+    words = done.stdout.split()
+    assert {"gcc", "python3", "python3-venv"} <= set(words)
+    assert all(re.fullmatch("[a-z0-9][a-z0-9.+-]+", word) for word in words), words

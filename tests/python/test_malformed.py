@@ -311,8 +311,9 @@ GOOD = json.dumps(trl("a")).encode() + b"\n"
         (gzip.compress(GOOD)[:12] + b"\xff" * 20, "damaged or cut short"),
         (gzip.compress(GOOD + b"nonsense\n"), ":2: not valid JSON"),
         (gzip.compress(gzip.compress(GOOD)), ":1: not UTF-8"),
+        (GOOD.decode().encode("utf-16"), "is UTF-16"),
     ],
-    ids=range(18),
+    ids=range(19),
 )
 def test_jsonl(refuse, tmp_path, tokenizer_dir, data, words):
     (tmp_path / "pairs.jsonl").write_bytes(data)

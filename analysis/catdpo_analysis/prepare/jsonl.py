@@ -21,6 +21,7 @@ FOREIGN = {
     b"\x28\xb5\x2f\xfd": "a zstd file",
     b"\x89HDF": "an HDF5 file",
 }
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 PARQUET = b"PAR1"
 ARRAY = "the file is one JSON array, not one object a line; write it as JSONL, e.g. jq -c '.[]' FILE > FILE.jsonl"
 
@@ -89,6 +90,8 @@ class Source:
         for magic, kind in FOREIGN.items():
             if start.startswith(magic):
                 raise UserError(f"{self.path} is {kind}, not JSONL; unpack it first (gzip is read as it is)")
+        if start.startswith(UTF16):
+            raise UserError(f"{self.path} is UTF-16; convert it: iconv -f utf-16 -t utf-8")
         packed = start[:2] == b"\x1f\x8b"
         if self.path.endswith(".gz") and start and not packed:
             raise UserError(
