@@ -58,8 +58,10 @@ missing_packages() {
     names_option scalapack || has_library scalapack-openmpi scalapack || echo libscalapack-openmpi-dev liblapack-dev
     if ! names_option blas && ! names_option scalapack; then    # a ScaLAPACK that was named often brings its BLAS
         has_library blas openblas || echo libblas-dev
-        # Debian's reference BLAS is a hundred times slower than OpenBLAS
-        [ ! -e /etc/debian_version ] || ls /usr/lib/*/openblas*/libblas.so.3 >/dev/null 2>&1 || echo libopenblas0-pthread
+        # Debian's reference BLAS is a hundred times slower than OpenBLAS; a site's own lies elsewhere
+        case $([ ! -e /etc/debian_version ] || pkg-config --variable=libdir blas 2>/dev/null) in
+            /usr/lib/*) ls /usr/lib/*/openblas*/libblas.so.3 >/dev/null 2>&1 || echo libopenblas0-pthread ;;
+        esac
     fi
     new_python || echo python3
     python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || echo python3-venv

@@ -26,6 +26,8 @@ prefix=$1
 shift
 mkdir -p "$prefix" || exit 2
 prefix=$(cd "$prefix" && pwd)
+# also for what setup_packages need not look for
+CATDPO_MESON_OPTIONS="${CATDPO_MESON_OPTIONS:-}$([ $# -eq 0 ] || printf ' %q' "$@")"
 environment=$prefix/lib/catdpo build=$root/build-install log=$root/build-install.log
 
 setup_packages
@@ -40,7 +42,7 @@ ln -sfn ../lib/catdpo/bin/catdpo-analysis "$prefix/bin/catdpo-analysis" || exit 
 stage_done
 
 rm -rf "$build"
-setup_build "$build" --prefix="$prefix" -Dtests=false "$@"
+setup_build "$build" --prefix="$prefix" -Dtests=false
 
 stage "Installation"
 meson install -C "$build" --no-rebuild --quiet >"$log" 2>&1 || { cat "$log" >&2; fail "meson install ended with an error"; }

@@ -84,6 +84,56 @@ def test_wraps():
         assert os.path.exists(os.path.join(ROOT, "subprojects/packagefiles", source["patch_directory"], "meson.build"))
 
 
+SPACK = """
+import sys, types
+said = []
+names = ("license", "version", "variant", "depends_on")
+package = types.ModuleType("spack.package")
+for name in names:
+    setattr(package, name, lambda *words, name=name, **more: said.append((name, *words)))
+class MesonPackage: pass
+package.MesonPackage = MesonPackage
+package.__all__ = [*names, "MesonPackage"]
+sys.modules |= {"spack": types.ModuleType("spack"), "spack.package": package}
+import importlib.util
+spec = importlib.util.spec_from_file_location("recipe", sys.argv[1])
+recipe = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(recipe)
+class Libraries:
+    def __init__(self, name): self.libs, self.ld_flags = self, f"-L/{name} -l{name}"
+class Spec(dict):
+    def __missing__(self, name): return Libraries(name)
+    def satisfies(self, what): return True
+one = recipe.Catdpo()
+one.spec, one.run_tests = Spec(), False
+print(recipe.Catdpo.git, *(words[1].split("@")[0].split("+")[0] for words in said if words[0] == "depends_on"))
+print(*one.meson_args(), sep="\\n")
+"""
+
+
+def test_spack_recipe():
+    """It loads, builds the repository that it is part of, and hands Meson options that there are."""
+    path = os.path.join(ROOT, "jobs/install/spack/packages/catdpo/package.py")
+    lines = said(sys.executable, "-B", "-c", SPACK.replace("\\\\n", "\\n"), path).splitlines()
+    git, *needs = lines[0].split()
+    assert git == f"file://{ROOT}" and {"c", "meson", "mpi", "scalapack", "blas", "hdf5", "libconfig"} <= set(needs)
+    with open(os.path.join(ROOT, "meson_options.txt")) as file:
+        known = re.findall(r"option\('(\w+)'", file.read())
+    assert lines[1:] and all(re.match(r"-D(\w+)=", line)[1] in known for line in lines[1:]), lines
+    assert "-Dblas=-L/lapack -llapack -L/blas -lblas" in lines
+
+
+def test_apptainer_definition():
+    """Each command of it is one of the shell's, and what it takes from the repository is there."""
+    with open(os.path.join(ROOT, "jobs/install/catdpo.def")) as file:
+        parts = dict(re.findall(r"^%(\w+)\n(.*?)(?=^%|\Z)", file.read(), re.MULTILINE | re.DOTALL))
+    assert set(parts) == {"files", "post", "environment", "runscript", "test"}
+    for name in ("post", "environment", "runscript", "test"):
+        assert run("bash", "-n", input=parts[name]).returncode == 0, name
+    for name in re.findall(r"/src/(\S+\.sh)", parts["post"]):
+        assert os.path.exists(os.path.join(ROOT, name)), name
+
+
 def test_cmocka_is_not_demanded(tmp_path):
     """Where there is none, the program is configured without its unit tests and says so; nothing is downloaded."""
     pages._script(tmp_path / "pkg-config", '#!/bin/sh\ncase "$*" in *cmocka*) exit 1 ;; esac\n'

@@ -21,6 +21,7 @@ ELSEWHERE = {
     "ninja -C build$": ("jobs/setup.sh", 'ninja -C "$dir"'),
     "python3 -m venv .venv": ("jobs/setup.sh", 'python3 -m venv --clear "$root/.venv"'),
     "meson install": ("tests/python/test_install.py", '"install"'),
+    "bash jobs/install/try_bare.sh": ("jobs/install/try_bare.sh", "debootstrap"),
     "bash jobs/install/install.sh": ("jobs/install/install.sh", 'meson install -C "$build"'),
     "pip download": ("jobs/install/install.sh", "PIP_NO_INDEX"),
     ".venv/bin/pip install ./analysis": ("jobs/setup.sh", '-e "$root/analysis[test]"'),
