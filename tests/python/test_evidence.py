@@ -15,8 +15,11 @@ from catdpo_analysis.evidence.data import Data, split_rows
 from catdpo_analysis.evidence.experiment import read_experiment
 from catdpo_analysis.evidence.runs import Runs
 from make_samples import write_samples
+from replay import SAME, Margins
 
 HERE = os.path.join(engine.ROOT, "configs", "evidence", "experiment.toml")
+RECORDS = record.read_records(os.path.join(os.path.dirname(HERE), "records"))
+PROBED = sorted(name for name, found in RECORDS.items() if "probe" in found.get("course", {}))
 FILE = """
 title = "tiny"
 prompts = "prompts.jsonl"
@@ -105,6 +108,38 @@ def test_a_prompts_part_depends_on_its_category_alone(experiment):
     assert all(place[row["prompt"]] == name for name, rows in again.items() for row in rows)
     with pytest.raises(UserError, match="x has 6 harmful prompts"):
         split_rows(ROWS[1:], experiment.split, "here")
+
+
+# ---- the records in the tree ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROBED)
+def test_recorded_margins_follow_from_the_recorded_counts(name):
+    """To the last bit: a reader can make the margins of a run again from what its probes counted."""
+    found = RECORDS[name]
+    probe, settings = found["course"]["probe"], {}
+    for key, value in found["settings"].items():
+        settings[key] = float(value) if value.replace(".", "").isdigit() else value
+    rule = {"margin.initial_rate": 0.5, "margin.min": 0.0, "margin.max": 10.0, "margin.averaging": 0.02} | settings
+    if settings.get("margin.target_form", "absolute") != "absolute":
+        rule["margin.target"] = 0.0
+    replay = Margins(rule, count=len(found["course"]["categories"]))
+    number = lambda rows: np.array([[0.0 if value is None else value for value in row] for row in rows])
+    for n, bad, margin, step in zip(
+        number(probe["n"]), number(probe["violations"]), number(probe["margin"]), probe["step"]
+    ):
+        replay.count(n.astype(int), bad, step - 1)
+        np.testing.assert_allclose(margin, replay.margin, **SAME)
+
+
+def test_records_hold_no_text_and_know_their_prompts():
+    with open(os.path.join(os.path.dirname(HERE), "prompts.jsonl"), encoding="utf-8") as file:
+        parts = split_rows([json.loads(line) for line in file], read_experiment(HERE).split, HERE)
+    for found in RECORDS.values():
+        for part, said in found["answers"].items():
+            strings = [said[key] for key in said if key.isdigit() or key == "greedy"] + said.get("drawn", [])
+            for one in strings:
+                assert set(one) <= set(record.LETTERS) and len(one) == len(parts.get(part, one))
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

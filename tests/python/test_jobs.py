@@ -83,3 +83,26 @@ def test_what_is_missing_is_packages():
     words = done.stdout.split()
     assert {"gcc", "python3", "python3-venv"} <= set(words)
     assert all(re.fullmatch("[a-z0-9][a-z0-9.+-]+", word) for word in words), words
+
+
+def test_evidence_shares_the_methods_out(tmp_path):
+    """Each task of the array has its own methods and folder, and the job's own launcher and time."""
+    stub = tmp_path / "analysis"
+    stub.write_text('#!/bin/sh\n[ "$3" = --list ] && printf "a\\nb\\nc\\n" || echo "$@" >>"$CALLS"\n')
+    stub.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")} | {
+        "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_NTASKS": "4", "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_JOB_END_TIME": "4102444800", "CATDPO_LAUNCHER": "srun",
+        "CATDPO_SRUN_OPTIONS": "--mpi=pmix", "CATDPO_ANALYSIS": str(stub), "CATDPO_BINARY": "/bin/true",
+        "CALLS": str(tmp_path / "calls"),
+    }  # fmt: skip
+    words = ["bash", os.path.join("jobs", "evidence.sbatch"), "e.toml", "model.h5", "out"]
+    for task in "01":
+        variables = environment | {"SLURM_ARRAY_TASK_ID": task}
+        done = subprocess.run(words, cwd=engine.ROOT, env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (tmp_path / "calls").read_text().splitlines()
+    assert first.startswith("evidence e.toml --model model.h5 --folder out/task-0 --launcher srun --ntasks=4 --mpi=pmix")
+    assert " --hours " in first and first.endswith("--only a c") and second.endswith("--only b")
+    done = subprocess.run(words[:3], cwd=engine.ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "usage" in done.stderr
