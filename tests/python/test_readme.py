@@ -70,20 +70,14 @@ def followed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages") / "repository"
     pages.playground(str(folder))
     write_inputs(folder)
-    quickstart_inputs(folder)
+    pages.model_inputs(folder)
+    pages.quickstart_inputs(str(folder), folder / "configs" / "quickstart.toml")
     said = {
         command: pages.run(stand_in(command), str(folder))
         for command in pages.commands(pages.read("README.md"))
         if not elsewhere(command)
     }
     return folder, said
-
-
-def quickstart_inputs(folder):
-    """The quickstart trains the tiny model, for some steps."""
-    config = folder / "configs" / "quickstart.cfg"
-    config.write_text(config.read_text().replace("steps = 64", "steps = 6"))
-    pages.model_inputs(folder)
 
 
 def test_readme(followed):

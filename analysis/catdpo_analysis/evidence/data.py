@@ -115,7 +115,8 @@ class Data:
             "pairs-from", plain, "--against", *others, "--names", *names, "--out", self.path("pairs.jsonl"),
             "--ledger", self.path("ledger.json"),
         )  # fmt: skip
+        probe = ["--probe-from", self.path("probe.jsonl")] if self.experiment.split["harmful"]["probe"] else []
         self.work.analysis(
             "prepare", self.path("pairs.jsonl"), self.path("train.jsonl"), "--model", self.work.model, "--heldout", "0",
-            "--probe-from", self.path("probe.jsonl"), "--out", self.path("pairs.h5"),
+            *probe, "--out", self.path("pairs.h5"),
         )  # fmt: skip

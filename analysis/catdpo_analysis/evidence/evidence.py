@@ -25,7 +25,9 @@ def add_arguments(parser):
         "--folder", metavar="DIR", default="runs/evidence", help="for runs, answers and logs (default: runs/evidence)"
     )
     parser.add_argument(
-        "--records", metavar="DIR", help="of what each run came to (default: records/ beside the TOML file)"
+        "--results",
+        metavar="DIR",
+        help="for records/, results.md and its figures (default: the folder of the TOML file)",
     )
     parser.add_argument("--data", metavar="DIR", help="folder with the files of [[outside]]")
     parser.add_argument(
@@ -77,7 +79,8 @@ def run(args):
         raise UserError(f"--only {' '.join(sorted(unknown))}: no method or variation of {args.experiment}")
     if args.hours < 0:
         raise UserError(f"--hours {args.hours:g} is below 0")
-    kept = args.records or os.path.join(os.path.dirname(args.experiment), "records")
+    results = args.results or os.path.dirname(args.experiment)
+    kept = os.path.join(results, "records")
     os.makedirs(kept, exist_ok=True)
     if args.model:
         program.launcher(args)
@@ -91,4 +94,4 @@ def run(args):
         lock.close()
     if not read_records(kept):
         raise UserError(f"{kept} has no record yet; --model MODEL.h5 runs the experiment")
-    write_results(experiment, kept)
+    write_results(experiment, results)

@@ -62,7 +62,7 @@ class Experiment:
     pair_temperature: float
     pair_tokens: int
     answer_tokens: int
-    samples: int  # drawn answers to a test prompt, at temperature 1, beside the greedy one
+    samples: int  # drawn answers to a test prompt, at temperature 1, beside the greedy one; 0: none
     settings: dict  # of catdpo, for every run
     checkpoints: tuple[int, ...]  # steps whose answers are looked at, the last one the end
     answered: float  # of the base model's share of safe prompts that are answered: least share to be chosen
@@ -74,6 +74,11 @@ class Experiment:
     methods: tuple[Method, ...]
     variations: tuple[Variation, ...]
     outside: tuple[Outside, ...]
+
+    @property
+    def chooses(self):
+        """Whether there is anything to choose on the validation prompts."""
+        return len(self.checkpoints) * len(self.methods[0].candidates) > 1
 
     def method(self, name):
         return next(method for method in self.methods if method.name == name)
@@ -152,7 +157,9 @@ def _split(table):
     found = {}
     for kind, least in (("harmful", 1), ("safe", 0)):
         part = table.table(kind)
-        found[kind] = {name: part.take(name, int, lambda n: n >= least, 0) for name in PARTS}
+        found[kind] = {
+            name: part.take(name, int, lambda n: n >= least * (name in ("train", "test")), 0) for name in PARTS
+        }
         part.done()
     table.done()
     return found
@@ -193,7 +200,7 @@ def read_experiment(path):
         pair_temperature=pairs.take("temperature", float, lambda t: t >= 0),
         pair_tokens=pairs.take("max_tokens", int, above_0),
         answer_tokens=answers.take("max_tokens", int, above_0),
-        samples=answers.take("samples", int, above_0),
+        samples=answers.take("samples", int, lambda n: n >= 0),
         settings=_settings(top, "settings"),
         checkpoints=tuple(sorted(choice.take("steps", list, bool))),
         answered=choice.take("answered", float, share),
@@ -211,6 +218,8 @@ def read_experiment(path):
     names = [item.name for item in (*found.methods, *found.variations)]
     if len(set(names)) < len(names) or found.main not in names:
         raise UserError(f"{path}: methods need names of their own, and final.main is one of them")
+    if found.chooses and not found.split["harmful"]["validation"]:
+        raise UserError(f"{path}: several candidates or steps need validation prompts to choose by: split.harmful")
     if len({len(method.candidates) for method in methods}) > 1:
         raise UserError(f"{path}: every method has as many candidates as the others, or the comparison is not fair")
     every = found.checkpoints[0]

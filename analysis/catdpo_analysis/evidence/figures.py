@@ -22,7 +22,10 @@ def _style():
 
 def frontier(results, path):
     """Unsafe answers against safe prompts answered, every candidate and step; what was chosen has a ring."""
-    prompts, experiment = results.prompts("validation"), results.experiment
+    experiment = results.experiment
+    if not experiment.chooses:
+        return
+    prompts = results.prompts("validation")
     with _style():
         figure, axes = plt.subplots(figsize=(7.5, 4.8))
         for _, _, letters in looks(results.records, "base"):

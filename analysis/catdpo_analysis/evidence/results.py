@@ -124,8 +124,9 @@ class Results:
         prompts, lines = self.prompts("test"), []
         for item in variations:
             if item.name in self.tested and item.of in self.tested:
-                own = self.seeds(item.name, "test", True)
-                found = differences(prompts, own, [self.seeds(item.of, "test", True)[: len(own)]])
+                drawn = bool(self.experiment.samples)
+                own = self.seeds(item.name, "test", drawn)
+                found = differences(prompts, own, [self.seeds(item.of, "test", drawn)[: len(own)]])
                 cells = (_signed(name, found[name][0]) for name in OUTCOMES)
                 lines.append([f"{item.title}, less {self.titles[item.of]}", *cells])
         return table(["", *(HEADINGS[name] for name in OUTCOMES)], lines)
@@ -219,7 +220,10 @@ def page(experiment, results):
         " by the refusal rules. Excess variance: between categories, beyond the noise of the rates.\n"
     )
     parts = [intro]
-    for drawn, what in ((False, "greedy"), (True, f"{experiment.samples} drawn answers each, temperature 1")):
+    ways = [(False, "greedy")]
+    if experiment.samples:
+        ways.append((True, f"{experiment.samples} drawn answers each, temperature 1"))
+    for drawn, what in ways:
         parts.append(f"## Test prompts, {what}\n\n" + results.outcomes("test", drawn, names))
         parts.append(results.categories("test", drawn, names))
         if main in names and others:
@@ -234,10 +238,11 @@ def page(experiment, results):
                 rest = [name for name in others if name in there]
                 text, found = results.against(main, rest, outside.name, False)
                 parts += [text, verdicts(experiment, found, rest, results.titles)]
-    parts.append(
-        "## Safety against usefulness\n\nEvery candidate at every step, on the validation prompts: up and to the left"
-        " is better.\n\n![unsafe answers against safe prompts answered](frontier.svg)\n\n" + results.tuning()
-    )
+    if experiment.chooses:
+        parts.append(
+            "## Safety against usefulness\n\nEvery candidate at every step, on the validation prompts: up and to the"
+            " left is better.\n\n![unsafe answers against safe prompts answered](frontier.svg)\n\n" + results.tuning()
+        )
     parts.append("## Where margins and gradient went\n\n" + results.controller(names))
     if main in names and "probe" in results.tested[main][0].get("course", {}):
         parts.append("![margins and probe rates by category](margins.svg)\n")
@@ -246,14 +251,15 @@ def page(experiment, results):
         " pair say what the answer is?\n\n" + results.proxies(names)
     )
     if results.variations:
-        parts.append("## One change at a time\n\n" + results.outcomes("test", True, results.variations))
+        drawn = bool(experiment.samples)
+        parts.append("## One change at a time\n\n" + results.outcomes("test", drawn, results.variations))
         parts.append(results.changes(experiment.variations))
     return "\n".join(parts)
 
 
-def write_results(experiment, kept):
-    results = Results(experiment, kept)
-    folder = os.path.dirname(experiment.path)
+def write_results(experiment, folder):
+    """results.md and its figures in a folder, from the records/ in it."""
+    results = Results(experiment, os.path.join(folder, "records"))
     figures.frontier(results, os.path.join(folder, "frontier.svg"))
     figures.margins(results, os.path.join(folder, "margins.svg"))
     path = os.path.join(folder, "results.md")

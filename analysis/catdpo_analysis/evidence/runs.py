@@ -58,9 +58,9 @@ class Runs:
         """(what, function) of all that has no record yet; what is chosen is asked again after each piece."""
         methods, seeds = self.experiment.methods, self.experiment.seeds
         yield BASE, self._base
-        for candidate in range(1, len(methods[0].candidates) + 1):
+        for candidate in range(1, len(methods[0].candidates) + 1) if self.experiment.chooses else ():
             for method in methods:
-                yield "train", lambda m=method, c=candidate: self._trained(candidate_run(m, c, seeds[0]), {})
+                yield "train", lambda m=method, c=candidate: self._trained(candidate_run(m, c, seeds[0]))
         for seed in seeds:
             for method in methods:
                 yield "train", lambda m=method, s=seed: self._chosen(m, s)
@@ -87,17 +87,18 @@ class Runs:
     def _base(self):
         if BASE not in self.records:
             found = {"name": BASE, "method": BASE, "commit": self.commit, "answers": {}}
-            self._look(found, self.work.model, "validation", "0")
+            if self.experiment.chooses:
+                self._look(found, self.work.model, "validation", "0")
             self._test(found, self.work.model)
             self._keep(found)
 
-    def _trained(self, run, test):
+    def _trained(self, run, test=None):
         """Train and answer the validation prompts at each of the steps; `test`: the step whose model answers the test
-        prompts too, {} for none."""
+        prompts too."""
         if self._skips(run.method):
             return
         found = self.records.get(run.name)
-        if found and ("test" in found["answers"] or test == {}):
+        if found and ("test" in found["answers"] or test is None):
             return
         here = os.path.join(self.folder, run.name)
         models = self._models(here)
@@ -111,12 +112,13 @@ class Runs:
                 "seconds": {"train": round(self.work.seconds.get("train", 0))},
                 "course": records.trajectory(os.path.join(here, "metrics.h5")),
             }  # fmt: skip
-            for step, model in models.items():
+            for step, model in models.items() if self.experiment.chooses else ():
                 self._look(found, model, "validation", str(step))
-        if test != {}:
+        if test is not None:
             self._test(found, models[test])
             found["answers"]["test"]["step"] = test
-            self._proxy(found, here, models[test])
+            if self.experiment.split["harmful"]["probe"]:
+                self._proxy(found, here, models[test])
         self._keep(found)
 
     def _models(self, here):
@@ -174,9 +176,9 @@ class Runs:
         for part in ("test", *(outside.name for outside in self.experiment.outside if self._has(outside))):
             place = {"prompts": digest_of(self.data.path(f"{part}.jsonl"))}
             place["greedy"] = self._say(found, model, part, 0)[0]
-            if part == "test":
+            if part == "test" and self.experiment.samples:
                 place["drawn"] = self._say(found, model, part, self.experiment.samples)
-            else:
+            if part != "test":
                 place |= records.categories_of(read_rows(self.data.path(f"{part}.jsonl")))
             found["answers"][part] = place
 
