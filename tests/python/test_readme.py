@@ -29,6 +29,7 @@ ELSEWHERE = {
     "bash jobs/train.pbs": ("tests/python/test_sites.py", "train.pbs"),
     "bash jobs/pipeline.sh": ("tests/slurm/test_sweep.py", '"pipeline.sh"'),
     "bash jobs/evidence.sh": ("tests/python/test_evidence.py", "bash jobs/evidence.sh"),
+    "catdpo-analysis rounds": ("jobs/rounds.sh", '"$CATDPO_ANALYSIS" rounds "$folder"'),
     "bash jobs/rounds.sh": ("tests/python/test_rounds.py", '"--system"'),
     "kill -USR1 PID_OF_MPIRUN": ("tests/python/test_interrupt.py", "SIGUSR1"),
     "srun --mpi": ("jobs/job.sh", "srun --mpi=list"),
