@@ -78,6 +78,7 @@ install() {
     rm -f "$log"
 }
 
+# shellcheck disable=SC2120
 setup_packages() {
     stage "System packages"
     local missing
