@@ -257,7 +257,10 @@ def test_module(prefix):
     stand_in = "foreach word {conflict module-whatis} { proc $word {args} {} }\n" \
                'foreach word {setenv prepend-path} { proc $word {a b} { puts "$a=$b" } }\n'
     with open(os.path.join(prefix, "share/modulefiles/catdpo", __version__)) as file:
-        lines = said("tclsh", input=stand_in + file.read()).splitlines()
+        text = stand_in + file.read()
+    lines = said("tclsh", input=text, env=os.environ | {"MANPATH": "/usr/share/man"}).splitlines()
+    bare = {name: value for name, value in os.environ.items() if name != "MANPATH"}
+    assert "MANPATH" not in said("tclsh", input=text, env=bare)  # would hide the system's pages
     configured = dict(line.split("=", 1) for line in lines)
     place = configured["PATH"].removesuffix("/bin")
     assert prefix.endswith(place)
