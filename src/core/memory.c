@@ -103,7 +103,7 @@ void memory_note(MemoryTable *table, const char *kind, int64_t bytes)
     table->row[k].bytes += bytes;
 }
 
-int64_t memory_total(const MemoryTable *table)
+static int64_t memory_total(const MemoryTable *table)
 {
     int64_t total = 0;
     for (int k = 0; k < table->count; k++) total += table->row[k].bytes;

@@ -54,7 +54,9 @@ static bool is_utf8(const uint8_t *in, size_t n)
     return true;
 }
 
-size_t utf8_repair(const uint8_t *in, size_t n, char *out)
+/* Bytes [0, n) with everything that is no UTF-8 replaced, into out (3 n + 1 bytes), ended by NUL; returns the length.
+ */
+static size_t utf8_repair(const uint8_t *in, size_t n, char *out)
 {
     size_t used = 0;
     for (size_t i = 0; i < n;) {

@@ -186,10 +186,7 @@ bool checkpoint_write(const char *path, const char *folder, const char *model_pa
         for (int i = 0; i < 3; i++) tensors_checksums(t, t->trained, &arrays[i], checksums + i * parts);
         ok = lay_out(&file, model_path, t, &c, checksums, parts, err);
         for (int i = 0; ok && i < 3; i++) ok = tensors_write(&file, t, t->trained, groups[i], &arrays[i], err);
-        if (ok)
-            ok = h5_commit(&file, err);
-        else
-            h5_close(&file);
+        ok = h5_commit_if(ok, &file, err);
     }
     free(checksums);
     return ok;

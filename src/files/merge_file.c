@@ -268,13 +268,8 @@ bool models_merge(const char *path, MergeSources *from, bool unrelated, Log *log
     CHECK_MPI(MPI_Comm_size(comm, &m->ranks));
     bool ok = prepare(m, from, unrelated, log, err) && merge_parts(m, NULL, err) &&
               error_agree(comm, check_digests(m, from, digest, err), err);
-    if (ok && (ok = h5_create(&out, path, NULL, comm, err))) {
-        ok = lay_out(m, &out, from, digest, err) && merge_parts(m, &out, err);
-        if (ok)
-            ok = h5_commit(&out, err);
-        else
-            h5_close(&out);
-    }
+    if (ok && (ok = h5_create(&out, path, NULL, comm, err)))
+        ok = h5_commit_if(lay_out(m, &out, from, digest, err) && merge_parts(m, &out, err), &out, err);
     for (int i = 0; i < m->opened; i++) h5_close(&m->file[i]);
     parameters_free(&m->parameters);
     free(m->checksums);

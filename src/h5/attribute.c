@@ -133,13 +133,19 @@ bool h5_read_int64(H5File *file, const char *object, const char *name, int64_t m
     return true;
 }
 
+/* Without bounds; `*value` stays as it is on failure. Both types have 8 bytes. */
+static bool read_shared(H5File *file, const char *object, const char *name, DataType type, void *value, Error *err)
+{
+    char found[8] = { 0 };
+    bool ok = file->rank != 0 || read_number(file, object, name, type, found, err);
+    if (!h5_share(file, ok, found, sizeof found, err)) return false;
+    memcpy(value, found, sizeof found);
+    return true;
+}
+
 bool h5_read_uint64(H5File *file, const char *object, const char *name, uint64_t *value, Error *err)
 {
-    uint64_t found = 0;
-    bool ok = file->rank != 0 || read_number(file, object, name, DATA_UINT64, &found, err);
-    if (!h5_share(file, ok, &found, sizeof found, err)) return false;
-    *value = found;
-    return true;
+    return read_shared(file, object, name, DATA_UINT64, value, err);
 }
 
 bool h5_read_double(H5File *file, const char *object, const char *name, double min, double max, double *value,
@@ -161,11 +167,7 @@ bool h5_read_double(H5File *file, const char *object, const char *name, double m
 
 bool h5_read_float64(H5File *file, const char *object, const char *name, double *value, Error *err)
 {
-    double found = 0;
-    bool ok = file->rank != 0 || read_number(file, object, name, DATA_FLOAT64, &found, err);
-    if (!h5_share(file, ok, &found, sizeof found, err)) return false;
-    *value = found;
-    return true;
+    return read_shared(file, object, name, DATA_FLOAT64, value, err);
 }
 
 /* Rank 0: the attribute's text, allocated with a NUL behind it; NULL on failure. */

@@ -36,7 +36,8 @@ bool field_is_in(const Field *f, int64_t version)
     return version >= f->since && (f->until == 0 || version <= f->until);
 }
 
-int64_t field_count(const Field *f, const int64_t lengths[])
+/* Elements of an array, or entries of names. */
+static int64_t field_count(const Field *f, const int64_t lengths[])
 {
     int64_t count = 1;
     for (int i = 0; i < f->axes; i++) count *= lengths[f->axis[i]];

@@ -284,6 +284,13 @@ bool h5_commit(H5File *file, Error *err)
     return ok;
 }
 
+bool h5_commit_if(bool ok, H5File *file, Error *err)
+{
+    if (ok) return h5_commit(file, err);
+    h5_close(file);
+    return false;
+}
+
 void h5_close(H5File *file)
 {
     Error ignored = { 0 };

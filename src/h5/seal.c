@@ -169,8 +169,8 @@ static bool sum_file(Sum *s, int descriptor, int64_t from, int64_t to)
     return true;
 }
 
-/* The checksum of what lies in front of, between and behind the ranges. */
-static bool measure(const Seal *seal, int descriptor, uint64_t *checksum)
+/* What lies in front of, between and behind the ranges: its checksum, and how many words it has. */
+static bool sum_between(const Seal *seal, int descriptor, uint64_t *checksum, uint64_t *words)
 {
     Sum *s = calloc(1, sizeof *s);
     bool ok = s;
@@ -182,7 +182,7 @@ static bool measure(const Seal *seal, int descriptor, uint64_t *checksum)
     ok = ok && sum_file(s, descriptor, at, seal->size);
     if (ok) {
         sum_stage(s);
-        *checksum = s->sum + checksum_words(&seal->size, 2, s->words, 1);
+        *checksum = s->sum, *words = s->words;
     }
     int reason = errno;
     free(s);
@@ -190,18 +190,18 @@ static bool measure(const Seal *seal, int descriptor, uint64_t *checksum)
     return ok;
 }
 
+static bool measure(const Seal *seal, int descriptor, uint64_t *checksum)
+{
+    uint64_t words = 0;
+    if (!sum_between(seal, descriptor, checksum, &words)) return false;
+    *checksum += checksum_words(&seal->size, 2, words, 1);
+    return true;
+}
+
 bool seal_words(int descriptor, int64_t size, uint64_t *words)
 {
-    Sum *s = calloc(1, sizeof *s);
-    bool ok = s && sum_file(s, descriptor, 0, size);
-    if (ok) {
-        sum_stage(s);
-        *words = s->sum;
-    }
-    int reason = errno;
-    free(s);
-    errno = reason;
-    return ok;
+    uint64_t count;
+    return sum_between(&(Seal){ .size = size }, descriptor, words, &count);
 }
 
 bool seal_begin_whole(H5File *file, int64_t size, uint64_t words, Error *err)

@@ -17,7 +17,8 @@ static const struct {
                                 [PRODUCT_GATE_UP] = { 4, 2 },
                                 [PRODUCT_MLP_DOWN] = { 6, 1 } };
 
-const char *adapter_module(const LayerPlan *plan, int module)
+/* Name of module m of a layer, "self_attn.q_proj", ...; all layers have the same. */
+static const char *adapter_module(const LayerPlan *plan, int module)
 {
     const char *const names[MODULES] = { plan->query, plan->key, plan->value,   plan->attention_out,
                                          plan->gate,  plan->up,  plan->mlp_down };

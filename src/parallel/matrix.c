@@ -2,7 +2,7 @@
 
 enum { DTYPE_DENSE = 1 };
 
-int axis_count(const Axis *axis, int part)
+static int axis_count(const Axis *axis, int part)
 {
     int blocks = axis->length / axis->block, rest = axis->length % axis->block;
     int whole = blocks / axis->parts + (part < blocks % axis->parts);

@@ -1,9 +1,10 @@
 #include "catdpo/parallel/watchdog.h"
 
+#include "catdpo/core/thread.h"
+
 #include <dirent.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -210,14 +211,9 @@ static void share_signs(Watchdog *w, MPI_Comm comm)
     CHECK_MPI(MPI_Barrier(w->node));
 }
 
-/* Signals are the main thread's business. */
 static bool start_thread(Watchdog *w, Error *err)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int status = pthread_create(&w->thread, NULL, watch, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int status = thread_start(&w->thread, watch, w);
     w->started = status == 0;
     return w->started || error_fault(err, "the watchdog's thread cannot be started: %s", strerror(status));
 }

@@ -24,7 +24,8 @@ static Frozen frozen_of(const Config *config, FrozenModel which)
                      "reference.h5", "reference" };
 }
 
-bool frozen_is_needed(const Config *config, FrozenModel which)
+/* Does the objective need it? Its log-probs are NaN otherwise. */
+static bool frozen_is_needed(const Config *config, FrozenModel which)
 {
     const Objective *objective = objective_of(&config->objective);
     return which == FROZEN_MODPO ? objective->second_model : !objective->no_reference;

@@ -1,6 +1,7 @@
 #include "catdpo/rundir/owner.h"
 
 #include "catdpo/h5/h5.h"
+#include "catdpo/core/thread.h"
 #include "catdpo/core/timer.h"
 
 #include <dirent.h>
@@ -8,7 +9,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -284,14 +284,9 @@ static void *beat(void *argument)
     return NULL;
 }
 
-/* Signals are the main thread's business. */
 static bool start_beating(Writer *w, Error *err)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int status = pthread_create(&w->thread, NULL, beat, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int status = thread_start(&w->thread, beat, w);
     w->beating = status == 0;
     return w->beating || error_fault(err, "cannot start the heartbeat of %s: %s", w->folder, strerror(status));
 }

@@ -37,13 +37,10 @@ static bool write_model(const Tiny *t, const char *path, Error *err)
               h5_create(&file, path, NULL, t->grid.world, err);
     if (ok) {
         tensors_checksums(&t->model, t->model.trained, &array, checksums);
-        ok = h5_write_format(&file, FORMAT, 1, err) &&
-             tensors_create(&file, t->model.trained, "/model", checksums, err) &&
-             tensors_write(&file, &t->model, t->model.trained, "/model", &array, err);
-        if (ok)
-            ok = h5_commit(&file, err);
-        else
-            h5_close(&file);
+        ok = h5_commit_if(h5_write_format(&file, FORMAT, 1, err) &&
+                              tensors_create(&file, t->model.trained, "/model", checksums, err) &&
+                              tensors_write(&file, &t->model, t->model.trained, "/model", &array, err),
+                          &file, err);
     }
     free(checksums);
     return ok;

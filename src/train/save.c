@@ -3,14 +3,13 @@
 #include "catdpo/train/trainer.h"
 
 #include "catdpo/core/file.h"
+#include "catdpo/core/thread.h"
 #include "catdpo/objective/statistics.h"
 #include "version.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,14 +115,10 @@ static bool remove_meanwhile(const Trainer *t, const char *path, int64_t step)
         return false;
     }
     pthread_t thread;
-    sigset_t all, before; /* signals are the main thread's business */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (pthread_create(&thread, NULL, remove_file, doomed) == 0)
+    if (thread_start(&thread, remove_file, doomed) == 0)
         pthread_detach(thread);
     else
         remove_file(doomed);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return true;
 }
 

@@ -194,7 +194,8 @@ static void say_how_to_stop(Run *run)
              other, wrong);
 }
 
-bool trainer_is_safe(const Trainer *t) { return t->run.config.schedule.until_safe && t->safe_probes >= SAFE_PROBES; }
+/* Schedule.until_safe, and the probes say so: no further step is to be made. */
+static bool is_safe(const Trainer *t) { return t->run.config.schedule.until_safe && t->safe_probes >= SAFE_PROBES; }
 
 /* The judge did not do its work, which is no fault of the training. */
 static void save_what_is_done(Trainer *t, Error *err)
@@ -219,7 +220,7 @@ static bool run_steps(Trainer *t, Verdict *verdict, Error *err)
     timer_reset(run->timer);
     run->grid.flops = 0;
     lifecycle_saved(&run->life, 0); /* the clocks of steps and checkpoints start here */
-    while (ok && t->step < t->total_steps && !verdict->stop && !trainer_is_safe(t)) {
+    while (ok && t->step < t->total_steps && !verdict->stop && !is_safe(t)) {
         ok = train_probe(t, verdict, err);
         if (!ok && t->probe.judge_failed) save_what_is_done(t, err);
         if (ok && verdict->stop) ok = save(t, false, err);
@@ -228,7 +229,7 @@ static bool run_steps(Trainer *t, Verdict *verdict, Error *err)
         bool sound = train_step(t, &row, err);
         sound = record_step(t, &row, err) && sound; /* also a step that failed: its pairs are where to look */
         ok = lifecycle_agree(&run->life, sound, t->step, verdict, err);
-        if (ok && verdict->checkpoint && t->step < t->total_steps && !trainer_is_safe(t))
+        if (ok && verdict->checkpoint && t->step < t->total_steps && !is_safe(t))
             ok = save(t, false, err);
         else if (ok && (verdict->flush || metrics_full(t->metrics))) {
             ok = metrics_flush(t->metrics, err);
@@ -248,7 +249,7 @@ static bool steps_and_end(Trainer *t, Error *err)
         metrics_flush(t->metrics, &ignored);
         return false;
     }
-    if (trainer_is_safe(t)) {
+    if (is_safe(t)) {
         snprintf(t->ending, sizeof t->ending,
                  "safe: in %d probes in a row the upper 95 %% bound of every category's rate was below margin.target = "
                  "%g; the run ends after step %lld of %lld (schedule.until_safe)",

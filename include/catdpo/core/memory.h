@@ -39,7 +39,6 @@ typedef struct MemoryTable {
 
 /* Adds bytes to a kind. */
 void memory_note(MemoryTable *table, const char *kind, int64_t bytes);
-int64_t memory_total(const MemoryTable *table);
 /* "weights 513 MB + gradients 513 MB = 1.03 GB" into text; returns text. Kinds of 0 bytes are left out. */
 const char *memory_line(const MemoryTable *table, char *text, size_t size);
 /* "1.03 GB", decimal units, three digits; returns text. */

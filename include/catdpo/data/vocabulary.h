@@ -30,8 +30,4 @@ size_t vocabulary_room(const Vocabulary *v, const int32_t *id, int count);
 /* Writes it, ended by NUL, and returns its length. */
 size_t vocabulary_text(const Vocabulary *v, const int32_t *id, int count, char *text);
 
-/* Bytes [0, n) with everything that is no UTF-8 replaced, into out (3 n + 1 bytes), ended by NUL; returns the length.
- */
-size_t utf8_repair(const uint8_t *in, size_t n, char *out);
-
 #endif

@@ -40,8 +40,6 @@ void format_of_group(GroupFormat *made, const Format *format, const char *group,
 
 /* The file's version of the format has this row. */
 bool field_is_in(const Field *field, int64_t version);
-/* Elements of an array, or entries of names. */
-int64_t field_count(const Field *field, const int64_t lengths[]);
 /* Bytes that all arrays take on disk, with these lengths of the axes: the format's size but for metadata. An array that
  * grows takes whole chunks; names count with their whole width. */
 double fields_bytes(const Format *format, const int64_t lengths[]);

@@ -111,6 +111,9 @@ bool spares_prepare(Spares *spares, Error *err);
 /* Make the written file the one called `path`: flush, close, fsync, rename, fsync of the directory. On failure the
  * .tmp is removed and the earlier file, if any, is as it was. The file is closed either way. */
 bool h5_commit(H5File *file, Error *err);
+/* The same if `ok`, which is the same on all ranks; otherwise the file is closed uncommitted. Returns whether it was.
+ */
+bool h5_commit_if(bool ok, H5File *file, Error *err);
 /* Close. A file being written that was not committed is removed. Also after a failed open; twice is harmless. */
 void h5_close(H5File *file);
 

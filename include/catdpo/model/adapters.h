@@ -17,12 +17,10 @@ enum { MODULES = 7, ADAPTER_TEXT = 1024 };
 typedef struct AdapterSettings {
     int rank;                                /* r; 0: there are no adapters */
     double alpha;                            /* the scale s is alpha / r */
-    unsigned modules;                        /* bit m: module m, in the order of adapter_module */
+    unsigned modules;                        /* bit m: module m, query, key, value, attention out, gate, up, mlp down */
     unsigned char layer[LAYERS_MAX / 8 + 1]; /* bit l: layer l */
 } AdapterSettings;
 
-/* Name of module m of a layer, "self_attn.q_proj", ...; all layers have the same. */
-const char *adapter_module(const LayerPlan *plan, int module);
 /* Has this module of this layer an adapter? */
 bool adapter_wanted(const AdapterSettings *s, int layer, int module);
 

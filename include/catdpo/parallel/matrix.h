@@ -17,7 +17,6 @@ Axis axis_even(int length, int parts, int mine);
 int axis_owner(const Axis *axis, int global);
 int axis_local(const Axis *axis, int global); /* index on its owner */
 int axis_global(const Axis *axis, int local); /* of this process */
-int axis_count(const Axis *axis, int part);   /* indices of another process */
 
 /* A view: rows over process rows, columns over process columns; column-major local part of rows.local x columns.local.
  */

@@ -10,9 +10,6 @@ typedef enum {
     FROZEN_MODPO,     /* objective.modpo_model */
 } FrozenModel;
 
-/* Does the objective need it? Its log-probs are NaN otherwise. */
-bool frozen_is_needed(const Config *config, FrozenModel which);
-
 /* Refuses a path that leads to something else than a model of ours, such as a GGUF file. Not collective. */
 bool frozen_refuse_foreign(const Config *config, Error *err);
 

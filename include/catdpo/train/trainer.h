@@ -63,9 +63,6 @@ typedef struct TrainOptions {
 bool train(Trainer *t, const TrainOptions *options, MPI_Comm world, Error *err);
 void trainer_free(Trainer *t);
 
-/* Schedule.until_safe, and the probes say so: no further step is to be made. */
-bool trainer_is_safe(const Trainer *t);
-
 /* ---- weights.c ---- */
 
 /* The digests of base and start, as their files say; a file that does not go with the settings is refused. After
