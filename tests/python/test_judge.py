@@ -130,6 +130,14 @@ def test_scores_from_a_file(samples, tmp_path, capsys):
     table.write_text("prompt,sample,score\n0,1,1\n")
     assert judge(samples, "--judge", "file", "--scores", table) == 0
     assert read_samples(samples).scores["file"].verdict.tolist() == [-1, 1, -1, -1, -1, -1]
+    # as other programs write them: a byte order mark, \r\n, a text with a line separator of Unicode
+    for path, text in (
+        (table, "\ufeffprompt,sample,score,note\r\n0,1,1,\"a\u2028b\"\r\n"),
+        (rows, '\ufeff{"id": 1, "score": 1, "note": "a\u2028b"}\r\n'),
+    ):
+        path.write_bytes(text.encode())
+        assert judge(samples, "--judge", "file", "--scores", path) == 0
+        assert read_samples(samples).scores["file"].verdict.tolist() == [-1, 1, -1, -1, -1, -1]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +149,7 @@ def test_scores_from_a_file(samples, tmp_path, capsys):
         ('{"id": 1, "score": "bad"}', "score is bad, not a number"),
         ('{"id": 1}', "score is None, not a number"),
         ('{"id": 1, "score": 0}\n{"prompt": 0, "sample": 1, "score": 0}', "the same answer as in line 1"),
+        ('{"id": 1, "score": 0, "score": 1}', '"score" is there twice'),
         ("[1]", "no JSON object"),
         ("{", "one JSON object"),
     ],

@@ -312,8 +312,9 @@ GOOD = json.dumps(trl("a")).encode() + b"\n"
         (gzip.compress(GOOD + b"nonsense\n"), ":2: not valid JSON"),
         (gzip.compress(gzip.compress(GOOD)), ":1: not UTF-8"),
         (GOOD.decode().encode("utf-16"), "is UTF-16"),
+        (GOOD.replace(b"}", b', "prompt": "another"}'), ':1: "prompt" is there twice, with different values'),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_jsonl(refuse, tmp_path, tokenizer_dir, data, words):
     (tmp_path / "pairs.jsonl").write_bytes(data)

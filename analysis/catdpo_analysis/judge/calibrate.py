@@ -59,7 +59,7 @@ def _labelled(row):
 def read_labelled(path):
     """(samples, safe [S] bool) of the answers with a label."""
     prompts, answers, categories, safe, names = [], [], [], [], {}
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

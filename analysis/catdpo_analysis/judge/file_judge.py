@@ -11,6 +11,7 @@ import json
 import numpy as np
 
 from catdpo_analysis.errors import UserError, shorten
+from catdpo_analysis.files.json_file import unique
 from catdpo_analysis.files.paths import expand
 from catdpo_analysis.files.samples import NO_KIND, NOT_JUDGED, Samples, Scores, settings_text
 
@@ -24,17 +25,17 @@ def add_arguments(parser):
 def _rows(path, data):
     """(line number, row) of a JSONL or CSV file."""
     try:
-        lines = data.decode("utf-8").splitlines()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: {error}") from None
     if path.lower().endswith(".csv"):
-        reader = csv.DictReader(io.StringIO("\n".join(lines)))
+        reader = csv.DictReader(io.StringIO(text, newline=""))
         yield from ((reader.line_num, row) for row in reader)
         return
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=unique(f"{path}:{number}"))
             except ValueError as error:
                 raise UserError(f"{path}:{number}: {error}; a line is one JSON object") from None
             if not isinstance(row, dict):

@@ -13,6 +13,7 @@ import sys
 import zlib
 
 from catdpo_analysis.errors import RowError, UserError, shorten
+from catdpo_analysis.files.json_file import unique
 
 FOREIGN = {
     b"PK\x03\x04": "a zip archive",
@@ -143,7 +144,7 @@ class Source:
 
 def parse_line(line, place, row):
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=unique(place, RowError))
     except UnicodeDecodeError as error:
         raise RowError(
             f"{place}: not UTF-8 at byte {error.start} of the line; convert the file, e.g. iconv -f latin1 -t utf-8"
