@@ -117,7 +117,7 @@ class Runs:
         if test is not None:
             self._test(found, models[test])
             found["answers"]["test"]["step"] = test
-            if self.experiment.split["harmful"]["probe"]:
+            if self.experiment.chooses and self.experiment.split["harmful"]["probe"]:
                 self._proxy(found, here, models[test])
         self._keep(found)
 
