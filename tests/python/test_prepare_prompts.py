@@ -242,3 +242,16 @@ def test_the_trainer_knows_all_groups(prepare, jsonl, tmp_path):
     assert "probe" in answer.stdout and "prompts only" in answer.stdout
     prepare(jsonl(prompts[0]))
     assert subprocess.run(check, capture_output=True, timeout=60).returncode == 0
+
+
+def test_the_order_of_categories_is_that_of_the_prompts(prepare, jsonl, tmp_path):
+    """Rounds go on with each other's margins and metrics: the same prompts make one order, whichever gave pairs."""
+    asked = tmp_path / "asked.jsonl"
+    rows = [{"prompt": name, "category": name} for name in ("x", "y", "z")]
+    rows.append({"prompt": "fine", "category": "a", "is_prompt_safe": True})
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    orders = [
+        prepare(jsonl(*[pku(f"q {name}", harm=(name,)) for name in names]), asked).categories
+        for names in (("x", "y", "z"), ("x", "z"), ("z",))
+    ]
+    assert orders == [["x", "y", "z", "a"]] * 3

@@ -222,10 +222,14 @@ def run(args):
     note_leaks(prompts, parts, notes, inputs.place_of)
     said = probe.settle()
     harm_names = {name for pair, _, _ in kept if pair.margin_applies for name in pair.categories}
+    # beside pairs those of harmful prompts stand first too: rounds on the same prompts have one order, whatever pairs
+    # they give
+    asked = {name for row, _ in (*prompts, *probes) if row.benign == 0 for name in row.categories}
+    harmful = harm_names | asked if kept else harm_names
     categories = sorted(
         {name for pair, _, _ in kept for name in pair.categories}
         | {name for row, _ in (*prompts, *probes) for name in row.categories},
-        key=lambda name: (name not in harm_names, name),
+        key=lambda name: (name not in harmful, name),
     )
     check_number(categories)
     settings = settings_of(args, tokenizer) | ({"split_like": like} if like else {})
@@ -245,11 +249,11 @@ def run(args):
         "category_rules": list(RULES),
     }
     harm = [int(name in harm_names) for name in categories]
-    once, asked = (([row for row, _ in rows], [tokens for _, tokens in rows]) for rows in (prompts, probes))
+    once, of_probe = (([row for row, _ in rows], [tokens for _, tokens in rows]) for rows in (prompts, probes))
     segments = args.segment_tag is not None
     pairs = [pair for pair, _, _ in kept]
     authorship = tabulate([pair.authors for pair in pairs], [pair.categories for pair in pairs], categories)
-    more = (segments, authorship, args.scores or (), asked)
+    more = (segments, authorship, args.scores or (), of_probe)
     write_pairs(args.out, parts, once, categories, harm, ledger, attributes, tokenizer.templates, *more)
     print_summary(
         args, tokenizer, inputs, parts, prompts, probes, categories, harm_names, ledger, train_only, positions, said,
