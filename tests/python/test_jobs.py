@@ -87,13 +87,13 @@ def test_what_is_missing_is_packages():
 
 def test_evidence_shares_the_methods_out(tmp_path):
     """Each task of the array has its own methods and folder, and the job's own launcher and time."""
-    stub = tmp_path / "analysis"
-    stub.write_text('#!/bin/sh\n[ "$3" = --list ] && printf "a\\nb\\nc\\n" || echo "$@" >>"$CALLS"\n')
-    stub.chmod(0o755)
+    analysis = tmp_path / "analysis"  # says what it was called with
+    analysis.write_text('#!/bin/sh\n[ "$3" = --list ] && printf "a\\nb\\nc\\n" || echo "$@" >>"$CALLS"\n')
+    analysis.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")} | {
         "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_NTASKS": "4", "SLURM_ARRAY_JOB_ID": "7",
         "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_JOB_END_TIME": "4102444800", "CATDPO_LAUNCHER": "srun",
-        "CATDPO_SRUN_OPTIONS": "--mpi=pmix", "CATDPO_ANALYSIS": str(stub), "CATDPO_BINARY": "/bin/true",
+        "CATDPO_SRUN_OPTIONS": "--mpi=pmix", "CATDPO_ANALYSIS": str(analysis), "CATDPO_BINARY": "/bin/true",
         "CALLS": str(tmp_path / "calls"),
     }  # fmt: skip
     words = ["bash", os.path.join("jobs", "evidence.sbatch"), "e.toml", "model.h5", "out"]
