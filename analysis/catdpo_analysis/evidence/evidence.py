@@ -1,6 +1,7 @@
 """The evidence command: an experiment over objectives, run as far as the time goes, and its page."""
 
 import fcntl
+import math
 import os
 import subprocess
 import time
@@ -85,12 +86,13 @@ def run(args):
     if args.model:
         program.launcher(args)
         lock = _alone(args.folder)
-        deadline = time.monotonic() + 3600 * args.hours if args.hours else None
-        work = Work(args, args.model, args.folder, deadline)
+        end = time.monotonic() + 3600 * args.hours if args.hours else math.inf
+        work = Work(args, args.model, args.folder)
         data = Data(experiment, os.path.join(args.folder, "data"), work)
         data.ready()
-        runs = Runs(experiment, data, work, args.folder, kept, commit_of(args.experiment), args.data)
-        say("all runs are done" if runs.go(args.only) else "what is done has its record")
+        runs = Runs(experiment, data, work, args.folder, kept, commit_of(args.experiment), args.data, args.only)
+        done = runs.go(lambda seconds: time.monotonic() + seconds < end)
+        say("all runs are done" if done else "what is done has its record")
         lock.close()
     if not read_records(kept):
         raise UserError(f"{kept} has no record yet; --model MODEL.h5 runs the experiment")

@@ -66,8 +66,8 @@ def _plain(value):
     return None if not np.isfinite(value) else round(float(value), 4)
 
 
-def trajectory(path):
-    """Of metrics.h5: the run's course in a few points, and every probe as it was counted."""
+def course(path):
+    """Of metrics.h5: the run's course in a few points, every probe as it was counted, and the seconds of its steps."""
     with h5io.open_as(path, "catdpo-metrics") as file:
         train, category = file["train"], file["train/category"]
         found = {"categories": h5io.strings(file["categories/name"]), "steps": len(train["step"])}
@@ -76,7 +76,7 @@ def trajectory(path):
         for name in ("margin", "violation_rate", "coefficient_share", "saturation"):
             found[name] = _thinned(category[name][...])
         found |= _probes(train, category)
-        return found
+        return {"course": found, "seconds": {"train": round(float(file["timing/step_seconds"][...].sum()))}}
 
 
 def _probes(train, category):

@@ -6,6 +6,7 @@ prompts, seed by seed; then the variations. What has a record is not run again, 
 
 import dataclasses
 import os
+import time
 
 from catdpo_analysis.evidence import record as records
 from catdpo_analysis.evidence.choice import choose
@@ -45,38 +46,42 @@ def variation_run(variation, chosen, method, seed):
 
 
 class Runs:
-    """`data`: data.Data, `work`: work.Work, `kept`: folder of the records, `commit`: of the code that runs."""
+    """`data`: data.Data, `work`: work.Work, `kept`: folder of the records, `commit`: of the code that runs, `source`:
+    folder of the files outside of the project or None, `only`: methods and variations, all if empty."""
 
-    def __init__(self, experiment, data, work, folder, kept, commit, source):
-        self.experiment, self.data, self.work = experiment, data, work
+    def __init__(self, experiment, data, work, folder, kept, commit, source, only=()):
+        self.experiment, self.data, self.work, self.only = experiment, data, work, only
         self.folder, self.kept, self.commit, self.source = folder, kept, commit, source
         self.records = records.read_records(kept)
 
     # ---- what is to be done -------------------------------------------------------------------------------------
 
     def pieces(self):
-        """(what, function) of all that has no record yet; what is chosen is asked again after each piece."""
+        """Functions, of which each does what has no record yet; what is chosen is asked again after each piece."""
         methods, seeds = self.experiment.methods, self.experiment.seeds
-        yield BASE, self._base
+        yield self._base
         for candidate in range(1, len(methods[0].candidates) + 1) if self.experiment.chooses else ():
             for method in methods:
-                yield "train", lambda m=method, c=candidate: self._trained(candidate_run(m, c, seeds[0]))
+                yield lambda m=method, c=candidate: self._trained(candidate_run(m, c, seeds[0]))
         for seed in seeds:
             for method in methods:
-                yield "train", lambda m=method, s=seed: self._chosen(m, s)
+                yield lambda m=method, s=seed: self._chosen(m, s)
             if seed in seeds[: self.experiment.variation_seeds]:
                 for variation in self.experiment.variations:
-                    yield "train", lambda v=variation, s=seed: self._varied(v, s)
+                    yield lambda v=variation, s=seed: self._varied(v, s)
 
-    def go(self, only=()):
-        """Until all is done or the time is up. `only`: methods and variations, all if empty."""
-        self.only = only
-        for kind, piece in self.pieces():
-            if not self.work.time_for(kind):
+    def go(self, time_for=lambda seconds: True):
+        """All of it. time_for(seconds): whether a piece as long as the longest so far may still begin; if not, that is
+        said, and the answer is False."""
+        longest = 0.0
+        for piece in self.pieces():
+            if not time_for(longest):
                 say("the time is up; the same command goes on")
                 return False
             self.records = records.read_records(self.kept)  # others may run other methods meanwhile
+            begin = time.monotonic()
             piece()
+            longest = max(longest, time.monotonic() - begin)
         return True
 
     def _skips(self, name):
@@ -109,8 +114,7 @@ class Runs:
                 "name": run.name, "method": run.method, "candidate": run.candidate, "seed": run.seed,
                 "commit": self.commit, "processor": processor(), "settings": self.experiment.settings | run.settings,
                 "pairs": digest_of(self.data.path("pairs.jsonl")), "answers": {},
-                "seconds": {"train": round(self.work.seconds.get("train", 0))},
-                "course": records.trajectory(os.path.join(here, "metrics.h5")),
+                **records.course(os.path.join(here, "metrics.h5")),
             }  # fmt: skip
             for step, model in models.items() if self.experiment.chooses else ():
                 self._look(found, model, "validation", str(step))
