@@ -110,6 +110,15 @@ def test_killed_behind_any_command(files, tmp_path):
     assert [one["round"] for one in numbers["rounds"]] == [1, 2, 3] and numbers["stop"] is None
     assert numbers["rounds"][0]["ledger"]["A"]["pairs"] + numbers["rounds"][0]["ledger"]["B"]["pairs"] > 0
 
+    # how far the model has moved is known of each round that trained, and a limit on it ends the rounds
+    with h5py.File(tmp_path / "whole" / "round-2" / "run" / "metrics.h5") as file:
+        ratio = (file["train/pair/logps_chosen"][...] - file["train/pair/ref_logps_chosen"][...])[-1]
+    assert numbers["rounds"][1]["kl"] == pytest.approx(np.nanmean(ratio)) and numbers["rounds"][2]["kl"] is None
+    limit = ["--max-kl", str(np.nanmean(ratio) - 1)]
+    words = [sys.executable, "-m", "catdpo_analysis", "rounds", tmp_path / "whole", *limit]
+    stopped = subprocess.run(words, capture_output=True, text=True)
+    assert stopped.returncode == 3 and "stop: kl" in stopped.stdout, stopped.stdout + stopped.stderr
+
     calls = tmp_path / "calls"
     calls.write_text("")
     tools = {

@@ -12,9 +12,8 @@ from catdpo_analysis.behaviour.rates import Behaviour, category_rate, quality, r
 from catdpo_analysis.behaviour.read import behaviour_with
 from catdpo_analysis.errors import UserError
 from catdpo_analysis.files.atomic import atomic_path
-from catdpo_analysis.files.run_data import read_metrics
+from catdpo_analysis.files.h5io import open_as
 from catdpo_analysis.files.samples import read_samples
-from catdpo_analysis.files.stats import recent
 from catdpo_analysis.text.streams import say
 from catdpo_analysis.text.table import Cell, Table, cell, number, rate, show
 
@@ -24,7 +23,7 @@ STOP = 3  # exit status: a limit was passed
 @dataclasses.dataclass
 class Round:
     """`behaviour`: of the model that the round began with. `ledger`: {category: counts} of its pairs, {} before there
-    are any. `kl`: nats an answer between policy and reference at the end of its training, NaN before that."""
+    are any. `kl`: as kl_of says, at the end of its training, NaN before that."""
 
     number: int
     behaviour: Behaviour
@@ -38,7 +37,12 @@ class Round:
 
 def add_arguments(parser):
     parser.add_argument("folder", metavar="DIR", help="of jobs/rounds.sh")
-    parser.add_argument("--max-kl", type=float, metavar="NATS", help="stop above it, nats an answer")
+    parser.add_argument(
+        "--max-kl",
+        type=float,
+        metavar="NATS",
+        help="stop above it, nats an answer: log-ratio to the reference of chosen answers, last tenth of a round",
+    )
     parser.add_argument(
         "--max-empty", type=float, metavar="SHARE", help="stop above this share of empty or degenerate answers"
     )
@@ -46,6 +50,19 @@ def add_arguments(parser):
     parser.add_argument("--length", type=float, nargs=2, metavar=("LOW", "HIGH"), help=length)
     parser.add_argument("--judge", help="whose verdicts (default: the only judge's)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers as JSON")
+
+
+def kl_of(metrics):
+    """Nats an answer: log-ratio to the reference of the chosen answers in the last tenth of the steps. What the model
+    says by then is like them, so that this stands for the mean over its own answers, which nobody computes."""
+    with open_as(metrics, "catdpo-metrics") as file:
+        pair = file.get("train/pair", {})
+        if "ref_logps_chosen" not in pair or not len(pair["ref_logps_chosen"]):
+            return np.nan
+        ratio = pair["logps_chosen"][...] - pair["ref_logps_chosen"][...]
+    known = ratio[-max(1, len(ratio) // 10) :]
+    known = known[np.isfinite(known)]  # not of an objective without a reference, nor of places without a pair
+    return float(known.mean()) if known.size else np.nan
 
 
 def read_rounds(folder, judge=None):
@@ -61,10 +78,7 @@ def read_rounds(folder, judge=None):
         if os.path.exists(ledger):
             with open(ledger, encoding="utf-8") as file:
                 counts = json.load(file)
-        kl = np.nan
-        if os.path.exists(metrics):
-            series = read_metrics(metrics).series.get("kl")
-            kl = float(recent(series)) if series is not None and len(series) else np.nan
+        kl = kl_of(metrics) if os.path.exists(metrics) else np.nan
         found.append(Round(int(k[1]), behaviour_with(f"round {k[1]}", read_samples(path), judge), counts, kl))
     if not found:
         raise UserError(f"{folder} holds no judged answers (round-1/judged.h5); name the folder of jobs/rounds.sh")
