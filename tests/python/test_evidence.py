@@ -170,6 +170,9 @@ def test_differences_have_the_sign_and_the_intervals_of_the_data():
     assert worse.corrected == pytest.approx(2 * worse.p)
     middle = outcomes.with_intervals(prompts, safe, draws=500)["macro"]
     assert middle[1] < middle[0] < middle[2] and middle[0] == pytest.approx(0.1, abs=0.06)
+    # of one seed: that of a mean of 80 prompts, 2 x 1.96 sqrt(p (1 - p) / 80)
+    p, low, high = outcomes.with_intervals(prompts, unsafe[:1], draws=500)["macro"]
+    assert high - low == pytest.approx(3.92 * np.sqrt(p * (1 - p) / 80), rel=0.15)
 
 
 def test_kappa_and_agreement():
